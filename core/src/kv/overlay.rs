@@ -29,6 +29,15 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
         self.set(key, None);
     }
 
+    /// Deletes a key that is written at most once in its life: where the write is still in this overlay it is forgotten,
+    /// and the store below never sees either.
+    pub fn retract(&mut self, key: Vec<u8>) {
+        match self.writes.remove(&key) {
+            Some(before) => self.undo.push((key, Some(before))),
+            None => self.set(key, None),
+        }
+    }
+
     fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         let before = self.writes.insert(key.clone(), value);
         self.undo.push((key, before));
@@ -47,6 +56,11 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
                 None => self.writes.remove(&key),
             };
         }
+    }
+
+    /// The writes so far, in key order; `None` deletes.
+    pub fn writes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.writes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
     }
 
     /// The writes, as one atomic batch.

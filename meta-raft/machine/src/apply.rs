@@ -1,0 +1,219 @@
+//! Applying raft entries: the clock, repeated requests, the version gate and the state hash. What each command does is in
+//! the modules below.
+//!
+//! Commands of one entry run one after another over an [`Overlay`], each seeing those before it. A rejected command is
+//! rolled back alone: a batch of writes shares an fsync, never a fate.
+
+mod chunks;
+mod collect;
+mod namespace;
+pub(crate) use namespace::components;
+mod placement;
+mod uploads;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    command::{Command, LogEntry, Outcome, Rejection, Request},
+    keys,
+    records::{Header, Record, Remembered},
+};
+use holdfast_core::{
+    ids::RequestId,
+    kv::{Batch, KvError, Overlay, View},
+    limits::{CLOCK_STEP_MAX_MS, REQUEST_WINDOW_MS},
+};
+
+/// The newest cluster version that this binary can apply.
+pub const CLUSTER_VERSION: u32 = 1;
+
+/// What applying an entry gives: writes, which the caller makes durable in log order, and one outcome a request.
+#[derive(Debug)]
+pub struct Applied {
+    pub batch: Batch,
+    pub outcomes: Vec<Outcome>,
+    pub header: Header,
+}
+
+/// Why a command stops: it is rejected, which the others do not notice, or the store failed, which ends everything.
+enum Stop {
+    Rejected(Rejection),
+    Failed(KvError),
+}
+
+impl From<KvError> for Stop {
+    fn from(error: KvError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+type Step<T> = Result<T, Stop>;
+
+/// The state under one entry's commands.
+struct Tx<'a, V: ?Sized> {
+    kv: Overlay<'a, V>,
+    header: Header,
+    /// The leader's wall clock, for what people see. Grace periods use the header's clock.
+    wall_ms: u64,
+    index: u64,
+}
+
+/// Applies the entry at `index` to `view`. An entry without commands only moves the index.
+///
+/// # Errors
+/// Where the state cannot be read. Nothing may be written then, and the process must not go on.
+///
+/// # Panics
+/// Where `index` does not follow the applied one: the log would be applied with a gap.
+pub fn apply<V: View + ?Sized>(view: &V, index: u64, entry: Option<LogEntry>) -> Result<Applied, KvError> {
+    let mut tx = Tx::begin(view, index, entry.as_ref().map(|entry| entry.stamp_ms))?;
+    let mut outcomes = Vec::new();
+    for request in entry.into_iter().flat_map(|entry| entry.requests) {
+        outcomes.push(tx.request(request)?);
+    }
+    let Tx { mut kv, mut header, .. } = tx;
+    header.state_hash = chain(&header.state_hash, &kv);
+    kv.put(keys::header(), header.to_bytes());
+    Ok(Applied { batch: kv.into_batch(), outcomes, header })
+}
+
+/// The hash of the state after one more entry's writes.
+fn chain<V: View + ?Sized>(before: &[u8; 32], writes: &Overlay<'_, V>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(before);
+    for (key, value) in writes.writes() {
+        hasher.update(&(key.len() as u64).to_le_bytes()).update(key);
+        match value {
+            Some(value) => hasher.update(&(value.len() as u64 + 1).to_le_bytes()).update(value),
+            None => hasher.update(&0u64.to_le_bytes()),
+        };
+    }
+    *hasher.finalize().as_bytes()
+}
+
+impl<'a, V: View + ?Sized> Tx<'a, V> {
+    fn begin(view: &'a V, index: u64, stamp_ms: Option<u64>) -> Result<Self, KvError> {
+        let kv = Overlay::new(view);
+        let fresh = || Header { cluster_version: 1, next_node: 1, next_version: 1, next_bucket: 1, ..Header::default() };
+        let mut header = read::<Header>(&kv, &keys::header())?.unwrap_or_else(fresh);
+        assert!(index > header.applied_index, "entries are applied once, in order");
+        header.applied_index = index;
+        let wall_ms = stamp_ms.unwrap_or(header.clock_ms);
+        let first = header.clock_ms == 0;
+        let limit = if first { wall_ms } else { header.clock_ms + CLOCK_STEP_MAX_MS };
+        header.clock_ms = wall_ms.clamp(header.clock_ms, limit);
+        Ok(Self { kv, header, wall_ms, index })
+    }
+
+    /// One command, whose writes stay only if it is not rejected.
+    fn request(&mut self, request: Request) -> Result<Outcome, KvError> {
+        if let Some(id) = request.id {
+            if let Some(remembered) = read::<Remembered>(&self.kv, &keys::request(id))? {
+                return Ok(remembered.outcome);
+            }
+            if id.unix_ms() < self.header.clock_ms.saturating_sub(REQUEST_WINDOW_MS) {
+                return Ok(Outcome::Rejected(Rejection::RequestExpired));
+            }
+        }
+        self.kv.mark();
+        let header = self.header.clone();
+        let outcome = match self.command(request.command) {
+            Ok(outcome) => outcome,
+            Err(Stop::Rejected(rejection)) => {
+                self.kv.rollback();
+                self.header = header;
+                Outcome::Rejected(rejection)
+            }
+            Err(Stop::Failed(error)) => return Err(error),
+        };
+        self.remember(request.id, &outcome);
+        Ok(outcome)
+    }
+
+    fn remember(&mut self, id: Option<RequestId>, outcome: &Outcome) {
+        if let Some(id) = id {
+            let remembered = Remembered { outcome: outcome.clone() };
+            self.kv.put(keys::request(id), remembered.to_bytes());
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Step<Outcome> {
+        if command.since_version() > self.header.cluster_version {
+            return Err(Rejection::NeedsClusterVersion(command.since_version()).into());
+        }
+        match command {
+            Command::CreateBucket { name, domain, chunker } => self.create_bucket(name, domain, chunker),
+            Command::DeleteBucket { name } => self.delete_bucket(&name),
+            Command::RegisterPack(pack) => self.register_pack(pack),
+            Command::RegisterSegment { id, domain, chunks } => self.register_segment(id, domain, chunks),
+            Command::PutObject { bucket, key, condition, object } => self.put_object(bucket, &key, condition, object),
+            Command::DeleteObject { bucket, key, condition } => self.delete_object(bucket, &key, condition),
+            Command::CreateUpload { bucket, key, id, attributes, checksum } => {
+                self.create_upload(bucket, &key, id, attributes, checksum)
+            }
+            Command::PutPart { bucket, key, id, number, bytes, md5, checksum, segments } => {
+                let modified_ms = self.wall_ms;
+                let part = crate::records::Part { bytes, md5, checksum, modified_ms, segments };
+                self.put_part(bucket, &key, id, number, part)
+            }
+            Command::CompleteUpload { bucket, key, id, condition, parts, etag, checksum } => {
+                self.complete_upload(bucket, &key, id, condition, &parts, etag, checksum)
+            }
+            Command::AbortUpload { bucket, key, id } => self.abort_upload(bucket, &key, id),
+            Command::HoldLease { id, since_ms, ttl_ms } => self.hold_lease(id, since_ms, ttl_ms),
+            Command::DropLease { id } => {
+                self.kv.delete(keys::lease(id));
+                Ok(Outcome::Done)
+            }
+            Command::Collect { grace_ms, steps } => self.collect(grace_ms, steps),
+            Command::DeletePacks { packs } => self.delete_packs(&packs),
+            Command::TombstonePacks { packs } => self.tombstone_packs(&packs),
+            Command::ReportShards { shards } => self.report_shards(&shards),
+            Command::RepairShards { pack, epoch, mask } => self.repair_shards(pack, epoch, mask),
+            Command::PutDevice { id, device } => {
+                self.write(keys::device(id), &device);
+                Ok(Outcome::Done)
+            }
+            Command::ReplaceDevice { id, incarnation } => self.replace_device(id, incarnation),
+            Command::CreatePool { pool, pgs } => self.create_pool(&pool, &pgs),
+            Command::StopCollection { reason } => {
+                self.header.collection_stopped = Some(reason);
+                Ok(Outcome::Done)
+            }
+            Command::ResumeCollection => {
+                self.header.collection_stopped = None;
+                Ok(Outcome::Done)
+            }
+            Command::RaiseClusterVersion { version } => {
+                let known = version <= CLUSTER_VERSION;
+                assert!(known, "the cluster was raised to version {version}, which this binary does not know: upgrade it");
+                self.header.cluster_version = self.header.cluster_version.max(version);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, KvError> {
+        read(&self.kv, key)
+    }
+
+    fn write<R: Record>(&mut self, key: Vec<u8>, record: &R) {
+        self.kv.put(key, record.to_bytes());
+    }
+
+    fn now(&self) -> u64 {
+        self.header.clock_ms
+    }
+}
+
+/// Reads and decodes a record.
+fn read<R: Record>(view: &(impl View + ?Sized), key: &[u8]) -> Result<Option<R>, KvError> {
+    view.get(key)?.map(|bytes| R::from_bytes(&bytes)).transpose()
+}

@@ -1,0 +1,265 @@
+//! What can be asked of the metadata, and what it answers.
+//!
+//! Commands are idempotent: a repeated [`Request`] with the same id gets the first answer, and the commands without an
+//! id (packs, segments, collection) change nothing when they are applied again.
+
+use crate::records::{Attributes, Checksum, ChecksumAlgorithm, ChunkRef, Device, Etag, Pg, PartSummary, Pool, SegmentRef};
+use holdfast_core::{
+    chunker::ChunkerProfile,
+    codec::{self, DecodeError},
+    ids::{
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId,
+        UploadId, VersionId,
+    },
+    pack::Entry as PackEntry,
+    profile::Profile,
+};
+use serde::{Deserialize, Serialize};
+
+/// One raft entry: commands that share an fsync but not a fate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The proposing leader's wall clock, in milliseconds since 1970.
+    pub stamp_ms: u64,
+    pub requests: Vec<Request>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum VersionedEntry {
+    V1(LogEntry),
+}
+
+impl LogEntry {
+    pub fn to_bytes(self) -> Vec<u8> {
+        codec::encode(&VersionedEntry::V1(self))
+    }
+
+    /// # Errors
+    /// Where the bytes are no entry of a version that this binary knows.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let VersionedEntry::V1(entry) = codec::decode("a raft entry", bytes)?;
+        Ok(entry)
+    }
+}
+
+/// A command, and the name under which its outcome is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub id: Option<RequestId>,
+    pub command: Command,
+}
+
+impl Request {
+    /// A request that needs no memory: applying it twice is applying it once.
+    pub fn idempotent(command: Command) -> Self {
+        Self { id: None, command }
+    }
+}
+
+/// A condition on the object that a key names now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Condition {
+    #[default]
+    Always,
+    /// `If-None-Match: *`
+    Absent,
+    /// `If-Match: *`
+    Present,
+    /// `If-Match: "etag"`
+    Matches(Etag),
+    /// `If-None-Match: "etag"`
+    Differs(Etag),
+}
+
+/// An object to be committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewObject {
+    pub bytes: u64,
+    pub etag: Etag,
+    pub content: NewContent,
+    pub attributes: Attributes,
+    pub checksum: Option<Checksum>,
+    /// Where it is a copy of an object that was made of parts.
+    pub parts: Vec<PartSummary>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewContent {
+    Inline(Vec<u8>),
+    Segments(Vec<SegmentRef>),
+}
+
+/// A pack whose shards are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPack {
+    pub id: PackId,
+    pub domain: DomainId,
+    pub profile: Profile,
+    /// Of the placement group, as the devices that took the shards knew it.
+    pub epoch: Epoch,
+    pub shard_len: u32,
+    /// Bit `i`: shard `i` is not durable.
+    pub missing: u32,
+    pub chunks: Vec<PackChunk>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackChunk {
+    pub entry: PackEntry,
+    /// Compaction: the chunk is moved only if it is still there.
+    pub moved_from: Option<PackId>,
+}
+
+/// A part that a client names when it completes an upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedPart {
+    pub number: u16,
+    pub md5: [u8; 16],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    CreateBucket { name: String, domain: DomainId, chunker: ChunkerProfile },
+    DeleteBucket { name: String },
+    RegisterPack(NewPack),
+    RegisterSegment { id: SegmentId, domain: DomainId, chunks: Vec<ChunkRef> },
+    PutObject { bucket: BucketId, key: Vec<u8>, condition: Condition, object: NewObject },
+    DeleteObject { bucket: BucketId, key: Vec<u8>, condition: Condition },
+    CreateUpload {
+        bucket: BucketId,
+        key: Vec<u8>,
+        id: UploadId,
+        attributes: Attributes,
+        checksum: Option<(ChecksumAlgorithm, bool)>,
+    },
+    PutPart {
+        bucket: BucketId,
+        key: Vec<u8>,
+        id: UploadId,
+        number: u16,
+        bytes: u64,
+        md5: [u8; 16],
+        checksum: Option<Checksum>,
+        segments: Vec<SegmentRef>,
+    },
+    CompleteUpload {
+        bucket: BucketId,
+        key: Vec<u8>,
+        id: UploadId,
+        condition: Condition,
+        parts: Vec<NamedPart>,
+        etag: Etag,
+        checksum: Option<Checksum>,
+    },
+    AbortUpload { bucket: BucketId, key: Vec<u8>, id: UploadId },
+    /// Makes or renews a lease. `since_ms` is on the metadata's clock.
+    HoldLease { id: LeaseId, since_ms: u64, ttl_ms: u64 },
+    DropLease { id: LeaseId },
+    /// Does up to `steps` steps of garbage collection.
+    Collect { grace_ms: u64, steps: u32 },
+    /// Deletes packs in which the index finds nothing.
+    DeletePacks { packs: Vec<PackId> },
+    /// Bars the names of shards that no pack record knows.
+    TombstonePacks { packs: Vec<PackId> },
+    /// Shards found missing or damaged: pack and mask.
+    ReportShards { shards: Vec<(PackId, u32)> },
+    /// Shards written again on the devices of `epoch`.
+    RepairShards { pack: PackId, epoch: Epoch, mask: u32 },
+    PutDevice { id: DeviceId, device: Device },
+    /// Another disk stands in the slot: its placement groups get new epochs.
+    ReplaceDevice { id: DeviceId, incarnation: Incarnation },
+    CreatePool { pool: Pool, pgs: Vec<(PgId, Pg)> },
+    StopCollection { reason: String },
+    ResumeCollection,
+    RaiseClusterVersion { version: u32 },
+}
+
+impl Command {
+    /// The first cluster version that knows the command.
+    pub fn since_version(&self) -> u32 {
+        1
+    }
+}
+
+/// What a command came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Done,
+    Bucket(BucketId),
+    Committed(Committed),
+    Deleted { existed: bool },
+    /// How many of the pack's chunks were new, or moved.
+    Registered { adopted: u32 },
+    Collected(Collected),
+    Rejected(Rejection),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    pub version: VersionId,
+    pub node: NodeId,
+    pub modified_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Collected {
+    /// Steps done; fewer than asked for means that nothing is left that is old enough.
+    pub steps: u32,
+    pub chunks_condemned: u32,
+    pub bytes_condemned: u64,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    #[error("the bucket does not exist")]
+    NoSuchBucket,
+    #[error("the bucket exists already")]
+    BucketExists,
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    #[error("the key does not exist")]
+    NoSuchKey,
+    #[error("the object's key is empty or longer than {} bytes", holdfast_core::limits::KEY_BYTES_MAX)]
+    BadKey,
+    #[error("the object is not in the state that the request demands")]
+    PreconditionFailed,
+    #[error("the upload does not exist: it was completed or aborted")]
+    NoSuchUpload,
+    #[error("part {0} was not uploaded, or has another ETag")]
+    InvalidPart(u16),
+    #[error("parts are not named in ascending order")]
+    InvalidPartOrder,
+    #[error("part {0} is smaller than the minimum, and not the last")]
+    PartTooSmall(u16),
+    #[error("the object would be larger than the maximum")]
+    TooLarge,
+    #[error("chunk {0} is no longer stored")]
+    ChunkGone(ChunkId),
+    #[error("a manifest segment no longer exists")]
+    SegmentGone,
+    #[error("the pack was written with epoch {given} of its placement group, which is now at {current}")]
+    StaleEpoch { given: Epoch, current: Epoch },
+    #[error("the placement group does not exist")]
+    NoSuchPg,
+    #[error("the pack has fewer durable shards than its write quorum")]
+    BelowQuorum,
+    #[error("the pack was deleted, and its name is barred")]
+    Tombstoned,
+    #[error("the pack does not exist")]
+    NoSuchPack,
+    #[error("live chunks are in the pack")]
+    PackInUse,
+    #[error("the device does not exist")]
+    NoSuchDevice,
+    #[error("the pool exists already, with another profile")]
+    PoolExists,
+    #[error("the request is older than outcomes are remembered")]
+    RequestExpired,
+    #[error("garbage collection is stopped: {0}")]
+    CollectionStopped(String),
+    #[error("the command needs cluster version {0}")]
+    NeedsClusterVersion(u32),
+    #[error("the command is malformed")]
+    Malformed,
+}

@@ -1,0 +1,210 @@
+//! Questions about the state, asked by gateways and background work on a consistent view.
+
+use crate::{
+    apply::components,
+    keys::{self, Table},
+    records::{
+        Bucket, BucketUsage, Chunk, Device, DirEntry, Header, Lease, Pack, Part, Pg, Pool, Record, Segment, Summary,
+        Tombstone, Upload, Version,
+    },
+};
+use holdfast_core::{
+    ids::{BucketId, ChunkId, DeviceId, DomainId, NodeId, PackId, PgId, SegmentId, UploadId},
+    kv::{KvError, View, scan_prefix},
+    limits::PARTS_MAX,
+};
+use std::ops::ControlFlow;
+
+fn read<R: Record>(view: &(impl View + ?Sized), key: &[u8]) -> Result<Option<R>, KvError> {
+    view.get(key)?.map(|bytes| R::from_bytes(&bytes)).transpose()
+}
+
+/// The id that a key of `table` ends in.
+fn id_of<const N: usize>(key: &[u8], what: &str) -> Result<[u8; N], KvError> {
+    keys::tail(key).ok_or_else(|| KvError::Storage(format!("a key of {what} is too short")))
+}
+
+/// # Errors
+/// As all here: where the state cannot be read.
+pub fn header(view: &(impl View + ?Sized)) -> Result<Option<Header>, KvError> {
+    read(view, &keys::header())
+}
+
+pub fn bucket(view: &(impl View + ?Sized), name: &str) -> Result<Option<Bucket>, KvError> {
+    read(view, &keys::bucket_name(name))
+}
+
+pub fn usage(view: &(impl View + ?Sized), bucket: BucketId) -> Result<Option<BucketUsage>, KvError> {
+    read(view, &keys::bucket_usage(bucket))
+}
+
+/// All buckets by name.
+pub fn buckets(view: &(impl View + ?Sized)) -> Result<Vec<Bucket>, KvError> {
+    scan_prefix(view, &keys::table(Table::BucketName), usize::MAX)?
+        .iter()
+        .map(|(_, value)| Bucket::from_bytes(value))
+        .collect()
+}
+
+/// What `key` names now.
+pub fn entry(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    key: &[u8],
+) -> Result<Option<(NodeId, Summary)>, KvError> {
+    let mut parent = NodeId::ROOT;
+    for component in components(key) {
+        let found = read::<DirEntry>(view, &keys::dir_entry(bucket, parent, component))?;
+        match (found, component.ends_with(b"/")) {
+            (Some(DirEntry::Directory { node, .. }), true) => parent = node,
+            (Some(DirEntry::File { node, current }), false) => return Ok(Some((node, current))),
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// The current version of `key`.
+pub fn object(view: &(impl View + ?Sized), bucket: BucketId, key: &[u8]) -> Result<Option<Version>, KvError> {
+    let Some((node, current)) = entry(view, bucket, key)? else { return Ok(None) };
+    let version = read(view, &keys::version(bucket, node, current.version))?;
+    version.map(Some).ok_or_else(|| KvError::Storage(format!("version {} does not exist", current.version)))
+}
+
+/// The bytes of a version whose content is inline.
+pub fn inline(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    version: &Version,
+) -> Result<Option<Vec<u8>>, KvError> {
+    view.get(&keys::inline(bucket, version.node, version.id))
+}
+
+pub fn segment(view: &(impl View + ?Sized), id: SegmentId) -> Result<Option<Segment>, KvError> {
+    read(view, &keys::segment(id))
+}
+
+/// Where chunks are, in the order asked.
+pub fn chunks(
+    view: &(impl View + ?Sized),
+    domain: DomainId,
+    ids: impl IntoIterator<Item = ChunkId>,
+) -> Result<Vec<Option<Chunk>>, KvError> {
+    let wanted: Vec<_> = ids.into_iter().map(|id| keys::chunk(domain, id)).collect();
+    let found = view.get_many(&wanted)?;
+    found.iter().map(|bytes| bytes.as_deref().map(Chunk::from_bytes).transpose()).collect()
+}
+
+pub fn pack(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Pack>, KvError> {
+    read(view, &keys::pack(id))
+}
+
+/// Up to `limit` packs above `after`, in id order.
+pub fn packs(
+    view: &(impl View + ?Sized),
+    after: Option<PackId>,
+    limit: usize,
+) -> Result<Vec<(PackId, Pack)>, KvError> {
+    let start = match after {
+        // The least key above it.
+        Some(id) => [keys::pack(id), vec![0]].concat(),
+        None => keys::table(Table::Pack),
+    };
+    let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    view.scan(&start, &holdfast_core::kv::prefix_end(&keys::table(Table::Pack)), &mut |key, value| {
+        found.push((key.to_vec(), value.to_vec()));
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    found.iter().map(|(key, value)| Ok((PackId(id_of(key, "packs")?), Pack::from_bytes(value)?))).collect()
+}
+
+/// Up to `limit` packs with missing shards, the most endangered first.
+pub fn degraded(view: &(impl View + ?Sized), limit: usize) -> Result<Vec<PackId>, KvError> {
+    ranked(view, Table::Degraded, limit)
+}
+
+/// Up to `limit` packs worth compacting, the emptiest first.
+pub fn reclaimable(view: &(impl View + ?Sized), limit: usize) -> Result<Vec<PackId>, KvError> {
+    ranked(view, Table::Reclaim, limit)
+}
+
+fn ranked(view: &(impl View + ?Sized), table: Table, limit: usize) -> Result<Vec<PackId>, KvError> {
+    scan_prefix(view, &keys::table(table), limit)?
+        .iter()
+        .map(|(key, _)| {
+            keys::parse_ranked_pack(key).ok_or_else(|| KvError::Storage("a queue names no pack".to_owned()))
+        })
+        .collect()
+}
+
+pub fn tombstone(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Tombstone>, KvError> {
+    read(view, &keys::tombstone(id))
+}
+
+pub fn pool(view: &(impl View + ?Sized)) -> Result<Option<Pool>, KvError> {
+    read(view, &keys::pool())
+}
+
+pub fn pg(view: &(impl View + ?Sized), id: PgId) -> Result<Option<Pg>, KvError> {
+    read(view, &keys::pg(id))
+}
+
+pub fn pgs(view: &(impl View + ?Sized)) -> Result<Vec<(PgId, Pg)>, KvError> {
+    scan_prefix(view, &keys::table(Table::Pg), usize::MAX)?
+        .iter()
+        .map(|(key, value)| Ok((PgId(u32::from_be_bytes(id_of(key, "placement groups")?)), Pg::from_bytes(value)?)))
+        .collect()
+}
+
+pub fn devices(view: &(impl View + ?Sized)) -> Result<Vec<(DeviceId, Device)>, KvError> {
+    scan_prefix(view, &keys::table(Table::Device), usize::MAX)?
+        .iter()
+        .map(|(key, value)| Ok((DeviceId(u32::from_be_bytes(id_of(key, "devices")?)), Device::from_bytes(value)?)))
+        .collect()
+}
+
+pub fn leases(view: &(impl View + ?Sized)) -> Result<Vec<Lease>, KvError> {
+    let found = scan_prefix(view, &keys::table(Table::Lease), usize::MAX)?;
+    found.iter().map(|(_, value)| Lease::from_bytes(value)).collect()
+}
+
+pub fn upload(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    key: &[u8],
+    id: UploadId,
+) -> Result<Option<Upload>, KvError> {
+    read(view, &keys::upload(bucket, key, id))
+}
+
+/// Up to `limit` uploads of `bucket` in the order of their keys, then ids, after the given one.
+pub fn uploads(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    after: Option<(&[u8], UploadId)>,
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, UploadId, Upload)>, KvError> {
+    let prefix = keys::uploads_of(bucket);
+    let start = after.map_or(prefix.clone(), |(key, id)| [keys::upload(bucket, key, id), vec![0]].concat());
+    let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    view.scan(&start, &holdfast_core::kv::prefix_end(&prefix), &mut |key, value| {
+        found.push((key.to_vec(), value.to_vec()));
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    found
+        .iter()
+        .map(|(key, value)| {
+            let (object, id) =
+                keys::parse_upload(key).ok_or_else(|| KvError::Storage("an upload has no id".to_owned()))?;
+            Ok((object, id, Upload::from_bytes(value)?))
+        })
+        .collect()
+}
+
+/// Parts of an upload by number.
+pub fn parts(view: &(impl View + ?Sized), id: UploadId) -> Result<Vec<(u16, Part)>, KvError> {
+    scan_prefix(view, &keys::parts_of(id), usize::from(PARTS_MAX))?
+        .iter()
+        .map(|(key, value)| Ok((u16::from_be_bytes(id_of(key, "parts")?), Part::from_bytes(value)?)))
+        .collect()
+}
