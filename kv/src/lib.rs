@@ -4,6 +4,8 @@
 //! verification, no silent repair) is set and tested in one place.
 
 pub mod durable;
+mod fail_stop;
 mod rocks;
 
+pub use fail_stop::fail_stop;
 pub use rocks::{Database, Family, Snapshot, Tuning};

@@ -36,9 +36,13 @@ pub struct Applied {
     pub header: Header,
 }
 
-/// Why a command stops: it is rejected, which the others do not notice, or the store failed, which ends everything.
+/// Why a command stops.
 enum Stop {
+    /// The others do not notice.
     Rejected(Rejection),
+    /// The counters contradict each other. Nothing is deleted any more until a person has looked; all else goes on.
+    Inconsistent(String),
+    /// The store failed, which ends everything.
     Failed(KvError),
 }
 
@@ -130,6 +134,11 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
                 self.kv.rollback();
                 self.header = header;
                 Outcome::Rejected(rejection)
+            }
+            Err(Stop::Inconsistent(reason)) => {
+                self.kv.rollback();
+                self.header = Header { collection_stopped: Some(reason.clone()), ..header };
+                Outcome::Rejected(Rejection::CollectionStopped(reason))
             }
             Err(Stop::Failed(error)) => return Err(error),
         };

@@ -1,6 +1,6 @@
 //! Packs, the chunk index and manifest segments: who references what.
 
-use super::{Step, Tx};
+use super::{Step, Stop, Tx};
 use crate::{
     command::{NewPack, Outcome, PackChunk, Rejection},
     keys::{self, Unreferenced},
@@ -8,17 +8,13 @@ use crate::{
 };
 use holdfast_core::{
     ids::{DomainId, PackId, SegmentId},
-    kv::{KvError, View},
+    kv::View,
     limits::{PACK_CHUNKS_MAX, SEGMENT_CHUNKS_MAX},
 };
 
 /// A pack is worth compacting from this part of its data being dead, in sixteenths.
 const RECLAIM_FROM_SIXTEENTHS: u64 = 2;
 
-/// What has no pack although something names it: the state contradicts itself.
-pub(super) fn inconsistent(what: String) -> KvError {
-    KvError::Storage(format!("the metadata contradicts itself: {what}"))
-}
 
 impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn register_pack(&mut self, new: NewPack) -> Step<Outcome> {
@@ -116,11 +112,11 @@ impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn leave_pack(&mut self, id: PackId, stored: u32) -> Step<()> {
         let key = keys::pack(id);
         let before: Pack =
-            self.read(&key)?.ok_or_else(|| inconsistent(format!("the index names pack {id}, which does not exist")))?;
+            self.read(&key)?.ok_or_else(|| Stop::Inconsistent(format!("the index names pack {id}, which does not exist")))?;
         let mut after = before.clone();
         let enough = after.entries > 0 && after.live >= u64::from(stored);
         if !enough {
-            return Err(inconsistent(format!("pack {id} holds fewer chunks than the index finds in it")).into());
+            return Err(Stop::Inconsistent(format!("pack {id} holds fewer chunks than the index finds in it")));
         }
         after.entries -= 1;
         after.live -= u64::from(stored);

@@ -5,7 +5,7 @@
 //! references stay, for uploads that found them while deduplicating. What became unreferenced since the oldest live
 //! lease began is not touched at all.
 
-use super::{Step, Tx, chunks::inconsistent};
+use super::{Step, Stop, Tx};
 use crate::{
     command::{Collected, Outcome, Rejection},
     keys::{self, Table, Unreferenced},
@@ -60,16 +60,16 @@ impl<V: View + ?Sized> Tx<'_, V> {
         while done.steps < steps {
             let Some(key) = self.first(Table::Release, &keys::release_before(before))? else { break };
             let segment = keys::parse_release(&key)
-                .ok_or_else(|| inconsistent("a release names no segment".to_owned()))?;
+                .ok_or_else(|| Stop::Inconsistent("a release names no segment".to_owned()))?;
             self.kv.delete(key);
             done.steps += 1;
             let use_key = keys::segment_use(segment);
             let mut usage: SegmentUse = self.read(&use_key)?.ok_or_else(|| {
-                inconsistent(format!("segment {segment} is released and does not exist"))
+                Stop::Inconsistent(format!("segment {segment} is released and does not exist"))
             })?;
             let counted = usage.refs > 0;
             if !counted {
-                return Err(inconsistent(format!("segment {segment} is released more often than referenced")).into());
+                return Err(Stop::Inconsistent(format!("segment {segment} is released more often than referenced")));
             }
             usage.refs -= 1;
             if usage.refs > 0 {
@@ -85,7 +85,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
     fn drop_segment(&mut self, id: SegmentId) -> Step<u32> {
         let segment: Segment = self
             .read(&keys::segment(id))?
-            .ok_or_else(|| inconsistent(format!("segment {id} has references and no chunks")))?;
+            .ok_or_else(|| Stop::Inconsistent(format!("segment {id} has references and no chunks")))?;
         for chunk in &segment.chunks {
             self.drop_reference(segment.domain, chunk.id)?;
         }
@@ -97,11 +97,11 @@ impl<V: View + ?Sized> Tx<'_, V> {
     fn drop_reference(&mut self, domain: DomainId, id: ChunkId) -> Step<()> {
         let key = keys::chunk(domain, id);
         let mut chunk: Chunk =
-            self.read(&key)?.ok_or_else(|| inconsistent(format!("chunk {id} is referenced and does not exist")))?;
+            self.read(&key)?.ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is referenced and does not exist")))?;
         chunk.refs = chunk
             .refs
             .checked_sub(1)
-            .ok_or_else(|| inconsistent(format!("chunk {id} is released more often than referenced")))?;
+            .ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is released more often than referenced")))?;
         if chunk.refs == 0 {
             let now = self.now();
             chunk.zero_since_ms = Some(now);
@@ -116,7 +116,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         while done.steps < steps {
             let Some(key) = self.first(Table::Zero, &keys::zero_before(before))? else { break };
             let what =
-                keys::parse_zero(&key).ok_or_else(|| inconsistent("a queue names nothing".to_owned()))?;
+                keys::parse_zero(&key).ok_or_else(|| Stop::Inconsistent("a queue names nothing".to_owned()))?;
             self.kv.delete(key);
             done.steps += 1;
             match what {
@@ -125,9 +125,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
                     let key = keys::chunk(domain, id);
                     let chunk: Chunk = self
                         .read(&key)?
-                        .ok_or_else(|| inconsistent(format!("chunk {id} is queued and does not exist")))?;
+                        .ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is queued and does not exist")))?;
                     if chunk.refs > 0 {
-                        return Err(inconsistent(format!("chunk {id} is queued and referenced")).into());
+                        return Err(Stop::Inconsistent(format!("chunk {id} is queued and referenced")));
                     }
                     self.kv.delete(key);
                     self.leave_pack(chunk.pack, chunk.stored)?;

@@ -1,0 +1,230 @@
+//! A device in service: its directory, its shard store, and the thread that writes.
+//!
+//! Writes from all gateways meet in one queue, and what waits there shares a sync. Reads go straight to the store. A
+//! failed sync ends the process; a device that cannot be opened is left out, and the others serve.
+
+mod metrics;
+mod superblock;
+
+pub use metrics::DeviceMetrics;
+pub use superblock::{Superblock, SuperblockError};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use holdfast_core::ids::{DeviceId, Incarnation};
+use holdfast_core::kv::KvError;
+use holdfast_kv::{Database, Family, Tuning, fail_stop};
+use holdfast_storage_node_store::{
+    Disk, FsDisk, Inventory, PutShard, Recovered, ShardError, ShardId, ShardStore, StoreConfig, Usage,
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// Shards that wait for the writing thread; more wait at their senders.
+const QUEUE: usize = 256;
+
+/// Shards, and bytes of them, that share a sync at most: a bound on how long the first one waits.
+const BATCH_SHARDS: usize = 64;
+const BATCH_BYTES: usize = 32 << 20;
+
+const INDEX: &str = "index";
+
+/// Memory and files of a device's index. Records are small, and lookups few beside the shards' own I/O.
+const INDEX_TUNING: Tuning =
+    Tuning { block_cache_bytes: 8 << 20, memtable_bytes: 2 << 20, open_files: 64, background_jobs: 1 };
+
+/// A device that cannot serve.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Superblock(#[from] SuperblockError),
+    #[error("the device's index is damaged: {0}")]
+    Index(#[from] KvError),
+    #[error("the device's shards cannot be opened: {0}")]
+    Store(#[from] ShardError),
+}
+
+type FsStore = ShardStore<FsDisk, Family>;
+
+struct Put {
+    shard: PutShard,
+    answer: oneshot::Sender<Result<(), ShardError>>,
+}
+
+/// A device in service. Cheap to clone; the thread ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct Device {
+    slot: DeviceId,
+    incarnation: Incarnation,
+    store: Arc<FsStore>,
+    metrics: DeviceMetrics,
+    writer: Arc<Writer>,
+}
+
+/// The writing thread, joined when nobody can send to it any more.
+struct Writer {
+    queue: Option<Sender<Put>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a device's thread panicked");
+        }
+    }
+}
+
+impl Device {
+    /// Opens the device in `dir` for `slot` of `cluster`, formatting an empty directory with the incarnation `fresh`.
+    ///
+    /// # Errors
+    /// Where it belongs elsewhere, is damaged, or its disk fails.
+    pub fn open(
+        dir: &Path,
+        cluster: &str,
+        slot: DeviceId,
+        fresh: Incarnation,
+        metrics: DeviceMetrics,
+    ) -> Result<(Self, Recovered), DeviceError> {
+        let io = |source| DeviceError::Io { path: dir.to_owned(), source };
+        holdfast_kv::durable::create_dir(dir).map_err(io)?;
+        let superblock = Superblock::open_or_format(dir, cluster, slot, fresh)?;
+        let incarnation = superblock.incarnation;
+        let index = Database::open(&dir.join("index"), &INDEX_TUNING, &[INDEX])?;
+        let disk = FsDisk::open(&dir.join("segments")).map_err(io)?;
+        let config = StoreConfig::for_space(disk.space().map_err(io)?);
+        let (store, recovered) = ShardStore::open(disk, index.family(INDEX), incarnation, config)?;
+        let store = Arc::new(store);
+        let (sender, receiver) = bounded(QUEUE);
+        let (writing, written) = (store.clone(), metrics.clone());
+        let thread = thread::Builder::new()
+            .name(format!("device-{slot}"))
+            .spawn(move || write_batches(&writing, &receiver, &written))
+            .map_err(io)?;
+        let writer = Arc::new(Writer { queue: Some(sender), thread: Some(thread) });
+        Ok((Self { slot, incarnation, store, metrics, writer }, recovered))
+    }
+
+    pub fn slot(&self) -> DeviceId {
+        self.slot
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Stores a shard; durable when this returns.
+    ///
+    /// # Errors
+    /// As [`ShardStore::put`]'s inner ones.
+    pub async fn put(&self, shard: PutShard) -> Result<(), ShardError> {
+        let stopped = || ShardError::Disk(io::Error::other("the device has stopped"));
+        let (answer, outcome) = oneshot::channel();
+        let queue = self.writer.queue.as_ref().ok_or_else(stopped)?;
+        queue.send(Put { shard, answer }).map_err(|_| stopped())?;
+        outcome.await.map_err(|_| stopped())?
+    }
+
+    /// Reads and verifies a range of a shard. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`ShardStore::read`].
+    pub fn read(&self, id: ShardId, offset: u32, len: u32) -> Result<Bytes, ShardError> {
+        let result = self.store.read(id, offset, len);
+        match &result {
+            Ok(bytes) => self.metrics.read_bytes.inc_by(bytes.len() as u64),
+            Err(_) => self.metrics.read_errors.inc(),
+        }
+        result
+    }
+
+    /// As [`ShardStore::delete`].
+    ///
+    /// # Errors
+    /// Where the index fails.
+    pub fn delete(&self, ids: &[ShardId]) -> Result<(), ShardError> {
+        self.store.delete(ids)
+    }
+
+    /// As [`ShardStore::inventory`].
+    ///
+    /// # Errors
+    /// Where the index fails.
+    pub fn inventory(&self, after: Option<ShardId>, limit: usize) -> Result<Vec<Inventory>, ShardError> {
+        self.store.inventory(after, limit)
+    }
+
+    /// As [`ShardStore::verify`].
+    ///
+    /// # Errors
+    /// As [`ShardStore::read`].
+    pub fn verify(&self, id: ShardId) -> Result<(), ShardError> {
+        self.store.verify(id)
+    }
+
+    /// As [`ShardStore::maintain`]; also brings the device's figures up to date.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn maintain(&self) -> Result<(), ShardError> {
+        self.store.maintain()?;
+        let usage = self.store.usage();
+        self.metrics.live_bytes.set(usage.live as i64);
+        self.metrics.shards.set(usage.shards as i64);
+        self.metrics.free_bytes.set(self.store.space()?.free as i64);
+        Ok(())
+    }
+
+    /// Whether new data would be refused for want of room.
+    pub fn nearly_full(&self) -> bool {
+        self.store.nearly_full().unwrap_or(true)
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+}
+
+/// Writes what waits, a batch a sync, until all senders are gone.
+fn write_batches(store: &FsStore, queue: &Receiver<Put>, metrics: &DeviceMetrics) {
+    while let Ok(first) = queue.recv() {
+        let mut bytes = first.shard.payload.len();
+        let mut shards = vec![first.shard];
+        let mut answers = vec![first.answer];
+        while shards.len() < BATCH_SHARDS && bytes < BATCH_BYTES {
+            let Ok(next) = queue.try_recv() else { break };
+            bytes += next.shard.payload.len();
+            shards.push(next.shard);
+            answers.push(next.answer);
+        }
+        let start = Instant::now();
+        match store.put(&shards) {
+            Ok(results) => {
+                metrics.put_seconds.observe(start.elapsed().as_secs_f64());
+                metrics.put_bytes.inc_by(bytes as u64);
+                metrics.put_batches.inc();
+                for (answer, result) in answers.into_iter().zip(results) {
+                    if result.is_err() {
+                        metrics.put_errors.inc();
+                    }
+                    // Nobody may be waiting any more: the pack was acknowledged without this shard.
+                    let _unheard = answer.send(result);
+                }
+            }
+            Err(error) => fail_stop("a device could not make shards durable", &error),
+        }
+    }
+}
