@@ -225,6 +225,8 @@ struct Allocator {
     holes: Vec<(SegmentId, u64, u64)>,
     epochs: BTreeMap<PgId, Epoch>,
     shards: u64,
+    /// Deletions that a crash may still undo.
+    deleted: bool,
     /// Written since the last [`ShardStore::maintain`].
     busy: bool,
 }
@@ -499,7 +501,7 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         Ok(())
     }
 
-    /// Forgets shards. Their space comes back with [`ShardStore::maintain`]; a crash may bring them back before.
+    /// Forgets shards. A crash may bring them back until [`ShardStore::maintain`], which also gives their space back.
     ///
     /// # Errors
     /// Where the index fails.
@@ -519,6 +521,7 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
 
     fn unlink(&self, allocator: &mut Allocator, id: ShardId, located: &Located, batch: &mut Batch) {
         batch.delete(shard_key(id));
+        allocator.deleted = true;
         allocator.shards = allocator.shards.saturating_sub(1);
         if let Place::Segment { segment, offset, .. } = located.place {
             let bytes = record_bytes(located.len as usize);
@@ -542,7 +545,7 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
                 self.remove_segment(&mut allocator, spare)?;
             }
         }
-        if allocator.holes.is_empty() {
+        if !std::mem::replace(&mut allocator.deleted, false) && allocator.holes.is_empty() {
             return Ok(());
         }
         // From here on a crash cannot bring back what is about to be overwritten by holes.
