@@ -1,7 +1,7 @@
 //! The thread that owns a member: it collects requests, lets the pump make them durable, applies them and answers.
 
 use crate::{MetaConfig, MetaError, MetaMetrics, watermark};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use holdfast_core::{
     kv::{Durability, Store},
     limits::RAFT_ENTRY_BYTES_MAX,
@@ -21,8 +21,11 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Submissions that wait for the thread; more wait at their senders.
-const QUEUE: usize = 1024;
+/// Submissions that wait for the thread; more are refused, and their clients told to slow down.
+const QUEUE: usize = 65_536;
+
+/// Submissions that are looked at for one turn of the thread.
+const TURN: usize = 4096;
 
 /// How long a tick of raft is. A group of one needs none; the thread wakes for them all the same, so that the code is one.
 const TICK: Duration = Duration::from_millis(100);
@@ -108,37 +111,36 @@ impl Drop for MetaNode {
 }
 
 impl MetaHandle {
-    /// Has the group agree on `requests` and apply them; durable when this returns. They may land in several entries, in
-    /// order.
+    /// Has the group agree on `requests` and apply them; durable when the future ends. They are queued, in order and
+    /// behind what was queued before, when this returns: whoever submits next is behind them.
     ///
     /// # Errors
-    /// [`MetaError::Stopped`] where the member stopped: it is unknown then whether they were applied.
-    pub async fn submit(&self, requests: Vec<Request>) -> Result<Vec<Outcome>, MetaError> {
+    /// The future's: [`MetaError::Busy`] where too much is queued, and [`MetaError::Stopped`] where the member stopped,
+    /// when it is unknown whether they were applied.
+    pub fn submit(
+        &self,
+        requests: Vec<Request>,
+    ) -> impl Future<Output = Result<Vec<Outcome>, MetaError>> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
-        self.enqueue(Submission { requests, answer })?;
-        outcome.await.map_err(|_| MetaError::Stopped)
+        let queued = match &self.queue {
+            None => Err(MetaError::Stopped),
+            Some(queue) => queue.try_send(Submission { requests, answer }).map_err(|error| match error {
+                TrySendError::Full(_) => MetaError::Busy,
+                TrySendError::Disconnected(_) => MetaError::Stopped,
+            }),
+        };
+        async move {
+            queued?;
+            outcome.await.map_err(|_| MetaError::Stopped)
+        }
     }
 
-    /// Submits one command; see [`MetaHandle::submit`].
+    /// Submits one request; see [`MetaHandle::submit`].
     ///
     /// # Errors
     /// As [`MetaHandle::submit`].
     pub async fn request(&self, request: Request) -> Result<Outcome, MetaError> {
         self.submit(vec![request]).await?.pop().ok_or(MetaError::Stopped)
-    }
-
-    /// [`MetaHandle::submit`] for threads.
-    ///
-    /// # Errors
-    /// As [`MetaHandle::submit`].
-    pub fn submit_blocking(&self, requests: Vec<Request>) -> Result<Vec<Outcome>, MetaError> {
-        let (answer, outcome) = oneshot::channel();
-        self.enqueue(Submission { requests, answer })?;
-        outcome.blocking_recv().map_err(|_| MetaError::Stopped)
-    }
-
-    fn enqueue(&self, submission: Submission) -> Result<(), MetaError> {
-        self.queue.as_ref().ok_or(MetaError::Stopped)?.send(submission).map_err(|_| MetaError::Stopped)
     }
 
     /// The newest state, unmoved by later writes. Linearizable: this member is the only voter, and what it has applied
@@ -210,7 +212,7 @@ impl Driver {
     /// Proposes `first` and everything that waits behind it, in entries of bounded size.
     fn propose(&mut self, first: Submission) {
         let mut entry = EntryBuilder::default();
-        let waiting = std::iter::once(first).chain(self.queue.try_iter().take(QUEUE)).collect::<Vec<_>>();
+        let waiting = std::iter::once(first).chain(self.queue.try_iter().take(TURN)).collect::<Vec<_>>();
         for submission in waiting {
             let done = Arc::new(std::sync::Mutex::new(Vec::with_capacity(submission.requests.len())));
             let mut outcomes = 0;

@@ -47,6 +47,8 @@ pub enum MetaError {
     Pump(#[from] PumpError),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("the metadata service has too much to do")]
+    Busy,
     #[error("the metadata service has stopped")]
     Stopped,
 }

@@ -20,15 +20,18 @@ use holdfast_storage_node_store::{
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Instant,
 };
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// Shards that wait for the writing thread; more wait at their senders.
-const QUEUE: usize = 256;
+/// Shards that wait for the writing thread; more are refused. Senders have a budget of memory far below it.
+const QUEUE: usize = 4096;
 
 /// Shards, and bytes of them, that share a sync at most: a bound on how long the first one waits.
 const BATCH_SHARDS: usize = 64;
@@ -68,6 +71,8 @@ pub struct Device {
     store: Arc<FsStore>,
     metrics: DeviceMetrics,
     writer: Arc<Writer>,
+    /// The index failed: nothing is asked of it until it has been read again.
+    failed: Arc<AtomicBool>,
 }
 
 /// The writing thread, joined when nobody can send to it any more.
@@ -103,19 +108,17 @@ impl Device {
         holdfast_kv::durable::create_dir(dir).map_err(io)?;
         let superblock = Superblock::open_or_format(dir, cluster, slot, fresh)?;
         let incarnation = superblock.incarnation;
-        let index = Database::open(&dir.join("index"), &INDEX_TUNING, &[INDEX])?;
-        let disk = FsDisk::open(&dir.join("segments")).map_err(io)?;
-        let config = StoreConfig::for_space(disk.space().map_err(io)?);
-        let (store, recovered) = ShardStore::open(disk, index.family(INDEX), incarnation, config)?;
+        let (store, recovered) = open_store(dir, incarnation)?;
         let store = Arc::new(store);
         let (sender, receiver) = bounded(QUEUE);
-        let (writing, written) = (store.clone(), metrics.clone());
+        let failed = Arc::new(AtomicBool::new(false));
+        let (writing, written, failing) = (store.clone(), metrics.clone(), failed.clone());
         let thread = thread::Builder::new()
             .name(format!("device-{slot}"))
-            .spawn(move || write_batches(&writing, &receiver, &written))
+            .spawn(move || write_batches(&writing, &receiver, &written, &failing))
             .map_err(io)?;
         let writer = Arc::new(Writer { queue: Some(sender), thread: Some(thread) });
-        Ok((Self { slot, incarnation, store, metrics, writer }, recovered))
+        Ok((Self { slot, incarnation, store, metrics, writer, failed }, recovered))
     }
 
     pub fn slot(&self) -> DeviceId {
@@ -134,8 +137,13 @@ impl Device {
         let stopped = || ShardError::Disk(io::Error::other("the device has stopped"));
         let (answer, outcome) = oneshot::channel();
         let queue = self.writer.queue.as_ref().ok_or_else(stopped)?;
-        queue.send(Put { shard, answer }).map_err(|_| stopped())?;
+        queue.try_send(Put { shard, answer }).map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())?
+    }
+
+    /// Whether the device must be opened again before it can be used.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Reads and verifies a range of a shard. Blocks on the disk.
@@ -146,6 +154,11 @@ impl Device {
         let result = self.store.read(id, offset, len);
         match &result {
             Ok(bytes) => self.metrics.read_bytes.inc_by(bytes.len() as u64),
+            Err(ShardError::Index(error)) => {
+                self.metrics.read_errors.inc();
+                tracing::error!(device = %self.slot, %error, "the device's index cannot be read: it is taken out of service");
+                self.failed.store(true, Ordering::Release);
+            }
             Err(_) => self.metrics.read_errors.inc(),
         }
         result
@@ -198,8 +211,38 @@ impl Device {
     }
 }
 
+/// Opens index and segments; an index that is damaged is made anew from the segments.
+fn open_store(dir: &Path, incarnation: Incarnation) -> Result<(FsStore, Recovered), DeviceError> {
+    let io = |source| DeviceError::Io { path: dir.to_owned(), source };
+    let disk = || FsDisk::open(&dir.join("segments")).map_err(io);
+    let config = StoreConfig::for_space(disk()?.space().map_err(io)?);
+    let index_dir = dir.join("index");
+    let fresh = !index_dir.exists();
+    let open = |path: &Path| -> Result<Family, KvError> {
+        let database = Database::open(path, &INDEX_TUNING, &[INDEX])?;
+        database.verify()?;
+        Ok(database.family(INDEX))
+    };
+    let damage = match open(&index_dir) {
+        Ok(index) if fresh => return Ok(ShardStore::rebuild(disk()?, index, incarnation, config)?),
+        Ok(index) => match ShardStore::open(disk()?, index, incarnation, config) {
+            Err(ShardError::Index(error)) => error,
+            other => return Ok(other?),
+        },
+        Err(error) => error,
+    };
+    tracing::error!(dir = %dir.display(), error = %damage, "the device's index is damaged: making it anew from the segments");
+    let aside = dir.join("index.damaged");
+    match std::fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::rename(&index_dir, &aside).and_then(|()| holdfast_kv::durable::sync_dir(dir)).map_err(io)?;
+    Ok(ShardStore::rebuild(disk()?, open(&index_dir)?, incarnation, config)?)
+}
+
 /// Writes what waits, a batch a sync, until all senders are gone.
-fn write_batches(store: &FsStore, queue: &Receiver<Put>, metrics: &DeviceMetrics) {
+fn write_batches(store: &FsStore, queue: &Receiver<Put>, metrics: &DeviceMetrics, failed: &AtomicBool) {
     while let Ok(first) = queue.recv() {
         let mut bytes = first.shard.payload.len();
         let mut shards = vec![first.shard];
@@ -223,6 +266,12 @@ fn write_batches(store: &FsStore, queue: &Receiver<Put>, metrics: &DeviceMetrics
                     // Nobody may be waiting any more: the pack was acknowledged without this shard.
                     let _unheard = answer.send(result);
                 }
+            }
+            // Nothing was acknowledged, and the index is not written to again before it has been opened anew.
+            Err(ShardError::Index(error)) => {
+                tracing::error!(%error, "a device's index cannot be written: the device is taken out of service");
+                failed.store(true, Ordering::Release);
+                return;
             }
             Err(error) => fail_stop("a device could not make shards durable", &error),
         }

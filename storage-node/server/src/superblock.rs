@@ -1,4 +1,4 @@
-//! What a device's directory says it is.
+//! What a device's directory says it is, twice: one damaged or deleted file does not cost a device.
 
 use holdfast_core::ids::{DeviceId, Incarnation};
 use holdfast_kv::durable;
@@ -9,7 +9,7 @@ use std::{
 };
 use thiserror::Error;
 
-const FILE: &str = "device.toml";
+const FILES: [&str; 2] = ["device.toml", "segments/device.toml"];
 const FORMAT: u32 = 1;
 
 /// A device's identity, in `device.toml`.
@@ -46,9 +46,16 @@ impl Superblock {
     /// Reads the superblock of `dir`; `None` where it has none.
     ///
     /// # Errors
-    /// Where it is damaged.
+    /// Where both copies are damaged.
     pub fn read(dir: &Path) -> Result<Option<Self>, SuperblockError> {
-        let path = dir.join(FILE);
+        let [first, second] = FILES.map(|file| Self::read_copy(dir.join(file)));
+        match (first, second) {
+            (Ok(Some(found)), _) | (_, Ok(Some(found))) => Ok(Some(found)),
+            (first, second) => first.and(second),
+        }
+    }
+
+    fn read_copy(path: PathBuf) -> Result<Option<Self>, SuperblockError> {
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) if source.kind() == io::ErrorKind::InvalidData => {
@@ -77,7 +84,7 @@ impl Superblock {
         slot: DeviceId,
         fresh: Incarnation,
     ) -> Result<Self, SuperblockError> {
-        let path = dir.join(FILE);
+        let path = dir.join(FILES[0]);
         let io = |source| SuperblockError::Io { path: path.clone(), source };
         let superblock = match Self::read(dir)? {
             Some(found) if found.cluster == cluster && found.slot == slot => found,
@@ -101,7 +108,10 @@ impl Superblock {
             incarnation: superblock.incarnation.to_string(),
         };
         let text = toml::to_string(&stored).map_err(|error| io(io::Error::other(error)))?;
-        durable::replace(&path, text.as_bytes(), 0o600).map_err(io)?;
+        durable::create_dir(&dir.join("segments")).map_err(io)?;
+        for file in FILES {
+            durable::replace(&dir.join(file), text.as_bytes(), 0o600).map_err(io)?;
+        }
         Ok(superblock)
     }
 }
@@ -121,9 +131,15 @@ mod tests {
         assert_eq!(open(dir.path(), "c", 1, 2).expect("opened").incarnation, Incarnation([1; 16]));
         assert!(matches!(open(dir.path(), "d", 1, 2), Err(SuperblockError::Foreign { .. })));
         assert!(matches!(open(dir.path(), "c", 2, 2), Err(SuperblockError::Foreign { .. })));
-        std::fs::write(dir.path().join(FILE), b"\xff\xfe").expect("a write");
+        std::fs::write(dir.path().join(FILES[0]), b"\xff\xfe").expect("a write");
+        assert_eq!(open(dir.path(), "c", 1, 2).expect("the other copy").incarnation, Incarnation([1; 16]));
+        for file in FILES {
+            std::fs::write(dir.path().join(file), b"format = 9").expect("a write");
+        }
         assert!(matches!(open(dir.path(), "c", 1, 2), Err(SuperblockError::Damaged { .. })));
-        std::fs::remove_file(dir.path().join(FILE)).expect("a removal");
+        for file in FILES {
+            std::fs::remove_file(dir.path().join(file)).expect("a removal");
+        }
         std::fs::write(dir.path().join("precious"), b"x").expect("a write");
         assert!(matches!(open(dir.path(), "c", 1, 2), Err(SuperblockError::NotEmpty(_))));
     }

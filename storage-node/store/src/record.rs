@@ -122,6 +122,15 @@ impl Header {
         if here && whole { Ok(header) } else { Err(BadHeader) }
     }
 
+    /// The generation of the whole header that `page` is, if it is one of this device, segment and offset.
+    pub fn generation_of(page: &[u8], device: Incarnation, segment: SegmentId, offset: u64) -> Option<u64> {
+        if page.len() != HEADER_BYTES || page[..8] != MAGIC {
+            return None;
+        }
+        let generation = u64_at(page, 28);
+        Self::from_page(page, device, segment, generation, offset).ok().map(|header| header.generation)
+    }
+
     /// Bytes from this record to the next.
     pub fn record_bytes(&self) -> u64 {
         record_bytes(self.len as usize)

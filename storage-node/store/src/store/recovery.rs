@@ -44,6 +44,27 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         Ok((Self { allocator: Mutex::new(allocator), ..store }, Recovered { shards, reindexed }))
     }
 
+    /// As [`ShardStore::open`], with an empty index that is made anew from the segments. Small shards, which were in the
+    /// lost index, are missing then.
+    ///
+    /// # Errors
+    /// As [`ShardStore::open`].
+    pub fn rebuild(
+        disk: D,
+        index: S,
+        device: Incarnation,
+        config: StoreConfig,
+    ) -> Result<(Self, Recovered), ShardError> {
+        let mut batch = Batch::default();
+        for segment in disk.segments()? {
+            if let Some(generation) = newest_generation(&disk, device, segment)? {
+                batch.put(segment_key(segment), encode_segment(SegmentState { generation, active: true }));
+            }
+        }
+        index.write(&batch, Durability::Synced)?;
+        Self::open(disk, index, device, config)
+    }
+
     fn load_epochs(&self) -> Result<BTreeMap<PgId, Epoch>, ShardError> {
         let mut epochs = BTreeMap::new();
         for (key, value) in scan_prefix(&self.index, b"e", usize::MAX)? {
@@ -158,3 +179,14 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     }
 }
 
+
+/// The newest generation of which a segment has a whole header. What an older one left behind it is not live.
+fn newest_generation<D: Disk>(disk: &D, device: Incarnation, segment: SegmentId) -> Result<Option<u64>, ShardError> {
+    let mut newest = None;
+    let mut page = vec![0; HEADER_BYTES];
+    for offset in (0..SEGMENT_BYTES).step_by(HEADER_BYTES) {
+        disk.read(segment, offset, &mut page)?;
+        newest = newest.max(Header::generation_of(&page, device, segment, offset));
+    }
+    Ok(newest)
+}

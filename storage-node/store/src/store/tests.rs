@@ -146,6 +146,23 @@ fn a_damaged_shard_can_be_written_again() {
 }
 
 #[test]
+fn a_lost_index_is_made_again_from_the_segments() {
+    let rig = Rig::new(3);
+    for n in 0..9 {
+        put_one(&rig.store, put(n, 30_000 + usize::from(n), 1)).expect("room");
+    }
+    put_one(&rig.store, put(100, 10, 1)).expect("room");
+    let opened = ShardStore::rebuild(rig.disk.clone(), MemStore::default(), DEVICE, CONFIG);
+    let (store, recovered) = opened.expect("segments describe themselves");
+    assert_eq!(recovered.shards, 9);
+    for n in 0..9 {
+        let len = 30_000 + usize::from(n);
+        assert_eq!(store.read(id(n), 0, len as u32).expect("it is read"), payload(n, len));
+    }
+    assert!(matches!(store.read(id(100), 0, 1), Err(ShardError::NotFound)));
+}
+
+#[test]
 fn an_older_epoch_is_fenced_across_restarts() {
     let mut rig = Rig::new(1);
     put_one(&rig.store, put(1, 10, 5)).expect("room");
