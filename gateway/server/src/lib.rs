@@ -1,0 +1,23 @@
+//! The gateway: stateless doors to the same files, and the pipeline behind them.
+//!
+//! [`Engine`] joins metadata and devices: [`ingest`](Engine::ingest) turns a body into durable chunks,
+//! [`content`](Engine::content) turns a version back into bytes. [`s3`] is the S3 door. [`Maintenance`] repairs, compacts
+//! and watches over the devices.
+
+mod clock;
+mod download;
+mod engine;
+mod http;
+mod maintenance;
+mod metrics;
+mod pack_io;
+mod packer;
+mod placement;
+pub mod s3;
+mod upload;
+
+pub use engine::{Engine, EngineConfig, EngineError};
+pub use http::{ServeError, serve, serve_metrics};
+pub use maintenance::{Maintenance, MaintenanceConfig, OpenDevice};
+pub use metrics::GatewayMetrics;
+pub use placement::{DeviceSlots, Placement};

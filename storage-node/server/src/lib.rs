@@ -66,6 +66,7 @@ struct Put {
 /// A device in service. Cheap to clone; the thread ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Device {
+    dir: PathBuf,
     slot: DeviceId,
     incarnation: Incarnation,
     store: Arc<FsStore>,
@@ -118,7 +119,7 @@ impl Device {
             .spawn(move || write_batches(&writing, &receiver, &written, &failing))
             .map_err(io)?;
         let writer = Arc::new(Writer { queue: Some(sender), thread: Some(thread) });
-        Ok((Self { slot, incarnation, store, metrics, writer, failed }, recovered))
+        Ok((Self { dir: dir.to_owned(), slot, incarnation, store, metrics, writer, failed }, recovered))
     }
 
     pub fn slot(&self) -> DeviceId {
@@ -139,6 +140,15 @@ impl Device {
         let queue = self.writer.queue.as_ref().ok_or_else(stopped)?;
         queue.try_send(Put { shard, answer }).map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())?
+    }
+
+    /// Whether the directory still is the device that was opened: it may have been emptied, or another disk mounted.
+    pub fn is_in_place(&self) -> bool {
+        match Superblock::read(&self.dir) {
+            Ok(found) => found.is_some_and(|found| found.incarnation == self.incarnation),
+            // Damaged or unreadable: the shards may be whole, and say themselves where they are not.
+            Err(_) => true,
+        }
     }
 
     /// Whether the device must be opened again before it can be used.

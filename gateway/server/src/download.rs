@@ -1,0 +1,201 @@
+//! Versions back to bytes.
+//!
+//! A version's segments are resolved one at a time, and their chunks to runs that lie together in packs. Runs are read
+//! ahead, within a budget of memory; every chunk is verified before a byte of it is sent.
+
+use crate::engine::{DOMAIN, Engine, EngineError, MIB, Shared};
+use crate::pack_io::Located;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use holdfast_core::{
+    ids::{BucketId, DomainId, PackId},
+    limits::PACK_BYTES,
+    pack::Entry,
+};
+use holdfast_meta_raft_machine::{
+    query,
+    records::{ChunkRef, Content, Pack, SegmentRef, Version},
+};
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+/// Runs that are read at once for one client.
+const READ_AHEAD: usize = 2;
+
+/// Bytes of one run at most, as stored: one pack's, so that a client's buffers are bounded.
+const RUN_BYTES: u32 = PACK_BYTES as u32;
+
+/// Times that a chunk is looked for again which was moved while it was read.
+const MOVED_RETRIES: usize = 4;
+
+/// Chunks to be read together, and the part of their plain bytes that is wanted.
+struct Run {
+    chunks: Vec<ChunkRef>,
+    wanted: Range<u64>,
+}
+
+impl Engine {
+    /// The bytes `range` of a version, verified, as they are read.
+    ///
+    /// # Errors
+    /// Where the metadata cannot be read. Errors of the bytes come in the stream, which ends then.
+    pub fn content(
+        &self,
+        bucket: BucketId,
+        version: &Version,
+        range: Range<u64>,
+    ) -> Result<impl Stream<Item = Result<Bytes, EngineError>> + Send + use<>, EngineError> {
+        let segments = match &version.content {
+            Content::Inline => {
+                let bytes = query::inline(self.shared.meta.latest(), bucket, version)?.ok_or(EngineError::Gone)?;
+                let bytes = Bytes::from(bytes);
+                let wanted = bytes.slice(range.start as usize..range.end as usize);
+                return Ok(stream::once(std::future::ready(Ok(wanted))).left_stream());
+            }
+            Content::Segments(segments) => wanted_segments(segments, &range),
+        };
+        let shared = self.shared.clone();
+        let resolve = shared.clone();
+        let runs = stream::iter(segments).flat_map(move |(segment, wanted)| {
+            match runs_of(&resolve, segment, wanted) {
+                Ok(runs) => stream::iter(runs.into_iter().map(Ok).collect::<Vec<_>>()),
+                Err(error) => stream::iter(vec![Err(error)]),
+            }
+        });
+        let read = runs.map(move |run| {
+            let shared = shared.clone();
+            async move { shared.read_run(run?).await }
+        });
+        Ok(read.buffered(READ_AHEAD).flat_map(|read| stream::iter(flatten(read))).right_stream())
+    }
+}
+
+fn flatten(read: Result<Vec<Bytes>, EngineError>) -> Vec<Result<Bytes, EngineError>> {
+    match read {
+        Ok(pieces) => pieces.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    }
+}
+
+/// The segments that a range touches, and the part of each.
+fn wanted_segments(segments: &[SegmentRef], range: &Range<u64>) -> Vec<(SegmentRef, Range<u64>)> {
+    let mut start = 0;
+    let mut wanted = Vec::new();
+    for segment in segments {
+        let end = start + segment.bytes;
+        let (from, to) = (range.start.max(start), range.end.min(end));
+        if from < to {
+            wanted.push((*segment, from - start..to - start));
+        }
+        start = end;
+    }
+    wanted
+}
+
+/// The runs of a segment's part: chunks that lie one behind another in one pack.
+fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<Vec<Run>, EngineError> {
+    let record = query::segment(shared.meta.latest(), segment.id)?.ok_or(EngineError::Gone)?;
+    let mut start = 0;
+    let mut chunks = Vec::new();
+    for chunk in record.chunks {
+        let end = start + u64::from(chunk.plain);
+        if start < wanted.end && end > wanted.start {
+            chunks.push((chunk, start));
+        }
+        start = end;
+    }
+    let found = query::chunks(shared.meta.latest(), DOMAIN, chunks.iter().map(|(chunk, _)| chunk.id))?;
+    let mut runs: Vec<Run> = Vec::new();
+    // Where the last run ends: its pack, the offset behind it, and its stored bytes.
+    let mut tail: Option<(PackId, u32, u32)> = None;
+    for ((chunk, start), place) in chunks.into_iter().zip(found) {
+        let place = place.ok_or(EngineError::Gone)?;
+        let follows = tail.is_some_and(|(pack, end, stored)| {
+            pack == place.pack && end == place.offset && stored + place.stored <= RUN_BYTES
+        });
+        let clip = |start: u64| wanted.start.max(start) - start..wanted.end.min(start + u64::from(chunk.plain)) - start;
+        match runs.last_mut() {
+            Some(run) if follows => {
+                let before: u64 = run.chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
+                run.wanted.end = before + clip(start).end;
+                run.chunks.push(chunk);
+            }
+            Some(_) | None => runs.push(Run { chunks: vec![chunk], wanted: clip(start) }),
+        }
+        let stored = if follows { tail.map_or(0, |(_, _, stored)| stored) } else { 0 } + place.stored;
+        tail = Some((place.pack, place.offset + place.stored, stored));
+    }
+    Ok(runs)
+}
+
+impl Shared {
+    async fn read_run(self: &Arc<Self>, run: Run) -> Result<Vec<Bytes>, EngineError> {
+        let plain: u64 = run.chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
+        let permits = (plain as usize).div_ceil(MIB).max(1).min(self.config.download_budget_mib) as u32;
+        let memory = self.download_memory.acquire_many(permits).await.map_err(|_| EngineError::ShuttingDown)?;
+        let mut attempt = 0;
+        let chunks = loop {
+            match self.read_where_it_is(DOMAIN, &run.chunks).await {
+                Err(EngineError::Gone | EngineError::Unreadable(_)) if attempt < MOVED_RETRIES => attempt += 1,
+                other => break other?,
+            }
+        };
+        drop(memory);
+        Ok(clip(chunks, &run.wanted))
+    }
+
+    /// Reads chunks from where the index finds them now.
+    async fn read_where_it_is(
+        self: &Arc<Self>,
+        domain: DomainId,
+        chunks: &[ChunkRef],
+    ) -> Result<Vec<Bytes>, EngineError> {
+        let located = self.locate(domain, chunks)?;
+        let mut read = Vec::with_capacity(chunks.len());
+        // One run, unless chunks were moved since it was made.
+        for run in located.chunk_by(|a, b| a.pack == b.pack && a.entry.offset + a.entry.stored == b.entry.offset) {
+            read.extend(self.read_chunks(run).await?);
+        }
+        Ok(read)
+    }
+
+    fn locate(&self, domain: DomainId, chunks: &[ChunkRef]) -> Result<Vec<Located>, EngineError> {
+        let view = self.meta.view();
+        let found = query::chunks(&view, domain, chunks.iter().map(|chunk| chunk.id))?;
+        let mut packs: HashMap<PackId, Pack> = HashMap::new();
+        let mut located = Vec::with_capacity(chunks.len());
+        for (chunk, place) in chunks.iter().zip(found) {
+            let place = place.ok_or(EngineError::Gone)?;
+            let pack = match packs.get(&place.pack) {
+                Some(pack) => pack,
+                None => {
+                    let pack = query::pack(&view, place.pack)?.ok_or(EngineError::Gone)?;
+                    packs.entry(place.pack).or_insert(pack)
+                }
+            };
+            let entry = Entry {
+                chunk: chunk.id,
+                offset: place.offset,
+                stored: place.stored,
+                plain: place.plain,
+                codec: place.codec,
+            };
+            located.push(Located { entry, pack: place.pack, shard_len: pack.shard_len, missing: pack.missing });
+        }
+        Ok(located)
+    }
+}
+
+/// The wanted part of chunks, as a run's plain bytes.
+fn clip(chunks: Vec<Bytes>, wanted: &Range<u64>) -> Vec<Bytes> {
+    let mut start = 0;
+    let mut clipped = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        let end = start + chunk.len() as u64;
+        let (from, to) = (wanted.start.max(start), wanted.end.min(end));
+        if from < to {
+            clipped.push(chunk.slice((from - start) as usize..(to - start) as usize));
+        }
+        start = end;
+    }
+    clipped
+}

@@ -1,0 +1,175 @@
+//! What all doors share: metadata, devices, budgets.
+
+use crate::{
+    metrics::GatewayMetrics,
+    packer::Packer,
+    placement::{DeviceSlots, Placement},
+};
+use holdfast_core::{
+    ids::{DomainId, LeaseId, PackId, PgId, RequestId, SegmentId, UploadId},
+    kv::KvError,
+    profile::Profile,
+};
+use holdfast_erasure::ErasureCode;
+use holdfast_gateway_object::BufferPool;
+use holdfast_meta_raft_machine::command::Rejection;
+use holdfast_meta_raft_server::{MetaError, MetaHandle};
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+/// One MiB: the unit of the memory budgets.
+pub const MIB: usize = 1 << 20;
+
+/// How the pipeline behaves.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    pub profile: Profile,
+    /// How long what was deleted stays.
+    pub gc_grace: Duration,
+    /// Objects up to this size live in the metadata commit itself.
+    pub inline_max: usize,
+    /// Memory for bodies on their way to the disks. Past it uploads wait.
+    pub upload_budget_mib: usize,
+    /// Streaming uploads that are admitted at once; others wait.
+    pub uploads_max: usize,
+    /// Memory for bodies on their way to clients.
+    pub download_budget_mib: usize,
+    /// How long a pack waits for all of its shards before the write quorum is enough.
+    pub write_patience: Duration,
+    /// How long a pack waits for its write quorum.
+    pub write_timeout: Duration,
+    /// How long a shard may take before others are asked instead.
+    pub hedge_after: Duration,
+}
+
+impl EngineConfig {
+    /// Defaults for `profile`. The inline limit is measured: `make bench` prints its figures beside those of its
+    /// neighbours.
+    pub fn new(profile: Profile, gc_grace: Duration) -> Self {
+        Self {
+            profile,
+            gc_grace,
+            inline_max: 8 << 10,
+            upload_budget_mib: 256,
+            uploads_max: 128,
+            download_budget_mib: 128,
+            write_patience: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(30),
+            hedge_after: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Why the pipeline could not do its work.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    #[error("the body could not be read: {0}")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the client stopped sending")]
+    Stalled,
+    #[error("the object is larger than an object may be")]
+    TooLarge,
+    #[error("only {durable} shards of a pack could be made durable, and {quorum} are needed")]
+    BelowQuorum { durable: usize, quorum: usize },
+    #[error("the devices are full: delete data or add devices")]
+    Full,
+    #[error("pack {0} cannot be read: too many of its shards are missing or damaged")]
+    Unreadable(PackId),
+    #[error("what was to be read is gone")]
+    Gone,
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    #[error("the process is shutting down")]
+    ShuttingDown,
+}
+
+/// The pipeline of one gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) packer: Packer,
+}
+
+pub(crate) struct Shared {
+    pub config: EngineConfig,
+    pub meta: MetaHandle,
+    pub placement: Placement,
+    pub code: ErasureCode,
+    pub buffers: BufferPool,
+    pub metrics: GatewayMetrics,
+    /// One permit a MiB of upload buffers.
+    pub upload_memory: Arc<Semaphore>,
+    /// One permit a streaming upload.
+    pub upload_slots: Arc<Semaphore>,
+    /// One permit a MiB of download buffers.
+    pub download_memory: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// The pipeline over `meta` and `devices`. The pool exists already.
+    ///
+    /// # Errors
+    /// Where the placement cannot be read.
+    pub fn new(
+        config: EngineConfig,
+        meta: MetaHandle,
+        devices: DeviceSlots,
+        metrics: GatewayMetrics,
+    ) -> Result<Self, EngineError> {
+        let placement = Placement::new(meta.clone(), devices)?;
+        let shared = Arc::new(Shared {
+            code: ErasureCode::new(config.profile),
+            buffers: BufferPool::new(config.upload_budget_mib / 8),
+            upload_memory: Arc::new(Semaphore::new(config.upload_budget_mib)),
+            upload_slots: Arc::new(Semaphore::new(config.uploads_max)),
+            download_memory: Arc::new(Semaphore::new(config.download_budget_mib)),
+            config,
+            meta,
+            placement,
+            metrics,
+        });
+        let packer = Packer::start(shared.clone());
+        Ok(Self { shared, packer })
+    }
+
+    pub fn meta(&self) -> &MetaHandle {
+        &self.shared.meta
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.shared.config
+    }
+
+    pub fn metrics(&self) -> &GatewayMetrics {
+        &self.shared.metrics
+    }
+}
+
+/// The only tenant of this version.
+pub const DOMAIN: DomainId = DomainId(1);
+
+pub(crate) fn new_pack_id(pg: PgId) -> PackId {
+    PackId::new(pg, rand::random())
+}
+
+pub(crate) fn new_segment_id() -> SegmentId {
+    SegmentId(rand::random())
+}
+
+pub(crate) fn new_lease_id() -> LeaseId {
+    LeaseId(rand::random())
+}
+
+pub(crate) fn new_upload_id() -> UploadId {
+    UploadId(rand::random())
+}
+
+/// A name for a request of now.
+pub(crate) fn new_request_id() -> RequestId {
+    RequestId::new(crate::clock::unix_ms(), rand::random())
+}

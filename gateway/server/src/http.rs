@@ -1,0 +1,177 @@
+//! Listeners: S3, and metrics on a port of its own.
+
+use crate::metrics::GatewayMetrics;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+use s3s::service::S3Service;
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+/// Connections that are served at once; more wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a client may take over the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that a connection reads at once, at most: large bodies come in few pieces.
+const READ_BUFFER: usize = 512 << 10;
+
+/// How long requests may go on after the process was told to stop.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// The listener failed.
+#[derive(Debug, Error)]
+#[error("accepting connections: {0}")]
+pub struct ServeError(#[from] std::io::Error);
+
+/// A status that an operation sets where s3s knows only its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Status(pub StatusCode);
+
+/// Serves S3 on `listener` until `stop` ends, then lets requests finish.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    service: S3Service,
+    metrics: GatewayMetrics,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
+    server.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+    let server = Arc::new(server);
+    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        let Some(stream) = usable(accepted)? else { continue };
+        let (service, metrics) = (service.clone(), metrics.clone());
+        let answer = service_fn(move |request| answer(service.clone(), metrics.clone(), request));
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), answer).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still running when the process stopped");
+    }
+    Ok(())
+}
+
+/// A connection with small answers sent at once; `None` where the client is gone again.
+fn usable(accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>) -> std::io::Result<Option<TcpStream>> {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    match accepted {
+        Ok((stream, _)) => Ok(stream.set_nodelay(true).is_ok().then_some(stream)),
+        Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) => Ok(None),
+        // Out of descriptors: those that are served will give some back.
+        Err(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
+            tracing::warn!(%error, "a connection was refused");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn answer(
+    service: S3Service,
+    metrics: GatewayMetrics,
+    request: Request<Incoming>,
+) -> Result<Response<s3s::Body>, s3s::HttpError> {
+    let start = std::time::Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let id = format!("{:016X}", rand::random::<u64>());
+    metrics.in_flight.inc();
+    let result = service.call(request.map(s3s::Body::from)).await;
+    metrics.in_flight.dec();
+    let mut response = result?;
+    if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
+        *response.status_mut() = status;
+    }
+    let status = response.status();
+    if let Ok(id) = header::HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-amz-request-id", id);
+    }
+    metrics.requests.with_label_values(&[method.as_str(), status.as_str()]).inc();
+    metrics.request_seconds.with_label_values(&[method.as_str()]).observe(start.elapsed().as_secs_f64());
+    if status.is_server_error() {
+        tracing::warn!(%method, path, %status, request_id = id, "a request failed");
+    } else {
+        tracing::debug!(%method, path, %status, request_id = id, "answered");
+    }
+    Ok(response)
+}
+
+/// Serves `/metrics` and `/health` until `stop` ends.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    registry: Registry,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => return Ok(()),
+        };
+        let Some(stream) = usable(accepted)? else { continue };
+        let registry = registry.clone();
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let response = metrics_page(&registry, request.uri().path());
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        tokio::spawn(async move {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
+                tracing::debug!(%error, "a metrics connection ended");
+            }
+        });
+    }
+}
+
+fn metrics_page(registry: &Registry, path: &str) -> Response<Full<Bytes>> {
+    let page = |status, text: Vec<u8>| {
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4"));
+        response
+    };
+    match path {
+        "/metrics" => {
+            let mut text = Vec::new();
+            match TextEncoder::new().encode(&registry.gather(), &mut text) {
+                Ok(()) => page(StatusCode::OK, text),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into_bytes()),
+            }
+        }
+        "/health" => page(StatusCode::OK, b"ok\n".to_vec()),
+        _ => page(StatusCode::NOT_FOUND, b"here are /metrics and /health\n".to_vec()),
+    }
+}

@@ -1,0 +1,148 @@
+//! Compaction: what is alive in packs that are partly dead moves to new ones, and the old ones are deleted.
+
+use super::Maintenance;
+use crate::engine::{EngineError, Shared};
+use bytes::Bytes;
+use holdfast_core::{
+    ids::{ChunkId, DomainId, PackId},
+    pack::Entry,
+};
+use holdfast_gateway_object::PackBuilder;
+use holdfast_meta_raft_machine::{
+    command::{Command, Outcome, Rejection, Request},
+    query,
+    records::Pack,
+};
+use holdfast_storage_node_store::{ShardId, WriteClass};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Packs that are looked at together: their survivors fill new packs.
+const STEP: usize = 128;
+
+/// A pack that is being filled with survivors, and where each came from.
+struct Target {
+    builder: PackBuilder,
+    moved: BTreeMap<ChunkId, PackId>,
+}
+
+impl Maintenance {
+    pub(super) async fn compact_some(self) -> Result<(), EngineError> {
+        let shared = self.engine.shared.clone();
+        loop {
+            if query::header(shared.meta.latest())?.is_some_and(|header| header.collection_stopped.is_some()) {
+                return Ok(());
+            }
+            let candidates = query::reclaimable(&shared.meta.view(), STEP)?;
+            if candidates.is_empty() {
+                return Ok(());
+            }
+            let mut targets: BTreeMap<DomainId, Target> = BTreeMap::new();
+            for id in &candidates {
+                let Some(pack) = query::pack(shared.meta.latest(), *id)? else { continue };
+                if pack.entries > 0 {
+                    match move_out(&shared, *id, &pack, &mut targets).await {
+                        Ok(()) => self.engine.metrics().compacted_packs.inc(),
+                        Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::Full)) => return Err(error),
+                        Err(error) => tracing::warn!(pack = %id, %error, "a pack could not be compacted yet"),
+                    }
+                }
+            }
+            for (domain, target) in targets {
+                write(&shared, domain, target).await?;
+            }
+            let deleted = self.delete_empty(&candidates).await?;
+            // What could not be moved now is not tried again at once.
+            if deleted < candidates.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes those of `packs` in which nothing is left; how many.
+    async fn delete_empty(&self, packs: &[PackId]) -> Result<usize, EngineError> {
+        let shared = &self.engine.shared;
+        let delete = |id: &PackId| Request::idempotent(Command::DeletePacks { packs: vec![*id] });
+        let outcomes = shared.meta.submit(packs.iter().map(delete).collect()).await?;
+        let mut deleted = 0;
+        let mut by_device: BTreeMap<_, Vec<ShardId>> = BTreeMap::new();
+        for (id, outcome) in packs.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Rejected(Rejection::PackInUse | Rejection::CollectionStopped(_)) => continue,
+                other => {
+                    tracing::error!(pack = %id, ?other, "deleting a pack got an answer that is not known");
+                    continue;
+                }
+            }
+            deleted += 1;
+            let Some(group) = shared.placement.group(id.pg()) else { continue };
+            for (index, device) in group.devices.into_iter().enumerate() {
+                by_device.entry(device).or_default().push(ShardId { pack: *id, index: index as u8 });
+            }
+        }
+        self.engine.metrics().deleted_packs.inc_by(deleted as u64);
+        for (slot, shards) in by_device {
+            // A device that is away finds them when its inventory is compared.
+            let Some(device) = shared.placement.devices.get(slot) else { continue };
+            let result = tokio::task::spawn_blocking(move || device.delete(&shards)).await;
+            if let Ok(Err(error)) = result {
+                tracing::warn!(device = %slot, %error, "shards could not be deleted yet");
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// Adds what the index still finds in a pack to the target of its domain.
+async fn move_out(
+    shared: &Arc<Shared>,
+    id: PackId,
+    pack: &Pack,
+    targets: &mut BTreeMap<DomainId, Target>,
+) -> Result<(), EngineError> {
+    let (data, contents) = shared.read_pack(id, pack).await?;
+    let places = query::chunks(shared.meta.latest(), pack.domain, contents.entries.iter().map(|entry| entry.chunk))?;
+    let alive = contents.entries.iter().zip(places).filter(|(entry, place)| {
+        place.is_some_and(|place| place.pack == id && place.offset == entry.offset)
+    });
+    for (entry, _) in alive {
+        let stored = data.slice(entry.offset as usize..(entry.offset + entry.stored) as usize);
+        add(shared, pack.domain, id, entry, &stored, targets).await?;
+    }
+    Ok(())
+}
+
+async fn add(
+    shared: &Arc<Shared>,
+    domain: DomainId,
+    from: PackId,
+    entry: &Entry,
+    stored: &Bytes,
+    targets: &mut BTreeMap<DomainId, Target>,
+) -> Result<(), EngineError> {
+    let fresh = || Target { builder: PackBuilder::new(shared.buffers.take()), moved: BTreeMap::new() };
+    let target = targets.entry(domain).or_insert_with(fresh);
+    if !target.builder.fits(stored.len()) {
+        let full = std::mem::replace(target, fresh());
+        write(shared, domain, full).await?;
+    }
+    let target = targets.entry(domain).or_insert_with(fresh);
+    target.builder.add_stored(entry, stored);
+    target.moved.insert(entry.chunk, from);
+    Ok(())
+}
+
+/// Writes a target and lets the index find the chunks there, unless they moved or died meanwhile.
+async fn write(shared: &Arc<Shared>, domain: DomainId, target: Target) -> Result<(), EngineError> {
+    if target.builder.is_empty() {
+        return Ok(());
+    }
+    let mut pack = shared.write_pack(target.builder, domain, WriteClass::Maintenance).await?;
+    for chunk in &mut pack.chunks {
+        chunk.moved_from = target.moved.get(&chunk.entry.chunk).copied();
+    }
+    match shared.meta.request(Request::idempotent(Command::RegisterPack(pack))).await? {
+        Outcome::Rejected(rejection) => Err(rejection.into()),
+        _ => Ok(()),
+    }
+}

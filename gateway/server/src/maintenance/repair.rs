@@ -1,0 +1,83 @@
+//! Writing missing shards again, the most endangered packs first.
+
+use super::Maintenance;
+use crate::{clock::unix_ms, engine::EngineError};
+use bytes::Bytes;
+use holdfast_core::ids::PackId;
+use holdfast_meta_raft_machine::{
+    command::{Command, Outcome, Request},
+    query,
+};
+use holdfast_storage_node_store::{PutShard, ShardId, WriteClass};
+
+/// Packs that one step looks at.
+const STEP: usize = 256;
+
+impl Maintenance {
+    pub(super) async fn repair_some(self) -> Result<(), EngineError> {
+        loop {
+            let degraded = query::degraded(&self.engine.meta().view(), 1000)?;
+            self.engine.metrics().degraded_packs.set(degraded.len() as i64);
+            let mut repaired = 0;
+            for pack in degraded.into_iter().take(STEP) {
+                match self.repair(pack).await {
+                    Ok(done) => repaired += usize::from(done),
+                    Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
+                    Err(error) => tracing::warn!(%pack, %error, "a pack could not be repaired yet"),
+                }
+            }
+            if repaired == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Rebuilds what a pack misses on the devices that are in service; whether anything was.
+    async fn repair(&self, id: PackId) -> Result<bool, EngineError> {
+        let shared = &self.engine.shared;
+        let Some(pack) = query::pack(shared.meta.latest(), id)? else { return Ok(false) };
+        let Some(group) = shared.placement.group(id.pg()) else { return Ok(false) };
+        let in_service = |index: &usize| shared.placement.devices.get(group.devices[*index]).is_some();
+        let wanted: Vec<usize> =
+            (0..pack.profile.total()).filter(|index| pack.missing >> index & 1 == 1).filter(in_service).collect();
+        if wanted.is_empty() {
+            return Ok(false);
+        }
+        let (data, _) = shared.read_pack(id, &pack).await?;
+        let shard_len = pack.shard_len as usize;
+        let mut parity = vec![vec![0; shard_len]; pack.profile.parity()];
+        let inputs: Vec<&[u8]> = data.chunks_exact(shard_len).collect();
+        let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+        shared.code.encode(&inputs, &mut outputs).map_err(|_| EngineError::Unreadable(id))?;
+        let mut mask = 0;
+        for index in wanted {
+            let Some(device) = shared.placement.devices.get(group.devices[index]) else { continue };
+            let k = pack.profile.data();
+            let payload = match index.checked_sub(k) {
+                None => data.slice(index * shard_len..(index + 1) * shard_len),
+                Some(row) => Bytes::from(std::mem::take(&mut parity[row])),
+            };
+            let id = ShardId { pack: id, index: index as u8 };
+            let put = PutShard { id, epoch: group.epoch, class: WriteClass::Maintenance, now_ms: unix_ms(), payload };
+            match device.put(put).await {
+                Ok(()) => mask |= 1 << index,
+                Err(error) => tracing::warn!(pack = %id.pack, index, %error, "a shard could not be written again yet"),
+            }
+        }
+        if mask == 0 {
+            return Ok(false);
+        }
+        let command = Command::RepairShards { pack: id, epoch: group.epoch, mask };
+        match shared.meta.request(Request::idempotent(command)).await? {
+            Outcome::Rejected(rejection) => {
+                tracing::debug!(pack = %id, %rejection, "a repair came too late");
+                shared.placement.refresh()?;
+                Ok(false)
+            }
+            _ => {
+                self.engine.metrics().repaired_shards.inc_by(u64::from(mask.count_ones()));
+                Ok(true)
+            }
+        }
+    }
+}

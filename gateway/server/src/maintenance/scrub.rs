@@ -1,0 +1,43 @@
+//! Scrubbing: every shard is read from its medium once in a period, at an even rate.
+
+use super::Maintenance;
+use crate::engine::EngineError;
+use holdfast_storage_node_server::Device;
+use holdfast_storage_node_store::{ShardError, ShardId};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often some shards are read.
+const TICK: Duration = Duration::from_secs(10);
+
+impl Maintenance {
+    pub(super) async fn scrub_for_ever(self) -> Result<(), EngineError> {
+        let mut cursors: BTreeMap<_, Option<ShardId>> = BTreeMap::new();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for device in self.engine.shared.placement.devices.in_service() {
+                let share = TICK.as_secs_f64() / self.config.scrub_period.as_secs_f64().max(1.0);
+                let count = (device.usage().shards as f64 * share).ceil() as usize;
+                let cursor = cursors.entry(device.slot()).or_default();
+                let after = *cursor;
+                let read = tokio::task::spawn_blocking(move || scrub(&device, after, count)).await;
+                let Ok((next, bad)) = read else { return Err(EngineError::ShuttingDown) };
+                *cursor = next;
+                for shard in bad {
+                    self.engine.shared.report(shard.pack, 1 << shard.index);
+                }
+            }
+        }
+    }
+}
+
+/// Verifies up to `count` shards above `after`: where to go on, and the damaged ones.
+fn scrub(device: &Arc<Device>, after: Option<ShardId>, count: usize) -> (Option<ShardId>, Vec<ShardId>) {
+    let Ok(page) = device.inventory(after, count) else { return (after, Vec::new()) };
+    let bad = page.iter().filter(|entry| matches!(device.verify(entry.id), Err(ShardError::Damaged | ShardError::Disk(_))));
+    // Behind the last shard, the next round begins.
+    let next = page.last().map(|entry| entry.id).filter(|_| page.len() == count);
+    (next, bad.map(|entry| entry.id).collect())
+}

@@ -1,0 +1,302 @@
+//! Carrying out write and read sessions on devices.
+
+use crate::{
+    clock::{Stopwatch, unix_ms},
+    engine::{EngineError, Shared, new_pack_id},
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
+use holdfast_core::{
+    ids::{DeviceId, DomainId, PackId},
+    pack::Entry,
+};
+use holdfast_gateway_object::{
+    PackBuilder, ReadSession, SealedPack, WriteOutcome, WriteSession, open_chunk, suspects,
+};
+use holdfast_meta_raft_machine::{
+    command::{Command, NewPack, PackChunk, Request},
+    records::Pack,
+};
+use holdfast_storage_node_store::{PutShard, ShardError, ShardId, WriteClass};
+use std::sync::Arc;
+
+/// Times that a pack is written again because its placement group changed meanwhile.
+const PLACEMENT_RETRIES: usize = 3;
+
+/// What writing the shards of one pack came to.
+struct Attempt {
+    outcome: WriteOutcome,
+    stale: bool,
+    full: bool,
+}
+
+/// A chunk to be read: where it is, and the pack it is in.
+#[derive(Debug, Clone)]
+pub struct Located {
+    pub entry: Entry,
+    pub pack: PackId,
+    pub shard_len: u32,
+    /// Shards known to be missing.
+    pub missing: u32,
+}
+
+impl Shared {
+    /// Closes a pack, makes its shards durable, and says what is to be registered.
+    pub async fn write_pack(
+        self: &Arc<Self>,
+        builder: PackBuilder,
+        domain: DomainId,
+        class: WriteClass,
+    ) -> Result<NewPack, EngineError> {
+        let for_user = class == WriteClass::User;
+        let quorum = self.config.profile.write_quorum();
+        let (mut group, mut unavailable) = self.placement.choose(for_user).ok_or(EngineError::Full)?;
+        self.metrics.pack_fill.observe(builder.plain() as f64);
+        self.metrics.plain_bytes.inc_by(builder.plain() as u64);
+        self.metrics.stored_bytes.inc_by(builder.stored() as u64);
+        let sealed = builder.seal(new_pack_id(group.id), domain, &self.code);
+        for _ in 0..PLACEMENT_RETRIES {
+            let attempt = self.write_shards(&sealed, &group.devices, group.epoch, unavailable, class).await;
+            match attempt.outcome {
+                WriteOutcome::Durable { missing } => {
+                    let chunks = sealed.entries.iter();
+                    return Ok(NewPack {
+                        id: sealed.id,
+                        domain,
+                        profile: self.config.profile,
+                        epoch: group.epoch,
+                        shard_len: sealed.shard_len,
+                        missing,
+                        chunks: chunks.map(|entry| PackChunk { entry: *entry, moved_from: None }).collect(),
+                    });
+                }
+                WriteOutcome::Failed { .. } if attempt.stale => {
+                    self.placement.refresh()?;
+                    // The pack's name says its group; only the epoch is new.
+                    group = self.placement.group(sealed.id.pg()).ok_or(EngineError::Full)?;
+                    unavailable = 0;
+                }
+                WriteOutcome::Failed { durable } => {
+                    let nobody_else = self.placement.choose(for_user).is_none_or(|(_, mask)| mask != 0);
+                    let full = attempt.full || (nobody_else && self.all_full());
+                    return Err(if full { EngineError::Full } else { EngineError::BelowQuorum { durable, quorum } });
+                }
+            }
+        }
+        Err(EngineError::BelowQuorum { durable: 0, quorum })
+    }
+
+    fn all_full(&self) -> bool {
+        self.placement.devices.in_service().iter().any(|device| device.nearly_full())
+    }
+
+    async fn write_shards(
+        self: &Arc<Self>,
+        sealed: &SealedPack,
+        devices: &[DeviceId],
+        epoch: holdfast_core::ids::Epoch,
+        unavailable: u32,
+        class: WriteClass,
+    ) -> Attempt {
+        let watch = Stopwatch::start();
+        let config = &self.config;
+        let mut session =
+            WriteSession::new(config.profile, unavailable, watch.now(), config.write_patience, config.write_timeout);
+        let mut puts = FuturesUnordered::new();
+        for (index, payload) in sealed.shards.iter().enumerate().filter(|(i, _)| unavailable >> i & 1 == 0) {
+            let Some(device) = self.placement.devices.get(devices[index]) else {
+                session.handle_result(index, false);
+                continue;
+            };
+            let id = ShardId { pack: sealed.id, index: index as u8 };
+            let shard = PutShard { id, epoch, class, now_ms: unix_ms(), payload: payload.clone() };
+            puts.push(async move { (index, device.put(shard).await) });
+        }
+        let (mut stale, mut full) = (false, false);
+        loop {
+            let now = watch.now();
+            if let Some(outcome) = session.poll_outcome(now) {
+                // Late shards go on in the background: what the devices have is reconciled with the metadata later.
+                if !puts.is_empty() {
+                    tokio::spawn(puts.for_each(|_| std::future::ready(())));
+                }
+                return Attempt { outcome, stale, full };
+            }
+            tokio::select! {
+                Some((index, result)) = puts.next() => {
+                    match &result {
+                        Ok(()) => {}
+                        Err(ShardError::StaleEpoch { .. }) => stale = true,
+                        Err(ShardError::Full { .. }) => full = true,
+                        Err(error) => tracing::warn!(pack = %sealed.id, index, %error, "a shard was not written"),
+                    }
+                    session.handle_result(index, result.is_ok());
+                }
+                () = tokio::time::sleep_until(watch.instant(session.poll_timeout(now))) => {}
+            }
+        }
+    }
+
+    /// Reads `len` bytes from `offset` of a pack's data, avoiding shards, and which shards gave them.
+    async fn read_range(
+        self: &Arc<Self>,
+        pack: PackId,
+        shard_len: u32,
+        offset: u32,
+        len: u32,
+        avoid: u32,
+    ) -> Result<(Vec<Bytes>, u32), EngineError> {
+        let group = self.placement.group(pack.pg()).ok_or(EngineError::Unreadable(pack))?;
+        let mut session = ReadSession::new(&self.code, shard_len, offset, len, avoid);
+        let mut fetches = FuturesUnordered::new();
+        let mut damaged = 0u32;
+        let mut gone = true;
+        loop {
+            while let Some(fetch) = session.poll_fetch() {
+                let device = self.placement.devices.get(group.devices[fetch.shard]);
+                fetches.push(async move {
+                    let Some(device) = device else { return (fetch, None) };
+                    let id = ShardId { pack, index: fetch.shard as u8 };
+                    let read = tokio::task::spawn_blocking(move || device.read(id, fetch.offset, fetch.len));
+                    (fetch, read.await.ok())
+                });
+            }
+            if let Some(result) = session.poll_result() {
+                if damaged != 0 {
+                    self.report(pack, damaged);
+                }
+                return match result {
+                    Ok(pieces) => Ok((pieces, session.used())),
+                    Err(_) if gone => Err(EngineError::Gone),
+                    Err(_) => Err(EngineError::Unreadable(pack)),
+                };
+            }
+            tokio::select! {
+                Some((fetch, read)) = fetches.next() => {
+                    let bytes = match read {
+                        Some(Ok(bytes)) => Some(bytes),
+                        Some(Err(ShardError::Damaged | ShardError::NotFound | ShardError::Disk(_))) => {
+                            damaged |= 1 << fetch.shard;
+                            None
+                        }
+                        Some(Err(_)) | None => None,
+                    };
+                    gone &= bytes.is_none();
+                    session.handle_fetched(fetch, bytes);
+                }
+                () = tokio::time::sleep(self.config.hedge_after) => {
+                    self.metrics.hedged_reads.inc();
+                    session.handle_late();
+                }
+            }
+        }
+    }
+
+    /// Tells the metadata of shards found bad, without waiting.
+    pub fn report(&self, pack: PackId, mask: u32) {
+        self.metrics.bad_shards.inc_by(u64::from(mask.count_ones()));
+        tracing::warn!(%pack, mask, "shards are missing or damaged: they are read around and will be repaired");
+        let report = self.meta.submit(vec![Request::idempotent(Command::ReportShards { shards: vec![(pack, mask)] })]);
+        tokio::spawn(async move {
+            if let Err(error) = report.await {
+                tracing::warn!(%error, "bad shards could not be reported: they are found again later");
+            }
+        });
+    }
+
+    /// Reads chunks that follow one another in one pack; each is verified to be itself.
+    ///
+    /// # Errors
+    /// [`EngineError::Gone`] where the pack is no longer there, [`EngineError::Unreadable`] where too much of it is bad.
+    pub async fn read_chunks(self: &Arc<Self>, run: &[Located]) -> Result<Vec<Bytes>, EngineError> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
+        let offset = first.entry.offset;
+        let len = last.entry.offset + last.entry.stored - offset;
+        let read = |avoid| self.read_range(first.pack, first.shard_len, offset, len, avoid);
+        let (pieces, used) = match read(first.missing).await {
+            Err(EngineError::Unreadable(_)) if first.missing != 0 => read(0).await?,
+            other => other?,
+        };
+        if let Some(chunks) = open_run(run, &pieces) {
+            return Ok(chunks);
+        }
+        // Every block has its checksum, and still a chunk is not itself: a device lies.
+        for avoid in suspects(used, self.config.profile.parity()) {
+            let Ok((pieces, _)) = read(avoid).await else { continue };
+            if let Some(chunks) = open_run(run, &pieces) {
+                tracing::error!(pack = %first.pack, mask = avoid, "a device returned wrong bytes with right checksums");
+                self.report(first.pack, avoid);
+                return Ok(chunks);
+            }
+        }
+        Err(EngineError::Unreadable(first.pack))
+    }
+
+    /// All data shards of a pack, as one range, and what its table says of it. Table and chunks are verified, so that a
+    /// device that lies is not believed when others are rebuilt from it.
+    pub async fn read_pack(
+        self: &Arc<Self>,
+        id: PackId,
+        pack: &Pack,
+    ) -> Result<(Bytes, holdfast_core::pack::Contents), EngineError> {
+        let len = pack.shard_len * pack.profile.data() as u32;
+        let mut avoid_sets = vec![pack.missing, 0];
+        avoid_sets.extend(suspects(((1u64 << pack.profile.total()) - 1) as u32, pack.profile.parity()));
+        for avoid in avoid_sets {
+            let Ok((pieces, _)) = self.read_range(id, pack.shard_len, 0, len, avoid).await else { continue };
+            let whole = Bytes::from(pieces.concat());
+            let footer = &whole[whole.len() - holdfast_core::pack::FOOTER_BYTES..];
+            let Ok(tail) = holdfast_core::pack::table_bytes(footer) else { continue };
+            let Some(table_at) = whole.len().checked_sub(tail) else { continue };
+            if let Ok(contents) = holdfast_core::pack::contents(&whole[table_at..], whole.len())
+                && contents.pack == id
+                && contents.entries.iter().all(|entry| is_itself(&whole, entry))
+            {
+                return Ok((whole, contents));
+            }
+        }
+        Err(EngineError::Unreadable(id))
+    }
+}
+
+/// Whether a pack holds the chunk that its table says.
+fn is_itself(whole: &Bytes, entry: &Entry) -> bool {
+    let stored = whole.slice(entry.offset as usize..(entry.offset + entry.stored) as usize);
+    open_chunk(entry.chunk, entry.codec, stored, entry.plain as usize).is_ok()
+}
+
+/// Cuts a run's bytes into its chunks and verifies each; `None` where one is not itself.
+fn open_run(run: &[Located], pieces: &[Bytes]) -> Option<Vec<Bytes>> {
+    let base = run.first()?.entry.offset;
+    run.iter()
+        .map(|located| {
+            let entry = &located.entry;
+            let stored = slice(pieces, (entry.offset - base) as usize, entry.stored as usize)?;
+            open_chunk(entry.chunk, entry.codec, stored, entry.plain as usize).ok()
+        })
+        .collect()
+}
+
+/// `len` bytes from `offset` of the pieces as a whole: shared where they lie in one piece.
+fn slice(pieces: &[Bytes], mut offset: usize, len: usize) -> Option<Bytes> {
+    let mut parts = Vec::new();
+    let mut left = len;
+    for piece in pieces {
+        if offset >= piece.len() {
+            offset -= piece.len();
+            continue;
+        }
+        let take = left.min(piece.len() - offset);
+        parts.push(piece.slice(offset..offset + take));
+        offset = 0;
+        left -= take;
+        if left == 0 {
+            break;
+        }
+    }
+    match (left, parts.as_slice()) {
+        (0, [one]) => Some(one.clone()),
+        (0, _) => Some(Bytes::from(parts.concat())),
+        (_, _) => None,
+    }
+}

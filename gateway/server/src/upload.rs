@@ -1,0 +1,213 @@
+//! Bodies to durable chunks.
+//!
+//! Three ways, by size: tiny bodies go inline into the commit, small ones share packs through the
+//! [`Packer`](crate::packer::Packer), large ones fill packs of their own while they arrive. Memory is taken from budgets
+//! before bytes are read: past them, clients wait.
+
+mod lease;
+mod stream;
+
+use crate::engine::{DOMAIN, Engine, EngineError, MIB, new_segment_id};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use holdfast_core::{
+    chunker::ChunkerProfile,
+    ids::{ChunkId, SegmentId},
+    limits::SEGMENT_CHUNKS_MAX,
+};
+use holdfast_meta_raft_machine::{
+    command::{Command, NewContent, Outcome, Rejection, Request},
+    query,
+    records::{ChunkRef, SegmentRef},
+};
+use lease::Lease;
+use std::time::Duration;
+use stream::StreamIngest;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Bodies of known length up to this are taken whole and share packs; larger ones stream.
+const SMALL_MAX: usize = MIB;
+
+/// A body that sends nothing for so long has been given up by its client.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// Times that chunks are written again that were collected under a small upload.
+const COMMIT_RETRIES: usize = 3;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body on its way in; `observe` sees each piece once, in order.
+pub struct Incoming<'a, S> {
+    pub body: S,
+    /// The length that the client declared.
+    pub length: Option<u64>,
+    /// More is an error.
+    pub limit: u64,
+    pub observe: &'a mut (dyn FnMut(&Bytes) + Send),
+}
+
+/// A body whose chunks are durable, and may be committed.
+pub struct Ingested {
+    pub bytes: u64,
+    content: NewContent,
+    /// Segments that the commit registers.
+    segments: Vec<(SegmentId, Vec<ChunkRef>)>,
+    /// The chunks of a small body, to be written again if they are collected before the commit.
+    small: Vec<(ChunkId, Bytes)>,
+    lease: Option<Lease>,
+    /// Memory that is held until the commit.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// The next piece of a body that must not stall for ever.
+async fn next_piece<S>(body: &mut S) -> Result<Option<Bytes>, EngineError>
+where
+    S: Stream<Item = Result<Bytes, BoxError>> + Unpin,
+{
+    match tokio::time::timeout(STALLED_AFTER, body.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(piece)) => piece.map(Some).map_err(EngineError::Body),
+        Err(_) => Err(EngineError::Stalled),
+    }
+}
+
+impl Engine {
+    /// Makes a body durable, except for its commit.
+    ///
+    /// # Errors
+    /// Where the body ends early or is too large, or its chunks cannot be made durable.
+    pub async fn ingest<S>(&self, incoming: Incoming<'_, S>, inline: bool) -> Result<Ingested, EngineError>
+    where
+        S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin,
+    {
+        match incoming.length.and_then(|length| usize::try_from(length).ok()) {
+            Some(length) if length <= SMALL_MAX => self.ingest_small(incoming, length, inline).await,
+            Some(_) | None => StreamIngest::start(self, incoming.limit).await?.run(incoming).await,
+        }
+    }
+
+    async fn ingest_small<S>(
+        &self,
+        incoming: Incoming<'_, S>,
+        length: usize,
+        inline: bool,
+    ) -> Result<Ingested, EngineError>
+    where
+        S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin,
+    {
+        let memory = self.shared.upload_memory.clone();
+        // The body and its copy in a pack, at least a piece of what the network gives.
+        let permits = (2 * length).div_ceil(MIB).max(1) as u32;
+        let memory = memory.acquire_many_owned(permits).await.map_err(|_| EngineError::ShuttingDown)?;
+        let Incoming { mut body, observe, limit, .. } = incoming;
+        // One piece is kept as it is; more are joined.
+        let mut first: Option<Bytes> = None;
+        let mut joined = BytesMut::new();
+        while let Some(piece) = next_piece(&mut body).await? {
+            observe(&piece);
+            let so_far = first.as_ref().map_or(0, Bytes::len) + joined.len() + piece.len();
+            if so_far > length || so_far as u64 > limit {
+                return Err(EngineError::TooLarge);
+            }
+            match first.take() {
+                None if joined.is_empty() => first = Some(piece),
+                None => joined.extend_from_slice(&piece),
+                Some(before) => {
+                    joined.reserve(length);
+                    joined.extend_from_slice(&before);
+                    joined.extend_from_slice(&piece);
+                }
+            }
+        }
+        let whole = first.unwrap_or_else(|| joined.freeze());
+        let mut ingested = self.ingest_bytes(whole, inline).await?;
+        ingested._memory = Some(memory);
+        Ok(ingested)
+    }
+
+    /// Makes a small body durable that is in memory.
+    async fn ingest_bytes(&self, whole: Bytes, inline: bool) -> Result<Ingested, EngineError> {
+        let bytes = whole.len() as u64;
+        let ready = |content| Ingested { bytes, content, segments: Vec::new(), small: Vec::new(), lease: None, _memory: None };
+        if whole.is_empty() || (inline && whole.len() <= self.shared.config.inline_max) {
+            let content = if inline { NewContent::Inline(whole.to_vec()) } else { NewContent::Segments(Vec::new()) };
+            return Ok(ready(content));
+        }
+        let mut chunks = Vec::new();
+        let mut rest = whole;
+        while !rest.is_empty() {
+            let cut = ChunkerProfile::V1.cut(&rest, true).unwrap_or(rest.len());
+            let chunk = rest.split_to(cut);
+            chunks.push((ChunkId::of(&chunk), chunk));
+        }
+        self.shared.metrics.chunk_bytes.inc_by(bytes);
+        let known = query::chunks(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
+        let mut fresh = Vec::new();
+        for ((id, plain), known) in chunks.iter().zip(known) {
+            // A chunk that nothing references may be collected at any time: it is written again.
+            if known.is_some_and(|chunk| chunk.refs > 0) {
+                self.shared.metrics.dedup_bytes.inc_by(plain.len() as u64);
+            } else {
+                fresh.push((*id, plain.clone()));
+            }
+        }
+        if !fresh.is_empty() {
+            self.packer.store(DOMAIN, fresh).await.map_err(unshare)?;
+        }
+        let id = new_segment_id();
+        let refs: Vec<_> = chunks.iter().map(|(id, plain)| ChunkRef { id: *id, plain: plain.len() as u32 }).collect();
+        assert!(refs.len() <= SEGMENT_CHUNKS_MAX, "a small body has few chunks");
+        let mut ingested = ready(NewContent::Segments(vec![SegmentRef { id, bytes }]));
+        ingested.segments = vec![(id, refs)];
+        ingested.small = chunks;
+        Ok(ingested)
+    }
+
+    /// Commits a body as `command` says, and answers its outcome.
+    ///
+    /// # Errors
+    /// The command's rejection, and what keeps it from being applied.
+    pub async fn commit(
+        &self,
+        mut ingested: Ingested,
+        command: impl Fn(NewContent) -> Command,
+    ) -> Result<Outcome, EngineError> {
+        for _ in 0..COMMIT_RETRIES {
+            let register = |(id, chunks): &(SegmentId, Vec<ChunkRef>)| {
+                Request::idempotent(Command::RegisterSegment { id: *id, domain: DOMAIN, chunks: chunks.clone() })
+            };
+            let mut requests: Vec<Request> = ingested.segments.iter().map(register).collect();
+            // A name of its own for each attempt: the rejection of the one before is remembered under its name.
+            let command = command(ingested.content.clone());
+            requests.push(Request { id: Some(crate::engine::new_request_id()), command });
+            requests.extend(ingested.lease.take().map(Lease::release));
+            let mut outcomes = self.shared.meta.submit(requests).await?;
+            outcomes.truncate(ingested.segments.len() + 1);
+            let outcome = outcomes.pop().unwrap_or(Outcome::Done);
+            let lost = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(Rejection::ChunkGone(_))));
+            if !lost {
+                return match outcome {
+                    Outcome::Rejected(rejection) => Err(rejection.into()),
+                    done => Ok(done),
+                };
+            }
+            // Chunks that this upload leaned on were collected, or their pack was refused.
+            if ingested.small.is_empty() {
+                return Err(EngineError::Gone);
+            }
+            self.packer.store(DOMAIN, ingested.small.clone()).await.map_err(unshare)?;
+        }
+        Err(EngineError::Gone)
+    }
+}
+
+/// An error that several uploads share, as one of them tells it.
+fn unshare(error: std::sync::Arc<EngineError>) -> EngineError {
+    match &*error {
+        EngineError::BelowQuorum { durable, quorum } => {
+            EngineError::BelowQuorum { durable: *durable, quorum: *quorum }
+        }
+        EngineError::Full => EngineError::Full,
+        _ => EngineError::ShuttingDown,
+    }
+}
