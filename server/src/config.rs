@@ -1,0 +1,210 @@
+//! What to run: from the command line or from a file, checked before anything starts.
+
+use crate::args::DevArgs;
+use holdfast_core::{profile::Profile, topology::Place};
+use serde::Deserialize;
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use toml::Spanned;
+
+/// The longest grace period that makes sense: a year.
+const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A configuration that can be run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where identity, credentials and metadata are.
+    pub data: PathBuf,
+    pub s3: SocketAddr,
+    pub metrics: SocketAddr,
+    pub devices: Vec<DeviceConfig>,
+    pub profile: Profile,
+    pub gc_grace: Duration,
+    /// Access and secret key; made and kept where not given.
+    pub keys: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceConfig {
+    pub dir: PathBuf,
+    pub place: Place,
+}
+
+/// All that is wrong with a configuration, a line each.
+#[derive(Debug)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration cannot be used:")?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The file as it is written: every value with its place, checked in [`validate`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    data: Spanned<String>,
+    s3: Option<Spanned<String>>,
+    metrics: Option<Spanned<String>>,
+    ec: Option<Spanned<String>>,
+    gc_grace: Option<Spanned<String>>,
+    access_key: Option<Spanned<String>>,
+    secret_key_file: Option<Spanned<String>>,
+    #[serde(default)]
+    device: Vec<Spanned<RawDevice>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDevice {
+    dir: Spanned<String>,
+    place: Option<Spanned<String>>,
+}
+
+fn local() -> Place {
+    Place { zone: "local".to_owned(), rack: "local".to_owned(), node: "local".to_owned() }
+}
+
+impl Config {
+    /// # Errors
+    /// Where the arguments contradict each other.
+    pub fn from_dev(dev: DevArgs) -> Result<Self, ConfigError> {
+        let device = |n| DeviceConfig { dir: dev.data.join("devices").join(format!("dev-{n}")), place: local() };
+        let config = Self {
+            devices: (0..dev.devices).map(device).collect(),
+            s3: dev.s3,
+            metrics: dev.metrics,
+            profile: dev.ec,
+            gc_grace: dev.gc_grace,
+            keys: dev.access_key.zip(dev.secret_key),
+            data: dev.data,
+        };
+        let mistakes = config.mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
+    }
+
+    /// # Errors
+    /// Where the file cannot be read, or with all its mistakes.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))?;
+        validate(&path.display().to_string(), &text)
+    }
+
+    /// What is wrong beyond single values.
+    fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let (have, need) = (self.devices.len(), self.profile.total());
+        if have < need {
+            mistakes.push(format!("the profile {} needs {need} devices, and there are {have}", self.profile));
+        }
+        if self.s3 == self.metrics && self.s3.port() != 0 {
+            mistakes.push(format!("S3 and metrics cannot both listen on {}", self.s3));
+        }
+        if self.gc_grace > GRACE_MAX {
+            mistakes.push("the grace period is longer than a year".to_owned());
+        }
+        if let Some((access, secret)) = &self.keys
+            && (access.len() < 3 || secret.len() < 8 || access.chars().any(|c| c.is_whitespace() || c == '/' || c == ','))
+        {
+            mistakes.push("an access key needs 3 characters, without spaces, slashes and commas, and a secret key 8".to_owned());
+        }
+        mistakes
+    }
+}
+
+/// Turns a file's text into a configuration, or into all its mistakes.
+fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
+    let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+    let raw: RawFile = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(1, |span| line(span.start));
+        ConfigError(vec![format!("{name}:{at}: {}", error.message())])
+    })?;
+    let mut mistakes = Vec::new();
+    fn parse<T>(
+        field: Option<&Spanned<String>>,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+        mut mistake: impl FnMut(usize, String),
+    ) -> T {
+        let Some(value) = field else { return default };
+        match parse(value.get_ref()) {
+            Ok(value) => value,
+            Err(error) => {
+                mistake(value.span().start, error);
+                default
+            }
+        }
+    }
+    let mut mistake = |at: usize, error: String| mistakes.push(format!("{name}:{}: {error}", line(at)));
+    let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("{text:?} is not an address and port"));
+    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let s3 = parse(raw.s3.as_ref(), at(9000), address, &mut mistake);
+    let metrics = parse(raw.metrics.as_ref(), at(9001), address, &mut mistake);
+    let four_two = Profile::new(4, 2).expect("a profile");
+    let profile = parse(raw.ec.as_ref(), four_two, |text| text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string()), &mut mistake);
+    let duration = |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
+    let gc_grace = parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration, &mut mistake);
+    let secret = |path: &str| std::fs::read_to_string(path).map(|s| Some(s.trim().to_owned())).map_err(|e| format!("{path}: {e}"));
+    let secret_key = parse(raw.secret_key_file.as_ref(), None, secret, &mut mistake);
+    let access_key = raw.access_key.as_ref().map(|key| key.get_ref().clone());
+    match (&raw.access_key, &raw.secret_key_file) {
+        (Some(key), None) => mistake(key.span().start, "access_key needs secret_key_file".to_owned()),
+        (None, Some(file)) => mistake(file.span().start, "secret_key_file needs access_key".to_owned()),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    let mut devices: Vec<DeviceConfig> = Vec::new();
+    for device in &raw.device {
+        let dir = PathBuf::from(device.get_ref().dir.get_ref());
+        let place = device.get_ref().place.as_ref();
+        let place = parse(place, local(), |text| text.parse().map_err(|e: holdfast_core::topology::PlaceError| e.to_string()), &mut mistake);
+        if devices.iter().any(|other| other.dir == dir) {
+            mistake(device.get_ref().dir.span().start, format!("device {} is there twice", dir.display()));
+        }
+        devices.push(DeviceConfig { dir, place });
+    }
+    let data = PathBuf::from(raw.data.get_ref());
+    let config = Config { data, s3, metrics, devices, profile, gc_grace, keys: access_key.zip(secret_key) };
+    mistakes.extend(config.mistakes().into_iter().map(|mistake| format!("{name}: {mistake}")));
+    if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minimal_file_gets_the_defaults() {
+        let devices: String = (0..6).map(|n| format!("[[device]]\ndir = \"/d/{n}\"\n")).collect();
+        let config = validate("f", &format!("data = \"/var/lib/holdfast\"\n{devices}")).expect("a valid file");
+        assert_eq!((config.devices.len(), config.profile.to_string()), (6, "4+2".to_owned()));
+        assert_eq!(config.s3.to_string(), "127.0.0.1:9000");
+    }
+
+    #[test]
+    fn every_mistake_is_reported_with_its_place() {
+        let text = "data = \"d\"\ns3 = \"nowhere\"\nec = \"4\"\ngc_grace = \"soon\"\naccess_key = \"key\"\n\
+                    [[device]]\ndir = \"a\"\nplace = \"x\"\n[[device]]\ndir = \"a\"\n";
+        let error = validate("f.toml", text).expect_err("mistakes").to_string();
+        for expected in [
+            "f.toml:2: \"nowhere\"", "f.toml:3: an erasure profile", "f.toml:4: \"soon\"", "f.toml:5: access_key needs",
+            "f.toml:8: a place", "f.toml:10: device a is there twice", "needs 6 devices, and there are 2",
+        ] {
+            assert!(error.contains(expected), "{expected:?} is missing in {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_settings_are_refused_with_their_line() {
+        let error = validate("f.toml", "data = \"d\"\nport = 1\n").expect_err("a mistake").to_string();
+        assert!(error.contains("f.toml:2") && error.contains("port"), "{error}");
+    }
+}

@@ -1,0 +1,249 @@
+//! A whole system in one process: metadata, devices, gateway, maintenance.
+
+use crate::{config::Config, credentials, identity::{Identity, IdentityError}};
+use holdfast_core::{
+    ids::{DeviceId, Incarnation},
+    topology::FailureDomain,
+};
+use holdfast_gateway_server::{
+    DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance, MaintenanceConfig, OpenDevice,
+    ServeError, s3::{Credentials, S3Door}, serve, serve_metrics,
+};
+use holdfast_kv::durable::{self, DirLock};
+use holdfast_meta_raft_machine::{
+    command::{Command, Outcome, Request},
+    query,
+    records::{Device as DeviceRecord, Pool},
+};
+use holdfast_meta_raft_planner::{first_table, lint};
+use holdfast_meta_raft_server::{Collector, CollectorConfig, MetaConfig, MetaError, MetaHandle, MetaMetrics, MetaNode};
+use holdfast_storage_node_server::{Device, DeviceMetrics};
+use prometheus::Registry;
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+/// Placement groups of the pool. Few, so that few sets of devices can lose data together; enough to spread load.
+const PG_COUNT: u32 = 32;
+
+const SCRUB_PERIOD: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const RECONCILE_EVERY: Duration = Duration::from_secs(10 * 60);
+const AUDIT_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// Why the system does not run.
+#[derive(Debug, Error)]
+pub enum SystemError {
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+    #[error("{0} is in use by another process")]
+    InUse(String),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    #[error("the devices cannot carry the profile: {0}")]
+    Plan(String),
+    #[error("{in_service} of {total} devices can be used, and reading needs {need}")]
+    TooFewDevices { in_service: usize, total: usize, need: usize },
+    #[error("the system could not be set up: {0:?}")]
+    SetUp(Outcome),
+}
+
+fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> SystemError {
+    move |error| SystemError::Io(path.as_ref().display().to_string(), error)
+}
+
+/// Runs the system until it is told to stop.
+///
+/// # Errors
+/// Where it cannot start, or metadata or listeners fail while it runs.
+pub async fn run(config: Config) -> Result<(), SystemError> {
+    durable::create_dir(&config.data).map_err(io_at(&config.data))?;
+    let lock = DirLock::acquire(&config.data).map_err(io_at(&config.data))?;
+    let _lock = lock.ok_or_else(|| SystemError::InUse(config.data.display().to_string()))?;
+    // Ports are taken before anything is made: a clash changes nothing.
+    let s3 = TcpListener::bind(config.s3).await.map_err(io_at(format!("listening on {}", config.s3)))?;
+    let metrics_listener =
+        TcpListener::bind(config.metrics).await.map_err(io_at(format!("listening on {}", config.metrics)))?;
+    let addresses = (s3.local_addr(), metrics_listener.local_addr());
+    let addresses = (addresses.0.map_err(io_at("S3"))?, addresses.1.map_err(io_at("metrics"))?);
+
+    let mut identity = Identity::read_or_make(&config)?;
+    let registry = Registry::new();
+    let meta_metrics = MetaMetrics::new(&registry)?;
+    let node = MetaNode::start(&MetaConfig::new(config.data.join("meta")), meta_metrics)?;
+    let meta = node.handle();
+    let (slots, open_device) = open_devices(&config, &identity, &registry)?;
+    if !identity.ready {
+        set_up(&config, &meta, &slots).await?;
+        identity.ready = true;
+        identity.write(&config.data).map_err(io_at(&config.data))?;
+    }
+    let (keys, made) = keys(&config)?;
+
+    let mut engine_config = EngineConfig::new(config.profile, config.gc_grace);
+    if let Some(bytes) = std::env::var("HOLDFAST_INLINE_MAX").ok().and_then(|value| value.parse().ok()) {
+        engine_config.inline_max = bytes;
+    }
+    let gateway_metrics = GatewayMetrics::new(&registry)?;
+    let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone())?;
+    let maintenance_config =
+        MaintenanceConfig { open_device, scrub_period: SCRUB_PERIOD, reconcile_every: RECONCILE_EVERY };
+    let maintenance = Maintenance::new(engine.clone(), maintenance_config);
+    maintenance.admit_all().await?;
+    let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
+    let collector = Collector::new(meta.clone(), collector_config);
+
+    let service = S3Door::new(engine).into_service(Credentials::new(keys.access_key.clone(), keys.secret_key.clone()));
+    announce(&config, addresses, &keys, made);
+    let (stop, stopped) = watch::channel(false);
+    let until = |mut stopped: watch::Receiver<bool>| async move {
+        // An error means that the sender is gone, which is as good.
+        let _either = stopped.wait_for(|stop| *stop).await;
+    };
+    let mut serving = tokio::spawn(serve(s3, service, gateway_metrics, until(stopped.clone())));
+    let metrics_page = tokio::spawn(serve_metrics(metrics_listener, registry, until(stopped)));
+    let mut background = tokio::spawn(async move {
+        tokio::try_join!(
+            async { maintenance.run().await.map_err(SystemError::from) },
+            async { collector.run().await.map_err(SystemError::from) },
+        )
+        .map(|((), ())| ())
+    });
+    let result = tokio::select! {
+        () = told_to_stop() => Ok(()),
+        result = &mut serving => flatten(result),
+        result = &mut background => flatten(result),
+    };
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    if !serving.is_finished() {
+        flatten::<ServeError>(serving.await)?;
+    }
+    background.abort();
+    metrics_page.abort();
+    // The last handles go before the node, whose thread ends with them.
+    drop(meta);
+    result
+}
+
+fn flatten<E: Into<SystemError>>(result: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), SystemError> {
+    match result {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => Err(SystemError::Io("a task panicked".to_owned(), io::Error::other(error))),
+    }
+}
+
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be received: stopping");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Opens what can be opened; a device that cannot is left out, loudly, and tried again while the system runs.
+fn open_devices(
+    config: &Config,
+    identity: &Identity,
+    registry: &Registry,
+) -> Result<(DeviceSlots, OpenDevice), SystemError> {
+    let ids: Vec<DeviceId> = (0..config.devices.len() as u32).map(DeviceId).collect();
+    let metrics: BTreeMap<DeviceId, DeviceMetrics> =
+        ids.iter().copied().zip(DeviceMetrics::new(registry, &ids)?).collect();
+    let dirs: BTreeMap<DeviceId, PathBuf> =
+        ids.iter().copied().zip(config.devices.iter().map(|device| device.dir.clone())).collect();
+    let cluster = identity.cluster.clone();
+    let open: OpenDevice = Arc::new(move |slot: DeviceId| {
+        let (device, recovered) =
+            Device::open(&dirs[&slot], &cluster, slot, Incarnation(rand::random()), metrics[&slot].clone())?;
+        tracing::info!(device = %slot, shards = recovered.shards, reindexed = recovered.reindexed, "device opened");
+        Ok(device)
+    });
+    let mut slots = Vec::new();
+    for slot in ids {
+        let device = open(slot).inspect_err(|error| tracing::error!(device = %slot, %error, "the device is out of service"));
+        slots.push((slot, device.ok()));
+    }
+    let in_service = slots.iter().filter(|(_, device)| device.is_some()).count();
+    let (total, need) = (slots.len(), config.profile.data());
+    if in_service < need {
+        return Err(SystemError::TooFewDevices { in_service, total, need });
+    }
+    Ok((DeviceSlots::new(slots), open))
+}
+
+/// Makes the pool: devices, placement groups.
+async fn set_up(config: &Config, meta: &MetaHandle, slots: &DeviceSlots) -> Result<(), SystemError> {
+    let mut devices = BTreeMap::new();
+    for (slot, device) in slots.ids().zip(&config.devices) {
+        let Some(opened) = slots.get(slot) else {
+            let (in_service, total) = (slots.in_service().len(), config.devices.len());
+            return Err(SystemError::TooFewDevices { in_service, total, need: total });
+        };
+        // Devices of one process share its disk: none is larger than another.
+        let record = DeviceRecord { incarnation: opened.incarnation(), place: device.place.clone(), weight: 1 };
+        devices.insert(slot, record);
+    }
+    if query::pool(meta.latest()).map_err(MetaError::from)?.is_some() {
+        return Ok(());
+    }
+    let domain = FailureDomain::Device;
+    let table = first_table(config.profile, domain, &devices, PG_COUNT).map_err(|e| SystemError::Plan(e.to_string()))?;
+    let breaches = lint(config.profile, domain, &devices, &table);
+    if !breaches.is_empty() {
+        return Err(SystemError::Plan(breaches.join("; ")));
+    }
+    let mut requests: Vec<Request> = devices
+        .into_iter()
+        .map(|(id, device)| Request::idempotent(Command::PutDevice { id, device }))
+        .collect();
+    let pool = Pool { profile: config.profile, pg_count: PG_COUNT };
+    requests.push(Request::idempotent(Command::CreatePool { pool, pgs: table }));
+    match meta.submit(requests).await?.pop() {
+        Some(Outcome::Done) => Ok(()),
+        other => Err(SystemError::SetUp(other.unwrap_or(Outcome::Done))),
+    }
+}
+
+fn keys(config: &Config) -> Result<(credentials::Keys, bool), SystemError> {
+    match &config.keys {
+        Some((access_key, secret_key)) => {
+            Ok((credentials::Keys { access_key: access_key.clone(), secret_key: secret_key.clone() }, false))
+        }
+        None => credentials::load_or_make(&config.data).map_err(io_at(config.data.join("credentials.toml"))),
+    }
+}
+
+/// Says where to find the system, and with which keys where they were just made.
+fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &credentials::Keys, made: bool) {
+    let kept = config.data.join("credentials.toml");
+    println!("Holdfast serves S3 at http://{s3}, metrics at http://{metrics}/metrics");
+    if made {
+        println!("\nThese keys were just made. They are not shown again, and are kept in {}:", kept.display());
+        println!("  export AWS_ACCESS_KEY_ID={}", keys.access_key);
+        println!("  export AWS_SECRET_ACCESS_KEY={}", keys.secret_key);
+        println!("  export AWS_DEFAULT_REGION=us-east-1");
+        println!("\nThen try:");
+        println!("  aws --endpoint-url http://{s3} s3 mb s3://first");
+        println!("  aws --endpoint-url http://{s3} s3 sync . s3://first/here");
+        println!("  aws --endpoint-url http://{s3} s3 ls s3://first/here/\n");
+    } else if config.keys.is_none() {
+        println!("The keys are in {}", kept.display());
+    }
+    println!("ready s3=http://{s3} metrics=http://{metrics}");
+}
