@@ -3,6 +3,7 @@
 //! Everything here is pure: no clock, no randomness, no files, no sockets. Ids and time come from outside, so that
 //! the same inputs give the same outputs in production, in tests and in the simulator.
 
+pub mod buffer;
 pub mod chunker;
 pub mod codec;
 pub mod ids;

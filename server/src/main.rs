@@ -12,9 +12,10 @@ use config::Config;
 use std::{io::IsTerminal, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
-/// Buffers come and go by the megabyte: an allocator that gives them back keeps the process small.
+/// Buffers of a megabyte are filled on one thread and freed on another, by RocksDB too: an allocator that gives them back
+/// keeps the process small.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Threads for blocking disk reads. More only wait for the same disks.
 const BLOCKING_THREADS: usize = 64;

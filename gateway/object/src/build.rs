@@ -1,8 +1,9 @@
 //! Filling a pack with chunks and coding it into shards.
 
-use crate::{buffer::PackBuffer, chunk::Encoder};
+use crate::chunk::Encoder;
 use bytes::Bytes;
 use holdfast_core::{
+    buffer::Buffer,
     ids::{ChunkId, DomainId, PackId},
     limits::{PACK_BYTES, PACK_CHUNKS_MAX},
     pack::{self, Entry},
@@ -11,7 +12,7 @@ use holdfast_erasure::ErasureCode;
 
 /// A pack that is being filled.
 pub struct PackBuilder {
-    buffer: PackBuffer,
+    buffer: Buffer,
     entries: Vec<Entry>,
     end: usize,
     plain: usize,
@@ -30,7 +31,7 @@ pub struct SealedPack {
 }
 
 impl PackBuilder {
-    pub fn new(buffer: PackBuffer) -> Self {
+    pub fn new(buffer: Buffer) -> Self {
         Self { buffer, entries: Vec::new(), end: 0, plain: 0, encoder: Encoder::default() }
     }
 

@@ -4,13 +4,11 @@
 //! [`ReadSession`] which shards to ask for a range of a pack, and what to do when some are missing, late or lie. A driver
 //! beside this crate carries bytes and time in and out.
 
-mod buffer;
 mod build;
 mod chunk;
 mod read;
 mod write;
 
-pub use buffer::{BufferPool, PackBuffer};
 pub use build::{PackBuilder, SealedPack};
 pub use chunk::{ChunkError, open_chunk};
 pub use read::{Fetch, ReadError, ReadSession, suspects};

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use holdfast_core::{
     ids::{BucketId, DomainId, PackId},
-    limits::PACK_BYTES,
     pack::Entry,
 };
 use holdfast_meta_raft_machine::{
@@ -17,12 +16,14 @@ use holdfast_meta_raft_machine::{
     records::{ChunkRef, Content, Pack, SegmentRef, Version},
 };
 use std::{collections::HashMap, ops::Range, sync::Arc};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Runs that are read at once for one client.
-const READ_AHEAD: usize = 2;
+const READ_AHEAD: usize = 4;
 
-/// Bytes of one run at most, as stored: one pack's, so that a client's buffers are bounded.
-const RUN_BYTES: u32 = PACK_BYTES as u32;
+/// Bytes of one run at most, as stored: a shard's, so that a client's buffers are bounded and its runs are read from
+/// several devices at once.
+const RUN_BYTES: u32 = MIB as u32;
 
 /// Times that a chunk is looked for again which was moved while it was read.
 const MOVED_RETRIES: usize = 4;
@@ -65,14 +66,33 @@ impl Engine {
             let shared = shared.clone();
             async move { shared.read_run(run?).await }
         });
-        Ok(read.buffered(READ_AHEAD).flat_map(|read| stream::iter(flatten(read))).right_stream())
+        Ok(read.buffered(READ_AHEAD).flat_map(|read| stream::iter(Pieces::new(read))).right_stream())
     }
 }
 
-fn flatten(read: Result<Vec<Bytes>, EngineError>) -> Vec<Result<Bytes, EngineError>> {
-    match read {
-        Ok(pieces) => pieces.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error)],
+/// A run's pieces on their way to the client, which hold their memory until the last has been taken.
+struct Pieces {
+    pieces: std::vec::IntoIter<Result<Bytes, EngineError>>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Pieces {
+    fn new(read: Result<(Vec<Bytes>, OwnedSemaphorePermit), EngineError>) -> Self {
+        match read {
+            Ok((pieces, memory)) => {
+                let pieces: Vec<_> = pieces.into_iter().map(Ok).collect();
+                Self { pieces: pieces.into_iter(), _memory: Some(memory) }
+            }
+            Err(error) => Self { pieces: vec![Err(error)].into_iter(), _memory: None },
+        }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Bytes, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.pieces.next()
     }
 }
 
@@ -128,10 +148,11 @@ fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<V
 }
 
 impl Shared {
-    async fn read_run(self: &Arc<Self>, run: Run) -> Result<Vec<Bytes>, EngineError> {
+    async fn read_run(self: &Arc<Self>, run: Run) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), EngineError> {
         let plain: u64 = run.chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
         let permits = (plain as usize).div_ceil(MIB).max(1).min(self.config.download_budget_mib) as u32;
-        let memory = self.download_memory.acquire_many(permits).await.map_err(|_| EngineError::ShuttingDown)?;
+        let memory = self.download_memory.clone().acquire_many_owned(permits).await;
+        let memory = memory.map_err(|_| EngineError::ShuttingDown)?;
         let mut attempt = 0;
         let chunks = loop {
             match self.read_where_it_is(DOMAIN, &run.chunks).await {
@@ -139,8 +160,7 @@ impl Shared {
                 other => break other?,
             }
         };
-        drop(memory);
-        Ok(clip(chunks, &run.wanted))
+        Ok((clip(chunks, &run.wanted), memory))
     }
 
     /// Reads chunks from where the index finds them now.

@@ -6,12 +6,12 @@ use crate::{
     placement::{DeviceSlots, Placement},
 };
 use holdfast_core::{
+    buffer::BufferPool,
     ids::{DomainId, LeaseId, PackId, PgId, RequestId, SegmentId, UploadId},
     kv::KvError,
     profile::Profile,
 };
 use holdfast_erasure::ErasureCode;
-use holdfast_gateway_object::BufferPool;
 use holdfast_meta_raft_machine::command::Rejection;
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
 use std::{sync::Arc, time::Duration};
@@ -50,10 +50,10 @@ impl EngineConfig {
         Self {
             profile,
             gc_grace,
-            inline_max: 8 << 10,
+            inline_max: 1 << 10,
             upload_budget_mib: 256,
             uploads_max: 128,
-            download_budget_mib: 128,
+            download_budget_mib: 256,
             write_patience: Duration::from_secs(2),
             write_timeout: Duration::from_secs(30),
             hedge_after: Duration::from_millis(250),

@@ -30,11 +30,9 @@ const TURN: usize = 4096;
 /// How long a tick of raft is. A group of one needs none; the thread wakes for them all the same, so that the code is one.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Log entries that are kept for members that lag, beside those not yet in the state.
-const LOG_ENTRIES_KEPT: u64 = 4096;
-
-/// Compaction of the log begins when so many entries more are in it.
-const LOG_SLACK: u64 = 4096;
+/// The log is compacted when so many bytes were appended since the last time: what goes soon enough is never written
+/// to a table file.
+const COMPACT_EVERY_BYTES: u64 = 4 << 20;
 
 /// Table files up to this size are verified before serving; larger ones are verified by the auditor while serving.
 const VERIFY_AT_START_BYTES: u64 = 256 << 20;
@@ -87,7 +85,7 @@ impl MetaNode {
 
         let (sender, receiver) = bounded(QUEUE);
         let handle = MetaHandle { state: state.clone(), database, queue: Some(sender), metrics: metrics.clone() };
-        let mut driver = Driver { pump, state, queue: receiver, pending: VecDeque::new(), keeper, metrics };
+        let mut driver = Driver { pump, state, queue: receiver, pending: VecDeque::new(), keeper, appended_bytes: 0, metrics };
         driver.drain()?;
         let thread = thread::Builder::new().name("raft".to_owned()).spawn(move || driver.run()).map_err(io)?;
         Ok(Self { handle, thread: Some(thread) })
@@ -179,6 +177,8 @@ struct Driver {
     /// What was proposed and is not applied yet, in log order.
     pending: VecDeque<Proposed>,
     keeper: watermark::Keeper,
+    /// Since the log was compacted.
+    appended_bytes: u64,
     metrics: MetaMetrics,
 }
 
@@ -235,6 +235,7 @@ impl Driver {
     fn propose_entry(&mut self, entry: EntryBuilder) {
         let stamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let data = LogEntry { stamp_ms, requests: entry.requests }.to_bytes();
+        self.appended_bytes += data.len() as u64;
         match self.pump.propose(Vec::new(), data) {
             Ok(()) => self.pending.push_back(Proposed { at: Instant::now(), answers: entry.answers }),
             // The senders are dropped, and their submitters told that the service stopped.
@@ -254,8 +255,9 @@ impl Driver {
         let log = self.pump.log();
         let applied = self.metrics.applied_index.get() as u64;
         self.metrics.log_entries.set((log.last() - log.compacted()) as i64);
-        if applied > log.compacted() + LOG_ENTRIES_KEPT + LOG_SLACK {
-            self.pump.compact(applied - LOG_ENTRIES_KEPT)?;
+        if self.appended_bytes >= COMPACT_EVERY_BYTES {
+            self.appended_bytes = 0;
+            self.pump.compact(applied)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use holdfast_core::{
+    buffer::BufferPool,
     codec,
     ids::{Epoch, Incarnation, PackId, PgId},
     kv::{Batch, Durability, KvError, Store},
@@ -30,6 +31,9 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// Room is taken from the file system in steps of this, so that a little data does not hold a whole segment's space.
 const RESERVE_STEP: u64 = 4 << 20;
+
+/// Buffers of shard reads that are kept for the next ones.
+const IDLE_READ_BUFFERS: usize = 4;
 
 /// Empty segments that are kept for reuse; more are removed.
 const SPARE_SEGMENTS: usize = 1;
@@ -238,6 +242,7 @@ pub struct ShardStore<D, S> {
     device: Incarnation,
     config: StoreConfig,
     allocator: Mutex<Allocator>,
+    buffers: BufferPool,
 }
 
 /// Where each shard of a batch goes.
@@ -457,14 +462,16 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
                 Bytes::copy_from_slice(payload.get(from..to).ok_or(ShardError::Damaged)?)
             }
             Place::Segment { segment, offset: at, .. } => {
-                let mut bytes = vec![0; to - from];
+                let mut buffer = self.buffers.take();
+                buffer.grow(to - from);
+                let bytes = &mut buffer.as_mut_slice()[..to - from];
                 let start = at + (HEADER_BYTES + from) as u64;
                 if medium {
-                    self.disk.read_medium(*segment, start, &mut bytes)?;
+                    self.disk.read_medium(*segment, start, bytes)?;
                 } else {
-                    self.disk.read(*segment, start, &mut bytes)?;
+                    self.disk.read(*segment, start, bytes)?;
                 }
-                Bytes::from(bytes)
+                Bytes::from_owner(buffer).slice(..to - from)
             }
         };
         let sums = located.blocks.get(first..).ok_or(ShardError::Damaged)?;

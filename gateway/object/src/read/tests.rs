@@ -1,6 +1,7 @@
 use super::*;
-use crate::{BufferPool, PackBuilder, SealedPack, open_chunk};
+use crate::{PackBuilder, SealedPack, open_chunk};
 use holdfast_core::{
+    buffer::BufferPool,
     ids::{ChunkId, DomainId, PackId},
     profile::Profile,
 };

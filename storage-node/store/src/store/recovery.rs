@@ -1,7 +1,7 @@
 //! Opening a store: what the index may have lost is read again from the active segments.
 
 use super::{
-    Allocator, Located, Place, Recovered, Room, SegmentState, SegmentVersions, ShardError, ShardId,
+    Allocator, IDLE_READ_BUFFERS, Located, Place, Recovered, Room, SegmentState, SegmentVersions, ShardError, ShardId,
     ShardStore, StoreConfig, decode_located, encode_located, encode_segment, segment_key, shard_key,
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     store::{SEGMENT_BYTES, record_bytes},
 };
 use holdfast_core::{
+    buffer::BufferPool,
     codec,
     ids::{Epoch, Incarnation, PgId},
     kv::{Batch, Durability, KvError, Store, prefix_end, scan_prefix},
@@ -31,7 +32,8 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         device: Incarnation,
         config: StoreConfig,
     ) -> Result<(Self, Recovered), ShardError> {
-        let store = Self { disk, index, device, config, allocator: Mutex::new(Allocator::default()) };
+        let buffers = BufferPool::new(IDLE_READ_BUFFERS);
+        let store = Self { disk, index, device, config, allocator: Mutex::new(Allocator::default()), buffers };
         let mut allocator = Allocator { epochs: store.load_epochs()?, ..Allocator::default() };
         let known = store.load_segments()?;
         let reindexed = store.reindex(&known)?;

@@ -1,7 +1,7 @@
-//! Pack buffers: large, aligned for direct I/O, and used again, since fresh pages cost as much as a copy.
+//! Buffers for packs and shards: large, aligned for direct I/O, and used again, since fresh pages cost as much as a copy.
 
 use aligned_vec::{AVec, ConstAlign};
-use holdfast_core::limits::SHARD_ALIGN;
+use crate::limits::SHARD_ALIGN;
 use std::sync::{Arc, Mutex, PoisonError};
 
 type Aligned = AVec<u8, ConstAlign<SHARD_ALIGN>>;
@@ -16,7 +16,7 @@ pub struct BufferPool {
 
 /// A growing, aligned run of bytes that goes back to its pool when dropped.
 #[derive(Debug)]
-pub struct PackBuffer {
+pub struct Buffer {
     bytes: Aligned,
     pool: BufferPool,
 }
@@ -27,9 +27,9 @@ impl BufferPool {
     }
 
     /// A buffer of unspecified content and length.
-    pub fn take(&self) -> PackBuffer {
+    pub fn take(&self) -> Buffer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        PackBuffer { bytes: idle.unwrap_or_else(|| AVec::new(SHARD_ALIGN)), pool: self.clone() }
+        Buffer { bytes: idle.unwrap_or_else(|| AVec::new(SHARD_ALIGN)), pool: self.clone() }
     }
 
     /// Frees what waits, for times without load.
@@ -38,7 +38,7 @@ impl BufferPool {
     }
 }
 
-impl PackBuffer {
+impl Buffer {
     /// Makes the buffer at least `len` bytes long.
     pub fn grow(&mut self, len: usize) {
         if self.bytes.len() < len {
@@ -51,13 +51,13 @@ impl PackBuffer {
     }
 }
 
-impl AsRef<[u8]> for PackBuffer {
+impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for PackBuffer {
+impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::replace(&mut self.bytes, AVec::new(SHARD_ALIGN));
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
