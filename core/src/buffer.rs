@@ -1,7 +1,7 @@
 //! Buffers for packs and shards: large, aligned for direct I/O, and used again, since fresh pages cost as much as a copy.
 
-use aligned_vec::{AVec, ConstAlign};
 use crate::limits::SHARD_ALIGN;
+use aligned_vec::{AVec, ConstAlign};
 use std::sync::{Arc, Mutex, PoisonError};
 
 type Aligned = AVec<u8, ConstAlign<SHARD_ALIGN>>;

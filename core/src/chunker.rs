@@ -81,7 +81,8 @@ mod tests {
         assert!(cuts(&[]).is_empty());
     }
 
-    const GOLDEN_NOISE: [usize; 7] = [362_950, 1_343_600, 1_633_102, 1_995_824, 2_512_415, 2_683_955, 3_145_728];
+    const GOLDEN_NOISE: [usize; 7] =
+        [362_950, 1_343_600, 1_633_102, 1_995_824, 2_512_415, 2_683_955, 3_145_728];
 
     #[test]
     fn an_insertion_moves_only_the_cuts_near_it() {

@@ -26,6 +26,9 @@ pub enum KvError {
     Decode(#[from] crate::codec::DecodeError),
 }
 
+/// A key and its value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// What a scan's visitor answers: go on, or stop.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
@@ -214,11 +217,7 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// As [`View::scan`].
-pub fn scan_prefix(
-    view: &(impl View + ?Sized),
-    prefix: &[u8],
-    limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
+pub fn scan_prefix(view: &(impl View + ?Sized), prefix: &[u8], limit: usize) -> Result<Vec<Record>, KvError> {
     let mut found = Vec::new();
     if limit == 0 {
         return Ok(found);

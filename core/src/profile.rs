@@ -17,7 +17,9 @@ pub struct Profile {
 pub enum ProfileError {
     #[error("an erasure profile is written K+M, as in 4+2; got {0:?}")]
     Syntax(String),
-    #[error("an erasure profile needs at least 1 data and 1 parity shard, and {SHARDS_MAX} together at most; got {0}+{1}")]
+    #[error(
+        "an erasure profile needs at least 1 data and 1 parity shard, and {SHARDS_MAX} together at most; got {0}+{1}"
+    )]
     Range(usize, usize),
 }
 

@@ -23,11 +23,9 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, PlaceError> {
         let parts: Vec<_> = text.split('/').collect();
         match parts.as_slice() {
-            [zone, rack, node] if parts.iter().all(|part| !part.is_empty()) => Ok(Self {
-                zone: (*zone).to_owned(),
-                rack: (*rack).to_owned(),
-                node: (*node).to_owned(),
-            }),
+            [zone, rack, node] if parts.iter().all(|part| !part.is_empty()) => {
+                Ok(Self { zone: (*zone).to_owned(), rack: (*rack).to_owned(), node: (*node).to_owned() })
+            }
             _ => Err(PlaceError(text.to_owned())),
         }
     }

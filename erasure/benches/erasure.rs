@@ -3,6 +3,8 @@
 //! Figures are GB of data shards a second on one thread; the best of several rounds, since other work on the machine
 //! only ever slows a round down.
 
+#![expect(clippy::disallowed_methods, reason = "a bench measures time")]
+
 use holdfast_core::profile::Profile;
 use holdfast_erasure::{ErasureCode, Kernel};
 use reed_solomon_erasure::galois_8::ReedSolomon;
@@ -25,7 +27,8 @@ fn gb_per_s(bytes: usize, mut work: impl FnMut()) -> f64 {
 fn main() {
     println!("{:<10} {:<24} {:>12} {:>16}", "profile", "kernel", "encode GB/s", "reconstruct GB/s");
     for (k, m) in [(4, 2), (8, 4), (17, 3)] {
-        let data: Vec<Vec<u8>> = (0..k).map(|i| (0..SHARD).map(|j| (i * 7 + j * 13) as u8).collect()).collect();
+        let data: Vec<Vec<u8>> =
+            (0..k).map(|i| (0..SHARD).map(|j| (i * 7 + j * 13) as u8).collect()).collect();
         let inputs: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
         let mut parity = vec![vec![0; SHARD]; m];
 

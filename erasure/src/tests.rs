@@ -12,7 +12,8 @@ fn shards(seed: u64, count: usize, len: usize) -> Vec<Vec<u8>> {
         .map(|_| {
             (0..len)
                 .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     (state >> 56) as u8
                 })
                 .collect()

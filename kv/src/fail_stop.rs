@@ -7,6 +7,8 @@
 /// can know.
 pub fn fail_stop(what: &str, error: &dyn std::fmt::Display) -> ! {
     tracing::error!(what, %error, "stopping: the disk failed, and what is on it must be read again");
-    eprintln!("holdfast stops: {what}: {error}. Check the disk, then start again: nothing that was acknowledged is lost.");
+    eprintln!(
+        "holdfast stops: {what}: {error}. Check the disk, then start again: nothing that was acknowledged is lost."
+    );
     std::process::abort()
 }

@@ -2,8 +2,8 @@
 
 use holdfast_core::kv::{Batch, Durability, KvError, Store, View, Visit};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions,
-    SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
+    ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 use std::{path::Path, sync::Arc};
 
@@ -77,8 +77,10 @@ impl Database {
     pub fn open(path: &Path, tuning: &Tuning, families: &[&'static str]) -> Result<Self, KvError> {
         let cache = Cache::new_lru_cache(tuning.block_cache_bytes);
         let options = options(tuning, &cache);
-        let descriptors =
-            families.iter().map(|name| ColumnFamilyDescriptor::new(*name, options.clone())).collect::<Vec<_>>();
+        let descriptors = families
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(*name, options.clone()))
+            .collect::<Vec<_>>();
         let db = DB::open_cf_descriptors(&options, path, descriptors)
             .map_err(|error| KvError::Storage(format!("opening {}: {error}", path.display())))?;
         Ok(Self { db: Arc::new(db) })
@@ -133,7 +135,13 @@ impl Family {
         Snapshot { family: self, snapshot: self.db.snapshot() }
     }
 
-    fn scan_with(&self, mut options: ReadOptions, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), KvError> {
+    fn scan_with(
+        &self,
+        mut options: ReadOptions,
+        start: &[u8],
+        end: &[u8],
+        visit: Visit<'_>,
+    ) -> Result<(), KvError> {
         if start >= end {
             return Ok(());
         }
@@ -149,7 +157,11 @@ impl Family {
         iterator.status().map_err(failed("scanning"))
     }
 
-    fn get_many_with(&self, options: &ReadOptions, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+    fn get_many_with(
+        &self,
+        options: &ReadOptions,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Option<Vec<u8>>>, KvError> {
         self.db
             .batched_multi_get_cf_opt(self.handle(), keys, false, options)
             .into_iter()
@@ -255,7 +267,9 @@ mod tests {
             .filter(|path| path.to_string_lossy().contains("OPTIONS"))
             .map(|path| std::fs::read_to_string(path).expect("an options file"))
             .collect::<String>();
-        for setting in ["paranoid_checks=true", "wal_recovery_mode=kPointInTimeRecovery", "verify_compression=false"] {
+        for setting in
+            ["paranoid_checks=true", "wal_recovery_mode=kPointInTimeRecovery", "verify_compression=false"]
+        {
             assert!(written.contains(setting), "{setting} is not in force");
         }
         assert!(written.contains("paranoid_file_checks") && !written.contains("unordered_write=true"));

@@ -45,7 +45,13 @@ pub struct DevArgs {
     #[arg(long, value_name = "A", env = "HOLDFAST_ACCESS_KEY", requires = "secret_key")]
     pub access_key: Option<String>,
     /// The secret key; with --access-key
-    #[arg(long, value_name = "S", env = "HOLDFAST_SECRET_KEY", requires = "access_key", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "S",
+        env = "HOLDFAST_SECRET_KEY",
+        requires = "access_key",
+        hide_env_values = true
+    )]
     pub secret_key: Option<String>,
     /// How long the bytes of deleted objects are kept, as in 30s, 10m, 1h
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
@@ -75,7 +81,13 @@ mod tests {
         let Command::Dev(dev) = Args::try_parse_from(["holdfast", "dev"]).expect("defaults").command else {
             panic!("dev was asked for");
         };
-        assert_eq!((dev.devices, dev.ec.to_string(), dev.gc_grace), (6, "4+2".to_owned(), Duration::from_secs(3600)));
-        assert_eq!((dev.s3.to_string(), dev.metrics.to_string()), ("127.0.0.1:9000".into(), "127.0.0.1:9001".into()));
+        assert_eq!(
+            (dev.devices, dev.ec.to_string(), dev.gc_grace),
+            (6, "4+2".to_owned(), Duration::from_secs(3600))
+        );
+        assert_eq!(
+            (dev.s3.to_string(), dev.metrics.to_string()),
+            ("127.0.0.1:9000".into(), "127.0.0.1:9001".into())
+        );
     }
 }

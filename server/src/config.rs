@@ -77,7 +77,8 @@ impl Config {
     /// # Errors
     /// Where the arguments contradict each other.
     pub fn from_dev(dev: DevArgs) -> Result<Self, ConfigError> {
-        let device = |n| DeviceConfig { dir: dev.data.join("devices").join(format!("dev-{n}")), place: local() };
+        let device =
+            |n| DeviceConfig { dir: dev.data.join("devices").join(format!("dev-{n}")), place: local() };
         let config = Self {
             devices: (0..dev.devices).map(device).collect(),
             s3: dev.s3,
@@ -113,9 +114,14 @@ impl Config {
             mistakes.push("the grace period is longer than a year".to_owned());
         }
         if let Some((access, secret)) = &self.keys
-            && (access.len() < 3 || secret.len() < 8 || access.chars().any(|c| c.is_whitespace() || c == '/' || c == ','))
+            && (access.len() < 3
+                || secret.len() < 8
+                || access.chars().any(|c| c.is_whitespace() || c == '/' || c == ','))
         {
-            mistakes.push("an access key needs 3 characters, without spaces, slashes and commas, and a secret key 8".to_owned());
+            mistakes.push(
+                "an access key needs 3 characters, without spaces, slashes and commas, and a secret key 8"
+                    .to_owned(),
+            );
         }
         mistakes
     }
@@ -145,15 +151,24 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
         }
     }
     let mut mistake = |at: usize, error: String| mistakes.push(format!("{name}:{}: {error}", line(at)));
-    let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("{text:?} is not an address and port"));
+    let address =
+        |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("{text:?} is not an address and port"));
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let s3 = parse(raw.s3.as_ref(), at(9000), address, &mut mistake);
     let metrics = parse(raw.metrics.as_ref(), at(9001), address, &mut mistake);
     let four_two = Profile::new(4, 2).expect("a profile");
-    let profile = parse(raw.ec.as_ref(), four_two, |text| text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string()), &mut mistake);
-    let duration = |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
+    let profile = parse(
+        raw.ec.as_ref(),
+        four_two,
+        |text| text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string()),
+        &mut mistake,
+    );
+    let duration =
+        |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
     let gc_grace = parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration, &mut mistake);
-    let secret = |path: &str| std::fs::read_to_string(path).map(|s| Some(s.trim().to_owned())).map_err(|e| format!("{path}: {e}"));
+    let secret = |path: &str| {
+        std::fs::read_to_string(path).map(|s| Some(s.trim().to_owned())).map_err(|e| format!("{path}: {e}"))
+    };
     let secret_key = parse(raw.secret_key_file.as_ref(), None, secret, &mut mistake);
     let access_key = raw.access_key.as_ref().map(|key| key.get_ref().clone());
     match (&raw.access_key, &raw.secret_key_file) {
@@ -165,7 +180,12 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     for device in &raw.device {
         let dir = PathBuf::from(device.get_ref().dir.get_ref());
         let place = device.get_ref().place.as_ref();
-        let place = parse(place, local(), |text| text.parse().map_err(|e: holdfast_core::topology::PlaceError| e.to_string()), &mut mistake);
+        let place = parse(
+            place,
+            local(),
+            |text| text.parse().map_err(|e: holdfast_core::topology::PlaceError| e.to_string()),
+            &mut mistake,
+        );
         if devices.iter().any(|other| other.dir == dir) {
             mistake(device.get_ref().dir.span().start, format!("device {} is there twice", dir.display()));
         }
@@ -184,7 +204,8 @@ mod tests {
     #[test]
     fn a_minimal_file_gets_the_defaults() {
         let devices: String = (0..6).map(|n| format!("[[device]]\ndir = \"/d/{n}\"\n")).collect();
-        let config = validate("f", &format!("data = \"/var/lib/holdfast\"\n{devices}")).expect("a valid file");
+        let config =
+            validate("f", &format!("data = \"/var/lib/holdfast\"\n{devices}")).expect("a valid file");
         assert_eq!((config.devices.len(), config.profile.to_string()), (6, "4+2".to_owned()));
         assert_eq!(config.s3.to_string(), "127.0.0.1:9000");
     }
@@ -195,8 +216,13 @@ mod tests {
                     [[device]]\ndir = \"a\"\nplace = \"x\"\n[[device]]\ndir = \"a\"\n";
         let error = validate("f.toml", text).expect_err("mistakes").to_string();
         for expected in [
-            "f.toml:2: \"nowhere\"", "f.toml:3: an erasure profile", "f.toml:4: \"soon\"", "f.toml:5: access_key needs",
-            "f.toml:8: a place", "f.toml:10: device a is there twice", "needs 6 devices, and there are 2",
+            "f.toml:2: \"nowhere\"",
+            "f.toml:3: an erasure profile",
+            "f.toml:4: \"soon\"",
+            "f.toml:5: access_key needs",
+            "f.toml:8: a place",
+            "f.toml:10: device a is there twice",
+            "needs 6 devices, and there are 2",
         ] {
             assert!(error.contains(expected), "{expected:?} is missing in {error}");
         }

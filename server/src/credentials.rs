@@ -34,7 +34,8 @@ pub fn load_or_make(data: &Path) -> io::Result<(Keys, bool)> {
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let keys = toml::from_str(&text).map_err(|_| {
-                let text = format!("{} is damaged: remove it to have new keys made, or give keys", path.display());
+                let text =
+                    format!("{} is damaged: remove it to have new keys made, or give keys", path.display());
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?;
             Ok((keys, false))

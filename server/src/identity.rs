@@ -30,16 +30,24 @@ pub enum IdentityError {
     Io(String, io::Error),
     #[error("{0} is damaged. Restore it from a backup: it names the cluster that the devices belong to")]
     Damaged(String),
-    #[error("the metadata of this system is gone: {0} does not exist, but the system was set up before. Restore the \
-             directory from a backup. Nothing was changed")]
+    #[error(
+        "the metadata of this system is gone: {0} does not exist, but the system was set up before. Restore the \
+             directory from a backup. Nothing was changed"
+    )]
     MetadataGone(String),
-    #[error("{0} is a device with data, and {1} is not the data directory it belongs to. Nothing was changed")]
+    #[error(
+        "{0} is a device with data, and {1} is not the data directory it belongs to. Nothing was changed"
+    )]
     StrayDevice(String, String),
-    #[error("the system was made with the erasure profile {have}, and {asked} was asked for: the profile of a pool \
-             cannot be changed")]
+    #[error(
+        "the system was made with the erasure profile {have}, and {asked} was asked for: the profile of a pool \
+             cannot be changed"
+    )]
     Profile { have: String, asked: String },
-    #[error("the system was made with {have} devices, and {asked} were asked for: adding and removing devices is not \
-             possible in this version")]
+    #[error(
+        "the system was made with {have} devices, and {asked} were asked for: adding and removing devices is not \
+             possible in this version"
+    )]
     Devices { have: u32, asked: u32 },
 }
 
@@ -58,7 +66,9 @@ impl Identity {
                 fresh.write(&config.data).map_err(|error| IdentityError::Io(shown, error))?;
                 return Ok(fresh);
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(IdentityError::Damaged(shown)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(IdentityError::Damaged(shown));
+            }
             Err(error) => return Err(IdentityError::Io(shown, error)),
             Ok(text) => text,
         };

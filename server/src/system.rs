@@ -1,13 +1,19 @@
 //! A whole system in one process: metadata, devices, gateway, maintenance.
 
-use crate::{config::Config, credentials, identity::{Identity, IdentityError}};
+use crate::{
+    config::Config,
+    credentials,
+    identity::{Identity, IdentityError},
+};
 use holdfast_core::{
     ids::{DeviceId, Incarnation},
     topology::FailureDomain,
 };
 use holdfast_gateway_server::{
-    DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance, MaintenanceConfig, OpenDevice,
-    ServeError, s3::{Credentials, S3Door}, serve, serve_metrics,
+    DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance, MaintenanceConfig,
+    OpenDevice, ServeError,
+    s3::{Credentials, S3Door},
+    serve, serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
@@ -16,7 +22,9 @@ use holdfast_meta_raft_machine::{
     records::{Device as DeviceRecord, Pool},
 };
 use holdfast_meta_raft_planner::{first_table, lint};
-use holdfast_meta_raft_server::{Collector, CollectorConfig, MetaConfig, MetaError, MetaHandle, MetaMetrics, MetaNode};
+use holdfast_meta_raft_server::{
+    Collector, CollectorConfig, MetaConfig, MetaError, MetaHandle, MetaMetrics, MetaNode,
+};
 use holdfast_storage_node_server::{Device, DeviceMetrics};
 use prometheus::Registry;
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -104,7 +112,8 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
     let collector = Collector::new(meta.clone(), collector_config);
 
-    let service = S3Door::new(engine).into_service(Credentials::new(keys.access_key.clone(), keys.secret_key.clone()));
+    let service =
+        S3Door::new(engine).into_service(Credentials::new(keys.access_key.clone(), keys.secret_key.clone()));
     announce(&config, addresses, &keys, made);
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {
@@ -114,10 +123,9 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let mut serving = tokio::spawn(serve(s3, service, gateway_metrics, until(stopped.clone())));
     let metrics_page = tokio::spawn(serve_metrics(metrics_listener, registry, until(stopped)));
     let mut background = tokio::spawn(async move {
-        tokio::try_join!(
-            async { maintenance.run().await.map_err(SystemError::from) },
-            async { collector.run().await.map_err(SystemError::from) },
-        )
+        tokio::try_join!(async { maintenance.run().await.map_err(SystemError::from) }, async {
+            collector.run().await.map_err(SystemError::from)
+        },)
         .map(|((), ())| ())
     });
     let result = tokio::select! {
@@ -137,7 +145,9 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     result
 }
 
-fn flatten<E: Into<SystemError>>(result: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), SystemError> {
+fn flatten<E: Into<SystemError>>(
+    result: Result<Result<(), E>, tokio::task::JoinError>,
+) -> Result<(), SystemError> {
     match result {
         Ok(result) => result.map_err(Into::into),
         Err(error) => Err(SystemError::Io("a task panicked".to_owned(), io::Error::other(error))),
@@ -145,7 +155,8 @@ fn flatten<E: Into<SystemError>>(result: Result<Result<(), E>, tokio::task::Join
 }
 
 async fn told_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be received: stopping");
         return;
@@ -176,7 +187,8 @@ fn open_devices(
     });
     let mut slots = Vec::new();
     for slot in ids {
-        let device = open(slot).inspect_err(|error| tracing::error!(device = %slot, %error, "the device is out of service"));
+        let device = open(slot)
+            .inspect_err(|error| tracing::error!(device = %slot, %error, "the device is out of service"));
         slots.push((slot, device.ok()));
     }
     let in_service = slots.iter().filter(|(_, device)| device.is_some()).count();
@@ -196,14 +208,16 @@ async fn set_up(config: &Config, meta: &MetaHandle, slots: &DeviceSlots) -> Resu
             return Err(SystemError::TooFewDevices { in_service, total, need: total });
         };
         // Devices of one process share its disk: none is larger than another.
-        let record = DeviceRecord { incarnation: opened.incarnation(), place: device.place.clone(), weight: 1 };
+        let record =
+            DeviceRecord { incarnation: opened.incarnation(), place: device.place.clone(), weight: 1 };
         devices.insert(slot, record);
     }
     if query::pool(meta.latest()).map_err(MetaError::from)?.is_some() {
         return Ok(());
     }
     let domain = FailureDomain::Device;
-    let table = first_table(config.profile, domain, &devices, PG_COUNT).map_err(|e| SystemError::Plan(e.to_string()))?;
+    let table = first_table(config.profile, domain, &devices, PG_COUNT)
+        .map_err(|e| SystemError::Plan(e.to_string()))?;
     let breaches = lint(config.profile, domain, &devices, &table);
     if !breaches.is_empty() {
         return Err(SystemError::Plan(breaches.join("; ")));
@@ -234,7 +248,10 @@ fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &cre
     let kept = config.data.join("credentials.toml");
     println!("Holdfast serves S3 at http://{s3}, metrics at http://{metrics}/metrics");
     if made {
-        println!("\nThese keys were just made. They are not shown again, and are kept in {}:", kept.display());
+        println!(
+            "\nThese keys were just made. They are not shown again, and are kept in {}:",
+            kept.display()
+        );
         println!("  export AWS_ACCESS_KEY_ID={}", keys.access_key);
         println!("  export AWS_SECRET_ACCESS_KEY={}", keys.secret_key);
         println!("  export AWS_DEFAULT_REGION=us-east-1");

@@ -6,6 +6,9 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
+/// What an overlay said of a key: nothing, that it is deleted, or its value.
+type Before = Option<Option<Vec<u8>>>;
+
 /// A view with uncommitted writes on top, which can be taken as one [`Batch`].
 ///
 /// Writes of one command can be marked and rolled back, so that a rejected command leaves nothing behind.
@@ -13,7 +16,7 @@ pub struct Overlay<'a, V: ?Sized> {
     base: &'a V,
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// What each key overwritten since the mark held in `writes` before.
-    undo: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    undo: Vec<(Vec<u8>, Before)>,
 }
 
 impl<'a, V: View + ?Sized> Overlay<'a, V> {
@@ -81,10 +84,8 @@ impl<V: View + ?Sized> View for Overlay<'_, V> {
         if start >= end {
             return Ok(());
         }
-        let mut above = self
-            .writes
-            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
-            .peekable();
+        let mut above =
+            self.writes.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))).peekable();
         let mut stopped = false;
         self.base.scan(start, end, &mut |key, value| {
             // Writes that sort before this record of the base come first.

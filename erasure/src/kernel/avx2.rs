@@ -25,7 +25,12 @@ fn nibbles(coefficient: u8) -> Nibbles {
     };
     let (low, high) = (table(0), table(4));
     // SAFETY: both arrays are 32 bytes, and unaligned loads are allowed anywhere.
-    unsafe { Nibbles { low: _mm256_loadu_si256(low.as_ptr().cast()), high: _mm256_loadu_si256(high.as_ptr().cast()) } }
+    unsafe {
+        Nibbles {
+            low: _mm256_loadu_si256(low.as_ptr().cast()),
+            high: _mm256_loadu_si256(high.as_ptr().cast()),
+        }
+    }
 }
 
 /// Computes whole vectors of the outputs; how many bytes that is.

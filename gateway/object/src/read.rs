@@ -136,7 +136,8 @@ impl<'a> ReadSession<'a> {
             self.pieces.iter().filter(|p| p.rebuilding && p.bytes.is_none()).map(|p| p.fetch).collect();
         for part in wanted {
             let at = |shard| Fetch { shard, ..part };
-            let others = (0..self.code.profile().total()).filter(|&shard| shard != part.shard && self.usable(shard));
+            let others =
+                (0..self.code.profile().total()).filter(|&shard| shard != part.shard && self.usable(shard));
             let others: Vec<usize> = others.collect();
             let have = others.iter().filter(|&&shard| self.helpers.contains_key(&at(shard))).count();
             let coming = others.iter().filter(|&&shard| self.pending.contains(&at(shard))).count();
@@ -160,7 +161,8 @@ impl<'a> ReadSession<'a> {
                 .helpers
                 .iter()
                 .filter(|(fetch, _)| {
-                    (fetch.offset, fetch.len) == (piece.fetch.offset, piece.fetch.len) && fetch.shard != piece.fetch.shard
+                    (fetch.offset, fetch.len) == (piece.fetch.offset, piece.fetch.len)
+                        && fetch.shard != piece.fetch.shard
                 })
                 .map(|(fetch, bytes)| (fetch.shard, &bytes[..]))
                 .collect();

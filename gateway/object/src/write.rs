@@ -34,7 +34,13 @@ impl WriteSession {
         patience: Duration,
         give_up: Duration,
     ) -> Self {
-        Self { profile, durable: 0, failed: unavailable, patience_ends: now + patience, gives_up: now + give_up }
+        Self {
+            profile,
+            durable: 0,
+            failed: unavailable,
+            patience_ends: now + patience,
+            gives_up: now + give_up,
+        }
     }
 
     /// Shard `index` was made durable, or was not.

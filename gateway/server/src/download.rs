@@ -47,7 +47,8 @@ impl Engine {
     ) -> Result<impl Stream<Item = Result<Bytes, EngineError>> + Send + use<>, EngineError> {
         let segments = match &version.content {
             Content::Inline => {
-                let bytes = query::inline(self.shared.meta.latest(), bucket, version)?.ok_or(EngineError::Gone)?;
+                let bytes =
+                    query::inline(self.shared.meta.latest(), bucket, version)?.ok_or(EngineError::Gone)?;
                 let bytes = Bytes::from(bytes);
                 let wanted = bytes.slice(range.start as usize..range.end as usize);
                 return Ok(stream::once(std::future::ready(Ok(wanted))).left_stream());
@@ -132,7 +133,9 @@ fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<V
         let follows = tail.is_some_and(|(pack, end, stored)| {
             pack == place.pack && end == place.offset && stored + place.stored <= RUN_BYTES
         });
-        let clip = |start: u64| wanted.start.max(start) - start..wanted.end.min(start + u64::from(chunk.plain)) - start;
+        let clip = |start: u64| {
+            wanted.start.max(start) - start..wanted.end.min(start + u64::from(chunk.plain)) - start
+        };
         match runs.last_mut() {
             Some(run) if follows => {
                 let before: u64 = run.chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
@@ -156,7 +159,9 @@ impl Shared {
         let mut attempt = 0;
         let chunks = loop {
             match self.read_where_it_is(DOMAIN, &run.chunks).await {
-                Err(EngineError::Gone | EngineError::Unreadable(_)) if attempt < MOVED_RETRIES => attempt += 1,
+                Err(EngineError::Gone | EngineError::Unreadable(_)) if attempt < MOVED_RETRIES => {
+                    attempt += 1
+                }
                 other => break other?,
             }
         };
@@ -172,7 +177,9 @@ impl Shared {
         let located = self.locate(domain, chunks)?;
         let mut read = Vec::with_capacity(chunks.len());
         // One run, unless chunks were moved since it was made.
-        for run in located.chunk_by(|a, b| a.pack == b.pack && a.entry.offset + a.entry.stored == b.entry.offset) {
+        for run in
+            located.chunk_by(|a, b| a.pack == b.pack && a.entry.offset + a.entry.stored == b.entry.offset)
+        {
             read.extend(self.read_chunks(run).await?);
         }
         Ok(read)
@@ -199,7 +206,12 @@ impl Shared {
                 plain: place.plain,
                 codec: place.codec,
             };
-            located.push(Located { entry, pack: place.pack, shard_len: pack.shard_len, missing: pack.missing });
+            located.push(Located {
+                entry,
+                pack: place.pack,
+                shard_len: pack.shard_len,
+                missing: pack.missing,
+            });
         }
         Ok(located)
     }

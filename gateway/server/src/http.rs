@@ -81,7 +81,9 @@ pub async fn serve(
 }
 
 /// A connection with small answers sent at once; `None` where the client is gone again.
-fn usable(accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>) -> std::io::Result<Option<TcpStream>> {
+fn usable(
+    accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>,
+) -> std::io::Result<Option<TcpStream>> {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     match accepted {
         Ok((stream, _)) => Ok(stream.set_nodelay(true).is_ok().then_some(stream)),
@@ -160,7 +162,9 @@ fn metrics_page(registry: &Registry, path: &str) -> Response<Full<Bytes>> {
     let page = |status, text: Vec<u8>| {
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4"));
         response
     };
     match path {

@@ -52,10 +52,13 @@ impl Maintenance {
         let mut duties = JoinSet::new();
         duties.spawn(self.clone().every(PACE, |this| async move { this.watch_devices().await }));
         duties.spawn(self.clone().every(PACE, |this| async move { this.repair_some().await }));
-        let compaction = (self.config().gc_grace / 8).clamp(Duration::from_millis(250), Duration::from_secs(30));
+        let compaction =
+            (self.config().gc_grace / 8).clamp(Duration::from_millis(250), Duration::from_secs(30));
         duties.spawn(self.clone().every(compaction, |this| async move { this.compact_some().await }));
         duties.spawn(self.clone().every(PACE, |this| async move { this.maintain_devices().await }));
-        duties.spawn(self.clone().every(self.config.reconcile_every, |this| async move { this.reconcile_all().await }));
+        duties.spawn(
+            self.clone().every(self.config.reconcile_every, |this| async move { this.reconcile_all().await }),
+        );
         duties.spawn(self.clone().scrub_for_ever());
         match duties.join_next().await {
             Some(Ok(result)) => result,
@@ -78,7 +81,9 @@ impl Maintenance {
             ticks.tick().await;
             match step(self.clone()).await {
                 Ok(()) => {}
-                Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::ShuttingDown)) => return Err(error),
+                Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::ShuttingDown)) => {
+                    return Err(error);
+                }
                 Err(error) => tracing::warn!(%error, "maintenance could not go on: it is tried again"),
             }
         }

@@ -1,7 +1,8 @@
 //! What the gateway counts.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    exponential_buckets,
 };
 
 /// The gateway's series.
@@ -43,8 +44,9 @@ impl GatewayMetrics {
         let requests = Opts::new("holdfast_s3_requests_total", "S3 requests by method and status");
         let requests = IntCounterVec::new(requests, &["method", "status"])?;
         registry.register(Box::new(requests.clone()))?;
-        let seconds = HistogramOpts::new("holdfast_s3_request_seconds", "From request to the head of its response")
-            .buckets(exponential_buckets(100e-6, 2.0, 16)?);
+        let seconds =
+            HistogramOpts::new("holdfast_s3_request_seconds", "From request to the head of its response")
+                .buckets(exponential_buckets(100e-6, 2.0, 16)?);
         let request_seconds = HistogramVec::new(seconds, &["method"])?;
         registry.register(Box::new(request_seconds.clone()))?;
         let fill = HistogramOpts::new("holdfast_pack_plain_bytes", "Plain bytes in a pack when it is closed")
@@ -59,15 +61,33 @@ impl GatewayMetrics {
             body_bytes_out: counter("holdfast_s3_body_bytes_out_total", "Bytes of object bodies sent")?,
             chunk_bytes: counter("holdfast_chunk_bytes_total", "Bytes of chunks cut from bodies")?,
             dedup_bytes: counter("holdfast_dedup_bytes_total", "Bytes of chunks that were stored already")?,
-            plain_bytes: counter("holdfast_pack_plain_bytes_total", "Bytes of new chunks before compression")?,
-            stored_bytes: counter("holdfast_pack_stored_bytes_total", "Bytes of new chunks after compression")?,
+            plain_bytes: counter(
+                "holdfast_pack_plain_bytes_total",
+                "Bytes of new chunks before compression",
+            )?,
+            stored_bytes: counter(
+                "holdfast_pack_stored_bytes_total",
+                "Bytes of new chunks after compression",
+            )?,
             pack_fill,
-            hedged_reads: counter("holdfast_hedged_reads_total", "Times that a late shard's content was asked of others")?,
-            bad_shards: counter("holdfast_bad_shards_total", "Shards found missing or damaged while reading")?,
+            hedged_reads: counter(
+                "holdfast_hedged_reads_total",
+                "Times that a late shard's content was asked of others",
+            )?,
+            bad_shards: counter(
+                "holdfast_bad_shards_total",
+                "Shards found missing or damaged while reading",
+            )?,
             repaired_shards: counter("holdfast_repaired_shards_total", "Shards written again")?,
-            compacted_packs: counter("holdfast_compacted_packs_total", "Packs whose live chunks were moved out")?,
+            compacted_packs: counter(
+                "holdfast_compacted_packs_total",
+                "Packs whose live chunks were moved out",
+            )?,
             deleted_packs: counter("holdfast_deleted_packs_total", "Packs deleted")?,
-            degraded_packs: gauge("holdfast_degraded_packs", "Packs with missing shards, as last seen (1000 at most)")?,
+            degraded_packs: gauge(
+                "holdfast_degraded_packs",
+                "Packs with missing shards, as last seen (1000 at most)",
+            )?,
             devices_out: gauge("holdfast_devices_out", "Devices out of service")?,
         })
     }

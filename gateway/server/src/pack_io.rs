@@ -79,7 +79,11 @@ impl Shared {
                 WriteOutcome::Failed { durable } => {
                     let nobody_else = self.placement.choose(for_user).is_none_or(|(_, mask)| mask != 0);
                     let full = attempt.full || (nobody_else && self.all_full());
-                    return Err(if full { EngineError::Full } else { EngineError::BelowQuorum { durable, quorum } });
+                    return Err(if full {
+                        EngineError::Full
+                    } else {
+                        EngineError::BelowQuorum { durable, quorum }
+                    });
                 }
             }
         }
@@ -100,8 +104,13 @@ impl Shared {
     ) -> Attempt {
         let watch = Stopwatch::start();
         let config = &self.config;
-        let mut session =
-            WriteSession::new(config.profile, unavailable, watch.now(), config.write_patience, config.write_timeout);
+        let mut session = WriteSession::new(
+            config.profile,
+            unavailable,
+            watch.now(),
+            config.write_patience,
+            config.write_timeout,
+        );
         let mut puts = FuturesUnordered::new();
         for (index, payload) in sealed.shards.iter().enumerate().filter(|(i, _)| unavailable >> i & 1 == 0) {
             let Some(device) = self.placement.devices.get(devices[index]) else {
@@ -196,7 +205,8 @@ impl Shared {
     pub fn report(&self, pack: PackId, mask: u32) {
         self.metrics.bad_shards.inc_by(u64::from(mask.count_ones()));
         tracing::warn!(%pack, mask, "shards are missing or damaged: they are read around and will be repaired");
-        let report = self.meta.submit(vec![Request::idempotent(Command::ReportShards { shards: vec![(pack, mask)] })]);
+        let report =
+            self.meta.submit(vec![Request::idempotent(Command::ReportShards { shards: vec![(pack, mask)] })]);
         tokio::spawn(async move {
             if let Err(error) = report.await {
                 tracing::warn!(%error, "bad shards could not be reported: they are found again later");

@@ -53,7 +53,11 @@ impl Packer {
     }
 
     /// Stores the chunks of a small object; when this returns, their shards are durable and their registration queued.
-    pub async fn store(&self, domain: DomainId, chunks: Vec<(ChunkId, Bytes)>) -> Result<(), Arc<EngineError>> {
+    pub async fn store(
+        &self,
+        domain: DomainId,
+        chunks: Vec<(ChunkId, Bytes)>,
+    ) -> Result<(), Arc<EngineError>> {
         let (done, outcome) = oneshot::channel();
         let gone = || Arc::new(EngineError::ShuttingDown);
         self.queue.send(Job { domain, chunks, done }).await.map_err(|_| gone())?;
@@ -121,7 +125,11 @@ async fn write(shared: Arc<Shared>, batch: Vec<Job>) {
 
 impl Shared {
     /// Makes a pack durable and queues its registration.
-    pub async fn store_pack(self: &Arc<Self>, builder: PackBuilder, domain: DomainId) -> Result<(), EngineError> {
+    pub async fn store_pack(
+        self: &Arc<Self>,
+        builder: PackBuilder,
+        domain: DomainId,
+    ) -> Result<(), EngineError> {
         if builder.is_empty() {
             return Ok(());
         }

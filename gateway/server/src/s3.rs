@@ -18,7 +18,10 @@ pub use auth::Credentials;
 
 use crate::engine::Engine;
 use holdfast_meta_raft_machine::{query, records::Bucket};
-use s3s::{S3, S3Request, S3Response, S3Result, dto, s3_error, service::{S3Service, S3ServiceBuilder}};
+use s3s::{
+    S3, S3Request, S3Response, S3Result, dto, s3_error,
+    service::{S3Service, S3ServiceBuilder},
+};
 
 /// The region that every bucket is in.
 pub const REGION: &str = "us-east-1";

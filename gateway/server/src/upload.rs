@@ -128,9 +128,17 @@ impl Engine {
     /// Makes a small body durable that is in memory.
     async fn ingest_bytes(&self, whole: Bytes, inline: bool) -> Result<Ingested, EngineError> {
         let bytes = whole.len() as u64;
-        let ready = |content| Ingested { bytes, content, segments: Vec::new(), small: Vec::new(), lease: None, _memory: None };
+        let ready = |content| Ingested {
+            bytes,
+            content,
+            segments: Vec::new(),
+            small: Vec::new(),
+            lease: None,
+            _memory: None,
+        };
         if whole.is_empty() || (inline && whole.len() <= self.shared.config.inline_max) {
-            let content = if inline { NewContent::Inline(whole.to_vec()) } else { NewContent::Segments(Vec::new()) };
+            let content =
+                if inline { NewContent::Inline(whole.to_vec()) } else { NewContent::Segments(Vec::new()) };
             return Ok(ready(content));
         }
         let mut chunks = Vec::new();
@@ -155,7 +163,8 @@ impl Engine {
             self.packer.store(DOMAIN, fresh).await.map_err(unshare)?;
         }
         let id = new_segment_id();
-        let refs: Vec<_> = chunks.iter().map(|(id, plain)| ChunkRef { id: *id, plain: plain.len() as u32 }).collect();
+        let refs: Vec<_> =
+            chunks.iter().map(|(id, plain)| ChunkRef { id: *id, plain: plain.len() as u32 }).collect();
         assert!(refs.len() <= SEGMENT_CHUNKS_MAX, "a small body has few chunks");
         let mut ingested = ready(NewContent::Segments(vec![SegmentRef { id, bytes }]));
         ingested.segments = vec![(id, refs)];
@@ -174,7 +183,11 @@ impl Engine {
     ) -> Result<Outcome, EngineError> {
         for _ in 0..COMMIT_RETRIES {
             let register = |(id, chunks): &(SegmentId, Vec<ChunkRef>)| {
-                Request::idempotent(Command::RegisterSegment { id: *id, domain: DOMAIN, chunks: chunks.clone() })
+                Request::idempotent(Command::RegisterSegment {
+                    id: *id,
+                    domain: DOMAIN,
+                    chunks: chunks.clone(),
+                })
             };
             let mut requests: Vec<Request> = ingested.segments.iter().map(register).collect();
             // A name of its own for each attempt: the rejection of the one before is remembered under its name.
@@ -184,12 +197,10 @@ impl Engine {
             let mut outcomes = self.shared.meta.submit(requests).await?;
             outcomes.truncate(ingested.segments.len() + 1);
             let outcome = outcomes.pop().unwrap_or(Outcome::Done);
-            let lost = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(Rejection::ChunkGone(_))));
+            let lost =
+                outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(Rejection::ChunkGone(_))));
             if !lost {
-                return match outcome {
-                    Outcome::Rejected(rejection) => Err(rejection.into()),
-                    done => Ok(done),
-                };
+                return Ok(outcome.accepted()?);
             }
             // Chunks that this upload leaned on were collected, or their pack was refused.
             if ingested.small.is_empty() {
@@ -203,11 +214,11 @@ impl Engine {
 
 /// An error that several uploads share, as one of them tells it.
 fn unshare(error: std::sync::Arc<EngineError>) -> EngineError {
-    match &*error {
-        EngineError::BelowQuorum { durable, quorum } => {
-            EngineError::BelowQuorum { durable: *durable, quorum: *quorum }
-        }
-        EngineError::Full => EngineError::Full,
-        _ => EngineError::ShuttingDown,
+    if let EngineError::BelowQuorum { durable, quorum } = &*error {
+        EngineError::BelowQuorum { durable: *durable, quorum: *quorum }
+    } else if matches!(&*error, EngineError::Full) {
+        EngineError::Full
+    } else {
+        EngineError::ShuttingDown
     }
 }

@@ -105,7 +105,13 @@ fn chain<V: View + ?Sized>(before: &[u8; 32], writes: &Overlay<'_, V>) -> [u8; 3
 impl<'a, V: View + ?Sized> Tx<'a, V> {
     fn begin(view: &'a V, index: u64, stamp_ms: Option<u64>) -> Result<Self, KvError> {
         let kv = Overlay::new(view);
-        let fresh = || Header { cluster_version: 1, next_node: 1, next_version: 1, next_bucket: 1, ..Header::default() };
+        let fresh = || Header {
+            cluster_version: 1,
+            next_node: 1,
+            next_version: 1,
+            next_bucket: 1,
+            ..Header::default()
+        };
         let mut header = read::<Header>(&kv, &keys::header())?.unwrap_or_else(fresh);
         assert!(index > header.applied_index, "entries are applied once, in order");
         header.applied_index = index;
@@ -162,7 +168,9 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::DeleteBucket { name } => self.delete_bucket(&name),
             Command::RegisterPack(pack) => self.register_pack(pack),
             Command::RegisterSegment { id, domain, chunks } => self.register_segment(id, domain, chunks),
-            Command::PutObject { bucket, key, condition, object } => self.put_object(bucket, &key, condition, object),
+            Command::PutObject { bucket, key, condition, object } => {
+                self.put_object(bucket, &key, condition, object)
+            }
             Command::DeleteObject { bucket, key, condition } => self.delete_object(bucket, &key, condition),
             Command::CreateUpload { bucket, key, id, attributes, checksum } => {
                 self.create_upload(bucket, &key, id, attributes, checksum)
@@ -202,7 +210,10 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             }
             Command::RaiseClusterVersion { version } => {
                 let known = version <= CLUSTER_VERSION;
-                assert!(known, "the cluster was raised to version {version}, which this binary does not know: upgrade it");
+                assert!(
+                    known,
+                    "the cluster was raised to version {version}, which this binary does not know: upgrade it"
+                );
                 self.header.cluster_version = self.header.cluster_version.max(version);
                 Ok(Outcome::Done)
             }

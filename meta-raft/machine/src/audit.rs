@@ -55,13 +55,13 @@ fn each<R: Record>(
 ) -> Result<(), KvError> {
     let start = keys::table(table);
     let mut failure = None;
-    view.scan(&start, &prefix_end(&start), &mut |key, value| {
-        match R::from_bytes(value).and_then(|record| visit(&key[start.len()..], record)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
+    view.scan(&start, &prefix_end(&start), &mut |key, value| match R::from_bytes(value)
+        .and_then(|record| visit(&key[start.len()..], record))
+    {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failure = Some(error);
+            ControlFlow::Break(())
         }
     })?;
     failure.map_or(Ok(()), Err)
@@ -101,7 +101,8 @@ fn segments<V: View + ?Sized>(view: &V, slice: &RangeInclusive<u8>, audited: &mu
             audited.segments += 1;
             let counted = counts.remove(&id).unwrap_or(0);
             if counted != usage.refs {
-                mismatch = Some(format!("segment {id} has {} references recorded and {counted} found", usage.refs));
+                mismatch =
+                    Some(format!("segment {id} has {} references recorded and {counted} found", usage.refs));
             }
         }
         Ok(())
@@ -132,7 +133,8 @@ fn chunks<V: View + ?Sized>(view: &V, slice: &RangeInclusive<u8>, audited: &mut 
             audited.chunks += 1;
             let counted = counts.remove(&(domain, id)).unwrap_or(0);
             if counted != chunk.refs || (counted == 0) != chunk.zero_since_ms.is_some() {
-                mismatch = Some(format!("chunk {id} has {} references recorded and {counted} found", chunk.refs));
+                mismatch =
+                    Some(format!("chunk {id} has {} references recorded and {counted} found", chunk.refs));
             }
         }
         Ok(())

@@ -3,13 +3,15 @@
 //! Commands are idempotent: a repeated [`Request`] with the same id gets the first answer, and the commands without an
 //! id (packs, segments, collection) change nothing when they are applied again.
 
-use crate::records::{Attributes, Checksum, ChecksumAlgorithm, ChunkRef, Device, Etag, Pg, PartSummary, Pool, SegmentRef};
+use crate::records::{
+    Attributes, Checksum, ChecksumAlgorithm, ChunkRef, Device, Etag, PartSummary, Pg, Pool, SegmentRef,
+};
 use holdfast_core::{
     chunker::ChunkerProfile,
     codec::{self, DecodeError},
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId,
-        UploadId, VersionId,
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, LeaseId, NodeId, PackId, PgId, RequestId,
+        SegmentId, UploadId, VersionId,
     },
     pack::Entry as PackEntry,
     profile::Profile,
@@ -119,12 +121,31 @@ pub struct NamedPart {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    CreateBucket { name: String, domain: DomainId, chunker: ChunkerProfile },
-    DeleteBucket { name: String },
+    CreateBucket {
+        name: String,
+        domain: DomainId,
+        chunker: ChunkerProfile,
+    },
+    DeleteBucket {
+        name: String,
+    },
     RegisterPack(NewPack),
-    RegisterSegment { id: SegmentId, domain: DomainId, chunks: Vec<ChunkRef> },
-    PutObject { bucket: BucketId, key: Vec<u8>, condition: Condition, object: NewObject },
-    DeleteObject { bucket: BucketId, key: Vec<u8>, condition: Condition },
+    RegisterSegment {
+        id: SegmentId,
+        domain: DomainId,
+        chunks: Vec<ChunkRef>,
+    },
+    PutObject {
+        bucket: BucketId,
+        key: Vec<u8>,
+        condition: Condition,
+        object: NewObject,
+    },
+    DeleteObject {
+        bucket: BucketId,
+        key: Vec<u8>,
+        condition: Condition,
+    },
     CreateUpload {
         bucket: BucketId,
         key: Vec<u8>,
@@ -151,27 +172,63 @@ pub enum Command {
         etag: Etag,
         checksum: Option<Checksum>,
     },
-    AbortUpload { bucket: BucketId, key: Vec<u8>, id: UploadId },
+    AbortUpload {
+        bucket: BucketId,
+        key: Vec<u8>,
+        id: UploadId,
+    },
     /// Makes or renews a lease. `since_ms` is on the metadata's clock.
-    HoldLease { id: LeaseId, since_ms: u64, ttl_ms: u64 },
-    DropLease { id: LeaseId },
+    HoldLease {
+        id: LeaseId,
+        since_ms: u64,
+        ttl_ms: u64,
+    },
+    DropLease {
+        id: LeaseId,
+    },
     /// Does up to `steps` steps of garbage collection.
-    Collect { grace_ms: u64, steps: u32 },
+    Collect {
+        grace_ms: u64,
+        steps: u32,
+    },
     /// Deletes packs in which the index finds nothing.
-    DeletePacks { packs: Vec<PackId> },
+    DeletePacks {
+        packs: Vec<PackId>,
+    },
     /// Bars the names of shards that no pack record knows.
-    TombstonePacks { packs: Vec<PackId> },
+    TombstonePacks {
+        packs: Vec<PackId>,
+    },
     /// Shards found missing or damaged: pack and mask.
-    ReportShards { shards: Vec<(PackId, u32)> },
+    ReportShards {
+        shards: Vec<(PackId, u32)>,
+    },
     /// Shards written again on the devices of `epoch`.
-    RepairShards { pack: PackId, epoch: Epoch, mask: u32 },
-    PutDevice { id: DeviceId, device: Device },
+    RepairShards {
+        pack: PackId,
+        epoch: Epoch,
+        mask: u32,
+    },
+    PutDevice {
+        id: DeviceId,
+        device: Device,
+    },
     /// Another disk stands in the slot: its placement groups get new epochs.
-    ReplaceDevice { id: DeviceId, incarnation: Incarnation },
-    CreatePool { pool: Pool, pgs: Vec<(PgId, Pg)> },
-    StopCollection { reason: String },
+    ReplaceDevice {
+        id: DeviceId,
+        incarnation: Incarnation,
+    },
+    CreatePool {
+        pool: Pool,
+        pgs: Vec<(PgId, Pg)>,
+    },
+    StopCollection {
+        reason: String,
+    },
     ResumeCollection,
-    RaiseClusterVersion { version: u32 },
+    RaiseClusterVersion {
+        version: u32,
+    },
 }
 
 impl Command {
@@ -187,11 +244,25 @@ pub enum Outcome {
     Done,
     Bucket(BucketId),
     Committed(Committed),
-    Deleted { existed: bool },
+    Deleted {
+        existed: bool,
+    },
     /// How many of the pack's chunks were new, or moved.
-    Registered { adopted: u32 },
+    Registered {
+        adopted: u32,
+    },
     Collected(Collected),
     Rejected(Rejection),
+}
+
+impl Outcome {
+    /// What the command did, or why it did nothing.
+    ///
+    /// # Errors
+    /// Its rejection.
+    pub fn accepted(self) -> Result<Self, Rejection> {
+        if let Self::Rejected(rejection) = self { Err(rejection) } else { Ok(self) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

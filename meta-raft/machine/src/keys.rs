@@ -4,7 +4,8 @@
 //! bucket and the chunk index by hash without rewriting a record.
 
 use holdfast_core::ids::{
-    BucketId, ChunkId, DeviceId, DomainId, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId, UploadId, VersionId,
+    BucketId, ChunkId, DeviceId, DomainId, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId, UploadId,
+    VersionId,
 };
 
 const PARTITION: [u8; 2] = [0, 0];
@@ -190,7 +191,9 @@ pub fn zero(since_ms: u64, what: Unreferenced) -> Vec<u8> {
     let since = since_ms.to_be_bytes();
     match what {
         Unreferenced::Segment(id) => key(Table::Zero, &[&since, &[0], id.as_bytes()]),
-        Unreferenced::Chunk(domain, id) => key(Table::Zero, &[&since, &[1], &domain.0.to_be_bytes(), id.as_bytes()]),
+        Unreferenced::Chunk(domain, id) => {
+            key(Table::Zero, &[&since, &[1], &domain.0.to_be_bytes(), id.as_bytes()])
+        }
     }
 }
 
@@ -264,7 +267,10 @@ mod tests {
         let (segment, chunk) = (SegmentId([3; 16]), ChunkId([9; 32]));
         let what = Unreferenced::Chunk(DomainId(7), chunk);
         assert_eq!(parse_zero(&zero(5, what)), Some(what));
-        assert_eq!(parse_zero(&zero(5, Unreferenced::Segment(segment))), Some(Unreferenced::Segment(segment)));
+        assert_eq!(
+            parse_zero(&zero(5, Unreferenced::Segment(segment))),
+            Some(Unreferenced::Segment(segment))
+        );
         assert_eq!(parse_release(&release(5, 6, segment)), Some(segment));
         assert_eq!(parse_ranked_pack(&reclaim(1, PackId([4; 16]))), Some(PackId([4; 16])));
         assert_eq!(parse_zero(b"t"), None);

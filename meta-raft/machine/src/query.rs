@@ -4,8 +4,8 @@ use crate::{
     apply::components,
     keys::{self, Table},
     records::{
-        Bucket, BucketUsage, Chunk, Device, DirEntry, Header, Lease, Pack, Part, Pg, Pool, Record, Segment, Summary,
-        Tombstone, Upload, Version,
+        Bucket, BucketUsage, Chunk, Device, DirEntry, Header, Lease, Pack, Part, Pg, Pool, Record, Segment,
+        Summary, Tombstone, Upload, Version,
     },
 };
 use holdfast_core::{
@@ -152,14 +152,18 @@ pub fn pg(view: &(impl View + ?Sized), id: PgId) -> Result<Option<Pg>, KvError> 
 pub fn pgs(view: &(impl View + ?Sized)) -> Result<Vec<(PgId, Pg)>, KvError> {
     scan_prefix(view, &keys::table(Table::Pg), usize::MAX)?
         .iter()
-        .map(|(key, value)| Ok((PgId(u32::from_be_bytes(id_of(key, "placement groups")?)), Pg::from_bytes(value)?)))
+        .map(|(key, value)| {
+            Ok((PgId(u32::from_be_bytes(id_of(key, "placement groups")?)), Pg::from_bytes(value)?))
+        })
         .collect()
 }
 
 pub fn devices(view: &(impl View + ?Sized)) -> Result<Vec<(DeviceId, Device)>, KvError> {
     scan_prefix(view, &keys::table(Table::Device), usize::MAX)?
         .iter()
-        .map(|(key, value)| Ok((DeviceId(u32::from_be_bytes(id_of(key, "devices")?)), Device::from_bytes(value)?)))
+        .map(|(key, value)| {
+            Ok((DeviceId(u32::from_be_bytes(id_of(key, "devices")?)), Device::from_bytes(value)?))
+        })
         .collect()
 }
 

@@ -4,7 +4,8 @@ use holdfast_core::{
     chunker::ChunkerProfile,
     codec,
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, NodeId, PackId, SegmentId, UploadId, VersionId,
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, NodeId, PackId, SegmentId, UploadId,
+        VersionId,
     },
     kv::KvError,
     pack::Codec,
@@ -209,9 +210,15 @@ pub struct Summary {
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirEntry {
-    File { node: NodeId, current: Summary },
+    File {
+        node: NodeId,
+        current: Summary,
+    },
     /// Implicit: there as long as it has children.
-    Directory { node: NodeId, children: u64 },
+    Directory {
+        node: NodeId,
+        children: u64,
+    },
 }
 record!(DirEntry, "a directory entry");
 

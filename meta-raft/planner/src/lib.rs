@@ -26,10 +26,16 @@ impl std::fmt::Display for PlanError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::TooFewDevices { have, need } => {
-                write!(f, "the profile needs {need} devices, and there are {have}: add devices or choose a narrower profile")
+                write!(
+                    f,
+                    "the profile needs {need} devices, and there are {have}: add devices or choose a narrower profile"
+                )
             }
             Self::TooFewDomains { domain, have, need } => {
-                write!(f, "to survive the loss of one {domain:?} the profile needs {need} of them, and there are {have}")
+                write!(
+                    f,
+                    "to survive the loss of one {domain:?} the profile needs {need} of them, and there are {have}"
+                )
             }
         }
     }
@@ -118,10 +124,15 @@ pub fn lint(
             }
         }
         if pg.devices.len() != profile.total() {
-            breaches.push(format!("group {id} has {} devices, the profile {profile} needs {}", pg.devices.len(), profile.total()));
+            breaches.push(format!(
+                "group {id} has {} devices, the profile {profile} needs {}",
+                pg.devices.len(),
+                profile.total()
+            ));
         }
         for (name, shards) in domains.iter().filter(|(_, shards)| **shards > profile.parity()) {
-            breaches.push(format!("group {id} has {shards} shards in {name}, whose loss it could not survive"));
+            breaches
+                .push(format!("group {id} has {shards} shards in {name}, whose loss it could not survive"));
         }
     }
     breaches
@@ -195,7 +206,9 @@ mod tests {
         let pg = |ids: &[u32]| Pg { epoch: Epoch(1), devices: ids.iter().map(|&id| DeviceId(id)).collect() };
         let table = [(PgId(0), pg(&[0, 0, 1])), (PgId(1), pg(&[0, 1])), (PgId(2), pg(&[0, 1, 9]))];
         let text = lint(profile, FailureDomain::Rack, &devices, &table).join("\n");
-        for breach in ["device 0 twice", "has 2 devices", "device 9, which does not exist", "could not survive"] {
+        for breach in
+            ["device 0 twice", "has 2 devices", "device 9, which does not exist", "could not survive"]
+        {
             assert!(text.contains(breach), "{breach}: {text}");
         }
     }

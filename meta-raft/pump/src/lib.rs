@@ -8,7 +8,9 @@ mod log;
 mod pump;
 
 pub use log::{LogError, RaftLog, Watermark};
-pub use pump::{CommittedEntry, MemberId, Pump, PumpConfig, PumpError, ReadReady, SnapshotSource, TakenSnapshot, Work};
+pub use pump::{
+    CommittedEntry, MemberId, Pump, PumpConfig, PumpError, ReadReady, SnapshotSource, TakenSnapshot, Work,
+};
 
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,12 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
     ///
     /// # Errors
     /// Where it is damaged, or ends below `watermark`.
-    pub fn open(store: S, snapshots: N, bootstrap: &[MemberId], watermark: Watermark) -> Result<Self, LogError> {
+    pub fn open(
+        store: S,
+        snapshots: N,
+        bootstrap: &[MemberId],
+        watermark: Watermark,
+    ) -> Result<Self, LogError> {
         let mut log = Self {
             store,
             snapshots,
@@ -113,9 +118,11 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         let (index, term) = pair.split_at(8);
         let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
         self.truncated = (number(index), number(term));
-        let hard_state = self.store.get(b"h")?.ok_or_else(|| LogError::Damaged("it has no hard state".to_owned()))?;
+        let hard_state =
+            self.store.get(b"h")?.ok_or_else(|| LogError::Damaged("it has no hard state".to_owned()))?;
         self.hard_state = decode("the hard state", &hard_state)?;
-        let members = self.store.get(b"m")?.ok_or_else(|| LogError::Damaged("it has no members".to_owned()))?;
+        let members =
+            self.store.get(b"m")?.ok_or_else(|| LogError::Damaged("it has no members".to_owned()))?;
         self.members = decode("the members", &members)?;
         self.last = self.truncated.0;
         let mut entries = Vec::new();
@@ -133,7 +140,10 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         }
         if self.hard_state.commit > self.last || self.hard_state.commit < self.truncated.0 {
             let commit = self.hard_state.commit;
-            return Err(LogError::Damaged(format!("entry {commit} was committed, and the log ends at {}", self.last)));
+            return Err(LogError::Damaged(format!(
+                "entry {commit} was committed, and the log ends at {}",
+                self.last
+            )));
         }
         Ok(())
     }
@@ -197,7 +207,11 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
     ///
     /// # Errors
     /// As [`RaftLog::append`].
-    pub(crate) fn restart_at(&mut self, snapshot: &Snapshot, hard_state: Option<&HardState>) -> Result<(), LogError> {
+    pub(crate) fn restart_at(
+        &mut self,
+        snapshot: &Snapshot,
+        hard_state: Option<&HardState>,
+    ) -> Result<(), LogError> {
         let metadata = snapshot.get_metadata();
         let mut batch = Batch::default();
         for index in self.truncated.0 + 1..=self.last {

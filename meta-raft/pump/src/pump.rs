@@ -92,7 +92,8 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
     pub fn new(config: &PumpConfig, mut log: RaftLog<S, N>) -> Result<Self, PumpError> {
         let (first, last) = (log.compacted(), log.last());
         if config.applied > last || config.applied < first {
-            let text = format!("the state is at entry {}, and the log holds {first} to {last}", config.applied);
+            let text =
+                format!("the state is at entry {}, and the log holds {first} to {last}", config.applied);
             return Err(LogError::Damaged(text).into());
         }
         // What was applied was committed, even where the log was not told before a crash.
@@ -198,7 +199,10 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         }
         let reads = ready.take_read_states();
         let mut work = Work {
-            reads: reads.into_iter().map(|read| ReadReady { context: read.request_ctx, index: read.index }).collect(),
+            reads: reads
+                .into_iter()
+                .map(|read| ReadReady { context: read.request_ctx, index: read.index })
+                .collect(),
             ..Work::default()
         };
         let hard_state = ready.hs().cloned();
@@ -239,7 +243,11 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
 }
 
 fn committed_entry(entry: Entry) -> CommittedEntry {
-    assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "members are changed by no command of this version");
+    assert_eq!(
+        entry.get_entry_type(),
+        EntryType::EntryNormal,
+        "members are changed by no command of this version"
+    );
     CommittedEntry { index: entry.index, context: entry.context, data: entry.data }
 }
 

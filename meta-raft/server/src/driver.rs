@@ -12,7 +12,9 @@ use holdfast_meta_raft_machine::{
     command::{Command, LogEntry, NewContent, Outcome, Request},
     query,
 };
-use holdfast_meta_raft_pump::{CommittedEntry, MemberId, Pump, PumpConfig, RaftLog, SnapshotSource, TakenSnapshot};
+use holdfast_meta_raft_pump::{
+    CommittedEntry, MemberId, Pump, PumpConfig, RaftLog, SnapshotSource, TakenSnapshot,
+};
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -70,7 +72,8 @@ impl MetaNode {
         let io = |source| MetaError::Io { path: config.dir.clone(), source };
         durable::create_dir(&config.dir).map_err(io)?;
         let mark_path = config.dir.join("watermark");
-        let mark = watermark::read(&mark_path).map_err(|source| MetaError::Io { path: mark_path.clone(), source })?;
+        let mark = watermark::read(&mark_path)
+            .map_err(|source| MetaError::Io { path: mark_path.clone(), source })?;
         let database = Database::open(&config.dir.join("db"), &config.tuning, &[STATE, LOG])?;
         if database.table_bytes() <= VERIFY_AT_START_BYTES {
             database.verify()?;
@@ -79,15 +82,31 @@ impl MetaNode {
         let me = MemberId(1);
         let log = RaftLog::open(database.family(LOG), NoSnapshots, &[me], mark)?;
         let applied = query::header(&state)?.map_or(log.compacted(), |header| header.applied_index);
-        let pump_config = PumpConfig { id: me, election_ticks: 10, heartbeat_ticks: 3, seed: u64::from(std::process::id()), applied };
+        let pump_config = PumpConfig {
+            id: me,
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            seed: u64::from(std::process::id()),
+            applied,
+        };
         let pump = Pump::new(&pump_config, log)?;
         let keeper = watermark::Keeper::start(&mark_path, mark).map_err(io)?;
 
         let (sender, receiver) = bounded(QUEUE);
-        let handle = MetaHandle { state: state.clone(), database, queue: Some(sender), metrics: metrics.clone() };
-        let mut driver = Driver { pump, state, queue: receiver, pending: VecDeque::new(), keeper, appended_bytes: 0, metrics };
+        let handle =
+            MetaHandle { state: state.clone(), database, queue: Some(sender), metrics: metrics.clone() };
+        let mut driver = Driver {
+            pump,
+            state,
+            queue: receiver,
+            pending: VecDeque::new(),
+            keeper,
+            appended_bytes: 0,
+            metrics,
+        };
         driver.drain()?;
-        let thread = thread::Builder::new().name("raft".to_owned()).spawn(move || driver.run()).map_err(io)?;
+        let thread =
+            thread::Builder::new().name("raft".to_owned()).spawn(move || driver.run()).map_err(io)?;
         Ok(Self { handle, thread: Some(thread) })
     }
 
@@ -233,7 +252,8 @@ impl Driver {
     }
 
     fn propose_entry(&mut self, entry: EntryBuilder) {
-        let stamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let stamp_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let data = LogEntry { stamp_ms, requests: entry.requests }.to_bytes();
         self.appended_bytes += data.len() as u64;
         match self.pump.propose(Vec::new(), data) {
@@ -278,7 +298,8 @@ impl Driver {
         self.metrics.apply_seconds.observe(start.elapsed().as_secs_f64());
         self.metrics.entries.inc();
         self.metrics.requests.inc_by(applied.outcomes.len() as u64);
-        let rejected = applied.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Rejected(_))).count();
+        let rejected =
+            applied.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Rejected(_))).count();
         self.metrics.rejections.inc_by(rejected as u64);
         self.metrics.applied_index.set(committed.index as i64);
         self.metrics.collection_stopped.set(i64::from(applied.header.collection_stopped.is_some()));

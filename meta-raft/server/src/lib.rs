@@ -29,8 +29,12 @@ pub struct MetaConfig {
 impl MetaConfig {
     /// Sizes for a member that shares its host: memory stays bounded at any number of objects.
     pub fn new(dir: PathBuf) -> Self {
-        let tuning =
-            Tuning { block_cache_bytes: 64 << 20, memtable_bytes: 16 << 20, open_files: 512, background_jobs: 2 };
+        let tuning = Tuning {
+            block_cache_bytes: 64 << 20,
+            memtable_bytes: 16 << 20,
+            open_files: 512,
+            background_jobs: 2,
+        };
         Self { dir, tuning }
     }
 }
@@ -38,8 +42,10 @@ impl MetaConfig {
 /// The metadata service cannot serve.
 #[derive(Debug, Error)]
 pub enum MetaError {
-    #[error("the metadata store is damaged or unreadable: {0}. Nothing was changed. Restore the directory from a backup; \
-             if only this process's disk is at fault, repair it and start again")]
+    #[error(
+        "the metadata store is damaged or unreadable: {0}. Nothing was changed. Restore the directory from a backup; \
+             if only this process's disk is at fault, repair it and start again"
+    )]
     Store(#[from] KvError),
     #[error("the metadata log cannot be used: {0}")]
     Log(#[from] LogError),

@@ -44,8 +44,14 @@ impl MetaMetrics {
             apply_seconds: seconds("holdfast_raft_apply_seconds", "Applying a batch")?,
             applied_index: gauge("holdfast_raft_applied_index", "Last applied raft entry")?,
             log_entries: gauge("holdfast_raft_log_entries", "Raft entries not yet compacted")?,
-            collection_stopped: gauge("holdfast_collection_stopped", "1 while garbage collection is stopped by the auditor")?,
-            chunks_condemned: counter("holdfast_chunks_condemned_total", "Chunks that nothing referenced, forgotten")?,
+            collection_stopped: gauge(
+                "holdfast_collection_stopped",
+                "1 while garbage collection is stopped by the auditor",
+            )?,
+            chunks_condemned: counter(
+                "holdfast_chunks_condemned_total",
+                "Chunks that nothing referenced, forgotten",
+            )?,
             audits: counter("holdfast_audits_total", "Reference audits that found every counter right")?,
         })
     }

@@ -52,7 +52,9 @@ pub fn read(path: &Path) -> io::Result<Watermark> {
         other => other?,
     };
     let newest = bytes.chunks_exact(SLOT).filter_map(parse).max();
-    newest.map(Watermark).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the watermark is damaged"))
+    newest
+        .map(Watermark)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the watermark is damaged"))
 }
 
 /// Writes the file behind the log, on a thread of its own.

@@ -35,7 +35,8 @@ impl DeviceMetrics {
             registry.register(Box::new(gauges.clone())).map(|()| gauges)
         };
         let put_bytes = counters("holdfast_shard_put_bytes_total", "Bytes of shards written")?;
-        let put_batches = counters("holdfast_shard_put_batches_total", "Batches of shards that shared a sync")?;
+        let put_batches =
+            counters("holdfast_shard_put_batches_total", "Batches of shards that shared a sync")?;
         let put_errors = counters("holdfast_shard_put_errors_total", "Shards that were refused or failed")?;
         let read_bytes = counters("holdfast_shard_read_bytes_total", "Bytes of shards read and verified")?;
         let read_errors = counters("holdfast_shard_read_errors_total", "Shard reads that failed")?;
@@ -43,7 +44,8 @@ impl DeviceMetrics {
         let free_bytes = gauges("holdfast_device_free_bytes", "Bytes free on the device's file system")?;
         let shards = gauges("holdfast_device_shards", "Shards on the device")?;
         let buckets = exponential_buckets(50e-6, 2.0, 16)?;
-        let options = HistogramOpts::new("holdfast_shard_put_seconds", "Writing and syncing a batch of shards");
+        let options =
+            HistogramOpts::new("holdfast_shard_put_seconds", "Writing and syncing a batch of shards");
         let put_seconds = HistogramVec::new(options.buckets(buckets), &["device"])?;
         registry.register(Box::new(put_seconds.clone()))?;
         let of = |device: &DeviceId| {

@@ -36,7 +36,9 @@ pub enum SuperblockError {
     Io { path: PathBuf, source: io::Error },
     #[error("{path} is damaged: {reason}. If the disk is to be replaced, empty its directory")]
     Damaged { path: PathBuf, reason: String },
-    #[error("{path} belongs to cluster {theirs}, slot {slot}: it is not used here, so that nothing of it is overwritten")]
+    #[error(
+        "{path} belongs to cluster {theirs}, slot {slot}: it is not used here, so that nothing of it is overwritten"
+    )]
     Foreign { path: PathBuf, theirs: String, slot: u32 },
     #[error("{0} holds files and is no device: give a device an empty directory")]
     NotEmpty(PathBuf),
@@ -70,7 +72,8 @@ impl Superblock {
             return Err(damaged(format!("format {} is not known to this version", stored.format)));
         }
         let incarnation = Incarnation::from_hex(&stored.incarnation);
-        let incarnation = incarnation.ok_or_else(|| damaged("its incarnation is not 32 hexadecimal digits".to_owned()))?;
+        let incarnation =
+            incarnation.ok_or_else(|| damaged("its incarnation is not 32 hexadecimal digits".to_owned()))?;
         Ok(Some(Self { cluster: stored.cluster, slot: DeviceId(stored.slot), incarnation }))
     }
 

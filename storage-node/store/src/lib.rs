@@ -21,5 +21,6 @@ pub use record::{BadHeader, HEADER_BYTES, Header};
 #[cfg(any(test, feature = "sim"))]
 pub use sim_disk::SimDisk;
 pub use store::{
-    Inventory, PutShard, Recovered, SEGMENT_BYTES, ShardError, ShardId, ShardStore, StoreConfig, Usage, WriteClass,
+    Inventory, PutShard, Recovered, SEGMENT_BYTES, ShardError, ShardId, ShardStore, StoreConfig, Usage,
+    WriteClass,
 };

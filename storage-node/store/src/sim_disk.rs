@@ -89,8 +89,12 @@ impl SimDisk {
     /// Flips a bit somewhere in a segment that exists; false where there is none.
     pub fn rot(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let lens: Vec<(SegmentId, usize)> =
-            inner.files.iter().map(|(id, file)| (*id, file.durable.len())).filter(|(_, len)| *len > 0).collect();
+        let lens: Vec<(SegmentId, usize)> = inner
+            .files
+            .iter()
+            .map(|(id, file)| (*id, file.durable.len()))
+            .filter(|(_, len)| *len > 0)
+            .collect();
         if lens.is_empty() {
             return false;
         }

@@ -75,7 +75,9 @@ pub enum ShardError {
     Damaged,
     #[error("the shard is of epoch {given}, and the device has seen epoch {seen} of its placement group")]
     StaleEpoch { given: Epoch, seen: Epoch },
-    #[error("the device is full: {free} bytes are free, and {reserved} are reserved; add devices or delete data")]
+    #[error(
+        "the device is full: {free} bytes are free, and {reserved} are reserved; add devices or delete data"
+    )]
     Full { free: u64, reserved: u64 },
     #[error("the range is outside the shard")]
     Range,
@@ -87,10 +89,8 @@ pub enum ShardError {
 
 impl From<io::Error> for ShardError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { free: 0, reserved: 0 },
-            _ => Self::Disk(error),
-        }
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if full { Self::Full { free: 0, reserved: 0 } } else { Self::Disk(error) }
     }
 }
 
@@ -139,7 +139,11 @@ pub struct Inventory {
 /// Where a shard is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Place {
-    Segment { segment: SegmentId, generation: u64, offset: u64 },
+    Segment {
+        segment: SegmentId,
+        generation: u64,
+        offset: u64,
+    },
     /// In the index itself.
     Small(Vec<u8>),
 }
@@ -343,7 +347,13 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     }
 
     /// Refuses epochs older than the newest seen, and remembers a newer one with the batch.
-    fn fence(&self, allocator: &mut Allocator, pg: PgId, given: Epoch, batch: &mut Batch) -> Result<(), ShardError> {
+    fn fence(
+        &self,
+        allocator: &mut Allocator,
+        pg: PgId,
+        given: Epoch,
+        batch: &mut Batch,
+    ) -> Result<(), ShardError> {
         let seen = allocator.epochs.get(&pg).copied().unwrap_or(Epoch(0));
         if given < seen {
             return Err(ShardError::StaleEpoch { given, seen });
@@ -422,13 +432,16 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
             allocator.left.push((active.segment, active.generation));
         }
         for (segment, generation) in std::mem::take(&mut allocator.indexed) {
-            let same_life = allocator.segments.get(&segment).is_some_and(|room| room.generation == generation);
+            let same_life =
+                allocator.segments.get(&segment).is_some_and(|room| room.generation == generation);
             if same_life {
                 batch.put(segment_key(segment), encode_segment(SegmentState { generation, active: false }));
             }
         }
         let (segment, generation) = match allocator.spare.pop_first() {
-            Some(segment) => (segment, allocator.segments.get(&segment).map_or(1, |room| room.generation + 1)),
+            Some(segment) => {
+                (segment, allocator.segments.get(&segment).map_or(1, |room| room.generation + 1))
+            }
             None => (SegmentId(allocator.segments.last_key_value().map_or(0, |(last, _)| last.0 + 1)), 1),
         };
         batch.put(segment_key(segment), encode_segment(SegmentState { generation, active: true }));
@@ -447,12 +460,20 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         let located = self.locate(id)?.ok_or(ShardError::NotFound)?;
         match self.read_located(&located, offset, len, false) {
             // It may have been deleted, and its segment reused, since it was located.
-            Err(ShardError::Damaged) if self.locate(id)?.as_ref() != Some(&located) => Err(ShardError::NotFound),
+            Err(ShardError::Damaged) if self.locate(id)?.as_ref() != Some(&located) => {
+                Err(ShardError::NotFound)
+            }
             other => other,
         }
     }
 
-    fn read_located(&self, located: &Located, offset: u32, len: u32, medium: bool) -> Result<Bytes, ShardError> {
+    fn read_located(
+        &self,
+        located: &Located,
+        offset: u32,
+        len: u32,
+        medium: bool,
+    ) -> Result<Bytes, ShardError> {
         let end = offset.checked_add(len).filter(|&end| end <= located.len).ok_or(ShardError::Range)?;
         let first = offset as usize / BLOCK_BYTES;
         let from = first * BLOCK_BYTES;
@@ -489,7 +510,9 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     pub fn verify(&self, id: ShardId) -> Result<(), ShardError> {
         let located = self.locate(id)?.ok_or(ShardError::NotFound)?;
         match self.verify_located(id, &located) {
-            Err(ShardError::Damaged) if self.locate(id)?.as_ref() != Some(&located) => Err(ShardError::NotFound),
+            Err(ShardError::Damaged) if self.locate(id)?.as_ref() != Some(&located) => {
+                Err(ShardError::NotFound)
+            }
             other => other,
         }
     }
@@ -594,7 +617,12 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     }
 
     /// An empty segment becomes a spare one, or goes.
-    fn free_segment(&self, allocator: &mut Allocator, segment: SegmentId, reusable: bool) -> Result<(), ShardError> {
+    fn free_segment(
+        &self,
+        allocator: &mut Allocator,
+        segment: SegmentId,
+        reusable: bool,
+    ) -> Result<(), ShardError> {
         if allocator.spare.contains(&segment) {
             return Ok(());
         }
@@ -629,7 +657,11 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
                 (_, Err(error)) => failure = Some(error),
                 (None, Ok(_)) => failure = Some(KvError::Storage("a shard's key is too short".to_owned())),
             }
-            if found.len() < limit && failure.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if found.len() < limit && failure.is_none() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })?;
         failure.map_or(Ok(found), |error| Err(error.into()))
     }

@@ -32,14 +32,20 @@ fn sealed(code: &ErasureCode, seed: u8) -> (SealedPack, Vec<Vec<u8>>) {
 }
 
 /// Answers fetches from `pack`, of which `broken` shards fail and `slow` ones never answer.
-fn drive(session: &mut ReadSession<'_>, pack: &SealedPack, broken: u32, slow: u32) -> Option<Result<Vec<u8>, ReadError>> {
+fn drive(
+    session: &mut ReadSession<'_>,
+    pack: &SealedPack,
+    broken: u32,
+    slow: u32,
+) -> Option<Result<Vec<u8>, ReadError>> {
     let mut hedged = false;
     loop {
         while let Some(fetch) = session.poll_fetch() {
             if slow >> fetch.shard & 1 == 1 {
                 continue;
             }
-            let bytes = pack.shards[fetch.shard].slice(fetch.offset as usize..(fetch.offset + fetch.len) as usize);
+            let bytes =
+                pack.shards[fetch.shard].slice(fetch.offset as usize..(fetch.offset + fetch.len) as usize);
             session.handle_fetched(fetch, (broken >> fetch.shard & 1 == 0).then_some(bytes));
         }
         if let Some(result) = session.poll_result() {
@@ -91,7 +97,8 @@ fn chunks_open_to_what_was_added_and_never_to_anything_else() {
     let compressed = pack.entries.iter().filter(|entry| entry.stored < entry.plain).count();
     assert_eq!(compressed, 3);
     for (entry, plain) in pack.entries.iter().zip(&chunks) {
-        let stored = Bytes::copy_from_slice(&data[entry.offset as usize..(entry.offset + entry.stored) as usize]);
+        let stored =
+            Bytes::copy_from_slice(&data[entry.offset as usize..(entry.offset + entry.stored) as usize]);
         let opened = open_chunk(entry.chunk, entry.codec, stored.clone(), entry.plain as usize);
         assert_eq!(opened.expect("the chunk"), plain);
         let mut wrong = stored.to_vec();

@@ -9,7 +9,7 @@ use holdfast_core::{
 };
 use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::{
-    command::{Command, Outcome, Rejection, Request},
+    command::{Command, Request},
     query,
     records::Pack,
 };
@@ -29,7 +29,8 @@ impl Maintenance {
     pub(super) async fn compact_some(self) -> Result<(), EngineError> {
         let shared = self.engine.shared.clone();
         loop {
-            if query::header(shared.meta.latest())?.is_some_and(|header| header.collection_stopped.is_some()) {
+            if query::header(shared.meta.latest())?.is_some_and(|header| header.collection_stopped.is_some())
+            {
                 return Ok(());
             }
             let candidates = query::reclaimable(&shared.meta.view(), STEP)?;
@@ -42,7 +43,9 @@ impl Maintenance {
                 if pack.entries > 0 {
                     match move_out(&shared, *id, &pack, &mut targets).await {
                         Ok(()) => self.engine.metrics().compacted_packs.inc(),
-                        Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::Full)) => return Err(error),
+                        Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::Full)) => {
+                            return Err(error);
+                        }
                         Err(error) => tracing::warn!(pack = %id, %error, "a pack could not be compacted yet"),
                     }
                 }
@@ -66,13 +69,9 @@ impl Maintenance {
         let mut deleted = 0;
         let mut by_device: BTreeMap<_, Vec<ShardId>> = BTreeMap::new();
         for (id, outcome) in packs.iter().zip(outcomes) {
-            match outcome {
-                Outcome::Done => {}
-                Outcome::Rejected(Rejection::PackInUse | Rejection::CollectionStopped(_)) => continue,
-                other => {
-                    tracing::error!(pack = %id, ?other, "deleting a pack got an answer that is not known");
-                    continue;
-                }
+            if let Err(rejection) = outcome.accepted() {
+                tracing::debug!(pack = %id, %rejection, "the pack is kept");
+                continue;
             }
             deleted += 1;
             let Some(group) = shared.placement.group(id.pg()) else { continue };
@@ -101,10 +100,12 @@ async fn move_out(
     targets: &mut BTreeMap<DomainId, Target>,
 ) -> Result<(), EngineError> {
     let (data, contents) = shared.read_pack(id, pack).await?;
-    let places = query::chunks(shared.meta.latest(), pack.domain, contents.entries.iter().map(|entry| entry.chunk))?;
-    let alive = contents.entries.iter().zip(places).filter(|(entry, place)| {
-        place.is_some_and(|place| place.pack == id && place.offset == entry.offset)
-    });
+    let places =
+        query::chunks(shared.meta.latest(), pack.domain, contents.entries.iter().map(|entry| entry.chunk))?;
+    let alive =
+        contents.entries.iter().zip(places).filter(|(entry, place)| {
+            place.is_some_and(|place| place.pack == id && place.offset == entry.offset)
+        });
     for (entry, _) in alive {
         let stored = data.slice(entry.offset as usize..(entry.offset + entry.stored) as usize);
         add(shared, pack.domain, id, entry, &stored, targets).await?;
@@ -141,8 +142,6 @@ async fn write(shared: &Arc<Shared>, domain: DomainId, target: Target) -> Result
     for chunk in &mut pack.chunks {
         chunk.moved_from = target.moved.get(&chunk.entry.chunk).copied();
     }
-    match shared.meta.request(Request::idempotent(Command::RegisterPack(pack))).await? {
-        Outcome::Rejected(rejection) => Err(rejection.into()),
-        _ => Ok(()),
-    }
+    shared.meta.request(Request::idempotent(Command::RegisterPack(pack))).await?.accepted()?;
+    Ok(())
 }

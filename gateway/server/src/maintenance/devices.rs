@@ -38,7 +38,8 @@ impl Maintenance {
 
     async fn put_back(&self, slot: DeviceId) -> Result<bool, EngineError> {
         let open = self.config.open_device.clone();
-        let opened = tokio::task::spawn_blocking(move || open(slot)).await.map_err(|_| EngineError::ShuttingDown)?;
+        let opened =
+            tokio::task::spawn_blocking(move || open(slot)).await.map_err(|_| EngineError::ShuttingDown)?;
         match opened {
             Ok(device) => {
                 self.admit(&device).await?;

@@ -40,7 +40,8 @@ impl Maintenance {
             found.extend(inventory.iter().map(|entry| entry.id));
             for (id, pack) in &page {
                 let Some(group) = self.engine.shared.placement.group(id.pg()) else { continue };
-                for (index, _) in group.devices.iter().enumerate().filter(|(_, slot)| **slot == device.slot()) {
+                for (index, _) in group.devices.iter().enumerate().filter(|(_, slot)| **slot == device.slot())
+                {
                     let shard = ShardId { pack: *id, index: index as u8 };
                     expected.insert(shard);
                     if !found.contains(&shard) && pack.missing >> index & 1 == 0 {
@@ -87,7 +88,11 @@ impl Maintenance {
 }
 
 /// A device's shards of packs above `after`, up to `last` where there is one; `None` where the device fails.
-async fn inventory_between(device: &Arc<Device>, after: Option<PackId>, last: Option<PackId>) -> Option<Vec<Inventory>> {
+async fn inventory_between(
+    device: &Arc<Device>,
+    after: Option<PackId>,
+    last: Option<PackId>,
+) -> Option<Vec<Inventory>> {
     let device = device.clone();
     let read = move || -> Result<Vec<Inventory>, ShardError> {
         let mut all: Vec<Inventory> = Vec::new();

@@ -5,7 +5,7 @@ use crate::{clock::unix_ms, engine::EngineError};
 use bytes::Bytes;
 use holdfast_core::ids::PackId;
 use holdfast_meta_raft_machine::{
-    command::{Command, Outcome, Request},
+    command::{Command, Request},
     query,
 };
 use holdfast_storage_node_store::{PutShard, ShardId, WriteClass};
@@ -38,8 +38,10 @@ impl Maintenance {
         let Some(pack) = query::pack(shared.meta.latest(), id)? else { return Ok(false) };
         let Some(group) = shared.placement.group(id.pg()) else { return Ok(false) };
         let in_service = |index: &usize| shared.placement.devices.get(group.devices[*index]).is_some();
-        let wanted: Vec<usize> =
-            (0..pack.profile.total()).filter(|index| pack.missing >> index & 1 == 1).filter(in_service).collect();
+        let wanted: Vec<usize> = (0..pack.profile.total())
+            .filter(|index| pack.missing >> index & 1 == 1)
+            .filter(in_service)
+            .collect();
         if wanted.is_empty() {
             return Ok(false);
         }
@@ -58,26 +60,30 @@ impl Maintenance {
                 Some(row) => Bytes::from(std::mem::take(&mut parity[row])),
             };
             let id = ShardId { pack: id, index: index as u8 };
-            let put = PutShard { id, epoch: group.epoch, class: WriteClass::Maintenance, now_ms: unix_ms(), payload };
+            let put = PutShard {
+                id,
+                epoch: group.epoch,
+                class: WriteClass::Maintenance,
+                now_ms: unix_ms(),
+                payload,
+            };
             match device.put(put).await {
                 Ok(()) => mask |= 1 << index,
-                Err(error) => tracing::warn!(pack = %id.pack, index, %error, "a shard could not be written again yet"),
+                Err(error) => {
+                    tracing::warn!(pack = %id.pack, index, %error, "a shard could not be written again yet")
+                }
             }
         }
         if mask == 0 {
             return Ok(false);
         }
         let command = Command::RepairShards { pack: id, epoch: group.epoch, mask };
-        match shared.meta.request(Request::idempotent(command)).await? {
-            Outcome::Rejected(rejection) => {
-                tracing::debug!(pack = %id, %rejection, "a repair came too late");
-                shared.placement.refresh()?;
-                Ok(false)
-            }
-            _ => {
-                self.engine.metrics().repaired_shards.inc_by(u64::from(mask.count_ones()));
-                Ok(true)
-            }
+        if let Err(rejection) = shared.meta.request(Request::idempotent(command)).await?.accepted() {
+            tracing::debug!(pack = %id, %rejection, "a repair came too late");
+            shared.placement.refresh()?;
+            return Ok(false);
         }
+        self.engine.metrics().repaired_shards.inc_by(u64::from(mask.count_ones()));
+        Ok(true)
     }
 }

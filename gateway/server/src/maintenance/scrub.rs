@@ -36,7 +36,9 @@ impl Maintenance {
 /// Verifies up to `count` shards above `after`: where to go on, and the damaged ones.
 fn scrub(device: &Arc<Device>, after: Option<ShardId>, count: usize) -> (Option<ShardId>, Vec<ShardId>) {
     let Ok(page) = device.inventory(after, count) else { return (after, Vec::new()) };
-    let bad = page.iter().filter(|entry| matches!(device.verify(entry.id), Err(ShardError::Damaged | ShardError::Disk(_))));
+    let bad = page
+        .iter()
+        .filter(|entry| matches!(device.verify(entry.id), Err(ShardError::Damaged | ShardError::Disk(_))));
     // Behind the last shard, the next round begins.
     let next = page.last().map(|entry| entry.id).filter(|_| page.len() == count);
     (next, bad.map(|entry| entry.id).collect())

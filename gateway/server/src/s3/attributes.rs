@@ -67,11 +67,15 @@ pub fn attributes(fields: AttributeFields) -> S3Result<Attributes> {
     user.sort();
     let bytes: usize = user.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > USER_METADATA_BYTES_MAX {
-        return Err(s3_error!(MetadataTooLarge, "Your metadata headers exceed the maximum allowed metadata size"));
+        return Err(s3_error!(
+            MetadataTooLarge,
+            "Your metadata headers exceed the maximum allowed metadata size"
+        ));
     }
     // How the body was framed is no property of the object.
     let content_encoding = fields.content_encoding.map(|value| {
-        let kept = value.split(',').map(str::trim).filter(|coding| !coding.is_empty() && *coding != "aws-chunked");
+        let kept =
+            value.split(',').map(str::trim).filter(|coding| !coding.is_empty() && *coding != "aws-chunked");
         kept.collect::<Vec<_>>().join(",")
     });
     Ok(Attributes {
@@ -109,7 +113,11 @@ pub fn checksum_text(checksum: &Checksum) -> String {
 }
 
 pub fn checksum_type(composite: bool) -> dto::ChecksumType {
-    dto::ChecksumType::from_static(if composite { dto::ChecksumType::COMPOSITE } else { dto::ChecksumType::FULL_OBJECT })
+    dto::ChecksumType::from_static(if composite {
+        dto::ChecksumType::COMPOSITE
+    } else {
+        dto::ChecksumType::FULL_OBJECT
+    })
 }
 
 pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> dto::ChecksumAlgorithm {
@@ -129,7 +137,12 @@ pub fn parse_algorithm(name: &str) -> S3Result<ChecksumAlgorithm> {
         "CRC64NVME" => ChecksumAlgorithm::Crc64Nvme,
         "SHA1" => ChecksumAlgorithm::Sha1,
         "SHA256" => ChecksumAlgorithm::Sha256,
-        _ => return Err(s3_error!(InvalidRequest, "Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]")),
+        _ => {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]"
+            ));
+        }
     })
 }
 

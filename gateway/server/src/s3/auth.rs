@@ -29,7 +29,10 @@ impl S3Auth for Credentials {
         if access_key == self.access_key {
             Ok(self.secret_key.clone())
         } else {
-            Err(s3_error!(InvalidAccessKeyId, "The AWS access key Id you provided does not exist in our records"))
+            Err(s3_error!(
+                InvalidAccessKeyId,
+                "The AWS access key Id you provided does not exist in our records"
+            ))
         }
     }
 }
@@ -52,13 +55,22 @@ impl S3Access for OwnerOnly {
             None => !presigned,
         };
         if version_2 && !context.headers().contains_key("content-type") {
-            return Err(s3_error!(InvalidRequest, "Signature version 2 is not supported: use AWS4-HMAC-SHA256"));
+            return Err(s3_error!(
+                InvalidRequest,
+                "Signature version 2 is not supported: use AWS4-HMAC-SHA256"
+            ));
         }
         if version_2 && authorization.is_some() {
-            return Err(s3_error!(InvalidRequest, "Signature version 2 is not supported: use AWS4-HMAC-SHA256"));
+            return Err(s3_error!(
+                InvalidRequest,
+                "Signature version 2 is not supported: use AWS4-HMAC-SHA256"
+            ));
         }
         let expires = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
-        if presigned && !expires.is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|s| s <= PRESIGNED_SECONDS_MAX)) {
+        if presigned
+            && !expires
+                .is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|s| s <= PRESIGNED_SECONDS_MAX))
+        {
             return Err(s3_error!(
                 AuthorizationQueryParametersError,
                 "X-Amz-Expires must be less than a week (in seconds) that is 604800"
@@ -87,7 +99,9 @@ fn check_signed_headers(context: &S3AccessContext<'_>) -> S3Result<()> {
         matters && !signed.contains(&name)
     });
     match unsigned {
-        Some(_) => Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed")),
+        Some(_) => {
+            Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed"))
+        }
         None => Ok(()),
     }
 }

@@ -12,7 +12,8 @@ use s3s::{
     dto::{
         Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
         DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
-        GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput, ListBucketsInput, ListBucketsOutput, Owner,
+        GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput, ListBucketsInput, ListBucketsOutput,
+        Owner,
     },
     s3_error,
     validation::NameValidation,
@@ -40,10 +41,8 @@ pub fn owner() -> Owner {
 
 async fn run(door: &S3Door, command: Command) -> S3Result<Outcome> {
     let request = Request { id: Some(new_request_id()), command };
-    match door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))? {
-        Outcome::Rejected(rejection) => Err(error::rejection(&rejection)),
-        done => Ok(done),
-    }
+    let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
+    outcome.accepted().map_err(|rejection| error::rejection(&rejection))
 }
 
 pub async fn create_bucket(
@@ -52,8 +51,11 @@ pub async fn create_bucket(
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     // s3s takes a PUT of a subresource that it does not know for this.
     let known = ["x-id", "location"];
-    let unknown = request.uri.query().unwrap_or_default().split('&').map(|pair| pair.split('=').next().unwrap_or(""));
-    let strange = |name: &str| !name.is_empty() && !name.to_ascii_lowercase().starts_with("x-amz-") && !known.contains(&name);
+    let unknown =
+        request.uri.query().unwrap_or_default().split('&').map(|pair| pair.split('=').next().unwrap_or(""));
+    let strange = |name: &str| {
+        !name.is_empty() && !name.to_ascii_lowercase().starts_with("x-amz-") && !known.contains(&name)
+    };
     if unknown.into_iter().any(strange) {
         return Err(s3_error!(NotImplemented, "The operation is not implemented"));
     }
@@ -62,8 +64,9 @@ pub async fn create_bucket(
     if input.object_lock_enabled_for_bucket == Some(true) {
         return Err(s3_error!(NotImplemented, "Object Lock is not implemented"));
     }
-    run(door, Command::CreateBucket { name: name.clone(), domain: DOMAIN, chunker: ChunkerProfile::V1 }).await?;
-    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")), ..Default::default() }))
+    run(door, Command::CreateBucket { name: name.clone(), domain: DOMAIN, chunker: ChunkerProfile::V1 })
+        .await?;
+    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
 }
 
 pub async fn delete_bucket(
@@ -75,7 +78,10 @@ pub async fn delete_bucket(
 }
 
 #[expect(clippy::unused_async, reason = "all operations have one shape")]
-pub async fn head_bucket(door: &S3Door, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+pub async fn head_bucket(
+    door: &S3Door,
+    request: S3Request<HeadBucketInput>,
+) -> S3Result<S3Response<HeadBucketOutput>> {
     door.bucket(&request.input.bucket)?;
     Ok(S3Response::new(HeadBucketOutput { bucket_region: Some(REGION.to_owned()), ..Default::default() }))
 }

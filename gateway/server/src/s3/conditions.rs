@@ -39,7 +39,8 @@ impl ReadConditions<'_> {
     /// 304 or 412, with the headers that belong to it.
     pub fn check(&self, etag: &Etag, modified_ms: u64) -> S3Result<()> {
         let modified = (modified_ms / 1000) as i64;
-        let failed = || s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold");
+        let failed =
+            || s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold");
         match (self.if_match, self.if_unmodified_since) {
             (Some(condition), _) if !names(condition, etag) => return Err(failed()),
             (None, Some(since)) if modified > seconds(since) => return Err(failed()),
@@ -58,8 +59,9 @@ impl ReadConditions<'_> {
     /// # Errors
     /// 412.
     pub fn check_source(&self, etag: &Etag, modified_ms: u64) -> S3Result<()> {
-        self.check(etag, modified_ms)
-            .map_err(|_| s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold"))
+        self.check(etag, modified_ms).map_err(|_| {
+            s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
+        })
     }
 }
 
@@ -87,14 +89,14 @@ pub fn write_condition(
     if_match: Option<&ETagCondition>,
     if_none_match: Option<&ETagCondition>,
 ) -> S3Result<Condition> {
-    let unknown = || s3_error!(NotImplemented, "A header you provided implies functionality that is not implemented");
+    let unknown =
+        || s3_error!(NotImplemented, "A header you provided implies functionality that is not implemented");
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::Always),
         (Some(ETagCondition::Any), None) => Ok(Condition::Present),
         // An ETag that cannot be one of ours matches nothing.
-        (Some(ETagCondition::ETag(etag)), None) => {
-            Ok(parse_etag(etag.value()).map_or(Condition::Matches(Etag::Multipart { md5: [0; 16], parts: 0 }), Condition::Matches))
-        }
+        (Some(ETagCondition::ETag(etag)), None) => Ok(parse_etag(etag.value())
+            .map_or(Condition::Matches(Etag::Multipart { md5: [0; 16], parts: 0 }), Condition::Matches)),
         (None, Some(ETagCondition::Any)) => Ok(Condition::Absent),
         (None, Some(ETagCondition::ETag(etag))) => {
             Ok(parse_etag(etag.value()).map_or(Condition::Always, Condition::Differs))

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
-    command::{Command, Condition, NewContent, NewObject, Outcome, Rejection, Request},
+    command::{Command, Condition, NewContent, NewObject, Rejection, Request},
     query,
     records::{Bucket, Content, Version},
 };
@@ -43,7 +43,9 @@ fn source<'a>(door: &S3Door, copied: &'a CopySource) -> S3Result<(Bucket, &'a st
             }
             Ok((door.bucket(bucket)?, key))
         }
-        _ => Err(s3_error!(NotImplemented, "Copies from access points are not implemented")),
+        CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
+            Err(s3_error!(NotImplemented, "Copies from access points are not implemented"))
+        }
     }
 }
 
@@ -61,7 +63,10 @@ fn destination_condition(headers: &HeaderMap) -> S3Result<Condition> {
     write_condition(read("if-match")?.as_ref(), read("if-none-match")?.as_ref())
 }
 
-pub async fn copy_object(door: &S3Door, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+pub async fn copy_object(
+    door: &S3Door,
+    request: S3Request<CopyObjectInput>,
+) -> S3Result<S3Response<CopyObjectOutput>> {
     let S3Request { mut input, headers, .. } = request;
     let target = door.bucket(&input.bucket)?;
     check_key(&input.key)?;
@@ -69,7 +74,10 @@ pub async fn copy_object(door: &S3Door, request: S3Request<CopyObjectInput>) -> 
     let condition = destination_condition(&headers)?;
     let replace = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == MetadataDirective::REPLACE);
     if !replace && from.id == target.id && from_key == input.key && condition == Condition::Always {
-        return Err(s3_error!(InvalidRequest, "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."));
+        return Err(s3_error!(
+            InvalidRequest,
+            "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
+        ));
     }
     let replaced = attributes(attribute_fields!(input))?;
     let key = input.key.clone().into_bytes();
@@ -83,7 +91,10 @@ pub async fn copy_object(door: &S3Door, request: S3Request<CopyObjectInput>) -> 
         };
         conditions.check_source(&version.etag, version.modified_ms)?;
         if version.bytes > PUT_BYTES_MAX {
-            return Err(s3_error!(InvalidRequest, "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"));
+            return Err(s3_error!(
+                InvalidRequest,
+                "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
+            ));
         }
         let Some(content) = content_of(door, &from, &version)? else { continue };
         let object = NewObject {
@@ -96,24 +107,26 @@ pub async fn copy_object(door: &S3Door, request: S3Request<CopyObjectInput>) -> 
         };
         let command = Command::PutObject { bucket: target.id, key: key.clone(), condition, object };
         let request = Request { id: Some(new_request_id()), command };
-        match door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))? {
+        let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
+        match outcome.accepted() {
             // The source was replaced, and its segments released: what is there now is copied.
-            Outcome::Rejected(Rejection::SegmentGone) => {}
-            Outcome::Rejected(rejection) => return Err(error::rejection(&rejection)),
-            Outcome::Committed(committed) => {
-                let mut result = CopyObjectResult {
-                    e_tag: Some(etag(&version.etag)),
-                    last_modified: Some(timestamp(committed.modified_ms)),
-                    ..Default::default()
-                };
-                set_checksum!(result, &version.checksum);
-                result.checksum_type = version.checksum.as_ref().map(|sum| checksum_type(sum.composite_parts.is_some()));
-                return Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }));
-            }
-            _ => return Err(s3_error!(InternalError, "We encountered an internal error. Please try again.")),
+            Err(Rejection::SegmentGone) => {}
+            Err(rejection) => return Err(error::rejection(&rejection)),
+            Ok(_) => return Ok(S3Response::new(copied(&version))),
         }
     }
     Err(s3_error!(SlowDown, "The source is being replaced too quickly"))
+}
+
+fn copied(version: &Version) -> CopyObjectOutput {
+    let mut result = CopyObjectResult {
+        e_tag: Some(etag(&version.etag)),
+        last_modified: Some(timestamp(crate::clock::unix_ms())),
+        ..Default::default()
+    };
+    set_checksum!(result, &version.checksum);
+    result.checksum_type = version.checksum.as_ref().map(|sum| checksum_type(sum.composite_parts.is_some()));
+    CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }
 }
 
 /// A version's content as a new version may name it; `None` where it was replaced meanwhile.
@@ -129,15 +142,24 @@ fn content_of(door: &S3Door, bucket: &Bucket, version: &Version) -> S3Result<Opt
 
 /// `bytes=first-last`, both of them given.
 fn copy_range(text: &str, bytes: u64) -> S3Result<Range<u64>> {
-    let invalid = || s3_error!(InvalidArgument, "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy");
-    let (first, last) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')).ok_or_else(invalid)?;
+    let invalid = || {
+        s3_error!(
+            InvalidArgument,
+            "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy"
+        )
+    };
+    let (first, last) =
+        text.strip_prefix("bytes=").and_then(|range| range.split_once('-')).ok_or_else(invalid)?;
     let first: u64 = first.parse().map_err(|_| invalid())?;
     let last: u64 = last.parse().map_err(|_| invalid())?;
     if first > last {
         return Err(invalid());
     }
     if last >= bytes {
-        return Err(s3_error!(InvalidRange, "Range specified is not valid for source object of size: {bytes}"));
+        return Err(s3_error!(
+            InvalidRange,
+            "Range specified is not valid for source object of size: {bytes}"
+        ));
     }
     Ok(first..last + 1)
 }
@@ -166,7 +188,10 @@ pub async fn upload_part_copy(
     };
     let length = range.end - range.start;
     if length > PUT_BYTES_MAX {
-        return Err(s3_error!(InvalidRequest, "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"));
+        return Err(s3_error!(
+            InvalidRequest,
+            "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
+        ));
     }
     // A range's chunks are found again by their content: nothing but its two ends is stored anew.
     let content = door.engine.content(from.id, &version, range).map_err(error::engine)?;
@@ -177,7 +202,17 @@ pub async fn upload_part_copy(
     let incoming = Incoming { body, length: Some(length), limit: PUT_BYTES_MAX, observe: &mut observe };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     let (md5, checksum) = expected.verify(digest)?;
-    put_part(door, &bucket, input.key.as_bytes(), upload_id, input.part_number, ingested, md5, checksum.clone()).await?;
+    put_part(
+        door,
+        &bucket,
+        input.key.as_bytes(),
+        upload_id,
+        input.part_number,
+        ingested,
+        md5,
+        checksum.clone(),
+    )
+    .await?;
     let mut result = CopyPartResult {
         e_tag: Some(ETag::Strong(hex::encode(md5))),
         last_modified: Some(timestamp(crate::clock::unix_ms())),

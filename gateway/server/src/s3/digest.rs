@@ -81,7 +81,10 @@ impl Expected {
         let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let in_trailer = named("x-amz-trailer").and_then(|trailer| {
             let trailer = trailer.to_ascii_lowercase();
-            HEADERS.iter().find(|(name, _)| trailer.split(',').any(|one| one.trim() == *name)).map(|(_, sum)| *sum)
+            HEADERS
+                .iter()
+                .find(|(name, _)| trailer.split(',').any(|one| one.trim() == *name))
+                .map(|(_, sum)| *sum)
         });
         let sdk = named("x-amz-sdk-checksum-algorithm").map(parse_algorithm).transpose()?;
         let checksum = match given {
@@ -93,7 +96,10 @@ impl Expected {
 
     /// A digest of everything that is asked for.
     pub fn digest(&self) -> BodyDigest {
-        BodyDigest { md5: md5::Md5::new(), sum: self.checksum.as_ref().map(|(algorithm, _)| Sum::new(*algorithm)) }
+        BodyDigest {
+            md5: md5::Md5::new(),
+            sum: self.checksum.as_ref().map(|(algorithm, _)| Sum::new(*algorithm)),
+        }
     }
 
     /// Holds what was computed against what was declared.
@@ -103,9 +109,14 @@ impl Expected {
     pub fn verify(self, digest: BodyDigest) -> S3Result<(BodyMd5, Option<Checksum>)> {
         let md5: BodyMd5 = digest.md5.finalize().into();
         if self.md5.is_some_and(|expected| expected != md5) {
-            return Err(s3_error!(BadDigest, "The Content-MD5 you specified did not match what we received."));
+            return Err(s3_error!(
+                BadDigest,
+                "The Content-MD5 you specified did not match what we received."
+            ));
         }
-        let (Some((algorithm, header)), Some(sum)) = (self.checksum, digest.sum) else { return Ok((md5, None)) };
+        let (Some((algorithm, header)), Some(sum)) = (self.checksum, digest.sum) else {
+            return Ok((md5, None));
+        };
         let trailer = self.trailers.and_then(|trailers| {
             let name = HEADERS.iter().find(|(_, one)| *one == algorithm).map(|(name, _)| *name)?;
             trailers.read(|headers| headers.get(name)?.to_str().ok().map(str::to_owned)).flatten()
@@ -114,9 +125,13 @@ impl Expected {
         for text in [header, trailer].into_iter().flatten() {
             let expected = BASE64_STANDARD.decode(text.trim());
             let expected = expected.ok().filter(|expected| expected.len() == value.len());
-            let expected = expected.ok_or_else(|| s3_error!(InvalidRequest, "Value for a checksum header is invalid."))?;
+            let expected = expected
+                .ok_or_else(|| s3_error!(InvalidRequest, "Value for a checksum header is invalid."))?;
             if expected != value {
-                return Err(s3_error!(BadDigest, "The checksum you specified did not match the calculated checksum."));
+                return Err(s3_error!(
+                    BadDigest,
+                    "The checksum you specified did not match the calculated checksum."
+                ));
             }
         }
         Ok((md5, Some(Checksum { algorithm, value, composite_parts: None })))

@@ -22,7 +22,10 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
     match rejection {
         Rejection::NoSuchBucket => s3_error!(NoSuchBucket, "The specified bucket does not exist"),
         Rejection::BucketExists => {
-            s3_error!(BucketAlreadyOwnedByYou, "Your previous request to create the named bucket succeeded and you already own it.")
+            s3_error!(
+                BucketAlreadyOwnedByYou,
+                "Your previous request to create the named bucket succeeded and you already own it."
+            )
         }
         Rejection::BucketNotEmpty => s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"),
         Rejection::NoSuchKey => s3_error!(NoSuchKey, "The specified key does not exist."),
@@ -39,12 +42,20 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
             "Part {number} could not be found. It may not have been uploaded, or its entity tag may not match."
         ),
         Rejection::InvalidPartOrder => {
-            s3_error!(InvalidPartOrder, "The list of parts was not in ascending order. Parts must be ordered by part number.")
+            s3_error!(
+                InvalidPartOrder,
+                "The list of parts was not in ascending order. Parts must be ordered by part number."
+            )
         }
         Rejection::PartTooSmall(number) => {
-            s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size (part {number})")
+            s3_error!(
+                EntityTooSmall,
+                "Your proposed upload is smaller than the minimum allowed size (part {number})"
+            )
         }
-        Rejection::TooLarge => s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed size"),
+        Rejection::TooLarge => {
+            s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed size")
+        }
         Rejection::Malformed => s3_error!(InvalidRequest, "The request is malformed"),
         Rejection::ChunkGone(_) | Rejection::SegmentGone | Rejection::StaleEpoch { .. } => {
             s3_error!(SlowDown, "Please try again: the request raced with maintenance")
@@ -69,9 +80,14 @@ pub fn engine(error: EngineError) -> S3Error {
     match error {
         EngineError::Rejected(rejected) => rejection(&rejected),
         EngineError::Kv(error) | EngineError::Meta(MetaError::Store(error)) => kv(error),
-        EngineError::TooLarge => s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed size"),
+        EngineError::TooLarge => {
+            s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed size")
+        }
         EngineError::Stalled => {
-            s3_error!(RequestTimeout, "Your socket connection to the server was not read from or written to within the timeout period.")
+            s3_error!(
+                RequestTimeout,
+                "Your socket connection to the server was not read from or written to within the timeout period."
+            )
         }
         EngineError::Body(source) => body(&*source),
         EngineError::Full => {
@@ -81,9 +97,14 @@ pub fn engine(error: EngineError) -> S3Error {
         }
         EngineError::BelowQuorum { durable, quorum } => {
             tracing::warn!(durable, quorum, "a write was refused: too few devices");
-            s3_error!(ServiceUnavailable, "Too few devices are available to store the object durably. Please try again.")
+            s3_error!(
+                ServiceUnavailable,
+                "Too few devices are available to store the object durably. Please try again."
+            )
         }
-        EngineError::Meta(MetaError::Busy) | EngineError::Gone => s3_error!(SlowDown, "Please reduce your request rate"),
+        EngineError::Meta(MetaError::Busy) | EngineError::Gone => {
+            s3_error!(SlowDown, "Please reduce your request rate")
+        }
         EngineError::ShuttingDown | EngineError::Meta(MetaError::Stopped) => {
             s3_error!(ServiceUnavailable, "The server is shutting down. Please try again.")
         }
@@ -116,5 +137,8 @@ fn body(error: &(dyn std::error::Error + Send + Sync + 'static)) -> S3Error {
         return s3_error!(SignatureDoesNotMatch, "A chunk's signature does not match what was computed.");
     }
     tracing::debug!(error = %text, "a body ended early");
-    s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header.")
+    s3_error!(
+        IncompleteBody,
+        "You did not provide the number of bytes specified by the Content-Length HTTP header."
+    )
 }

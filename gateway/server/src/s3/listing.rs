@@ -1,6 +1,11 @@
 //! Listing objects, in both of S3's dialects.
 
-use super::{S3Door, attributes::{algorithm_name, checksum_type, etag, timestamp}, buckets::owner, error};
+use super::{
+    S3Door,
+    attributes::{algorithm_name, checksum_type, etag, timestamp},
+    buckets::owner,
+    error,
+};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use holdfast_core::limits::LIST_KEYS_MAX;
 use holdfast_meta_raft_machine::list::{Item, ListRequest, Page, list};
@@ -8,14 +13,15 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
-        CommonPrefix, EncodingType, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output,
-        Object, ObjectStorageClass,
+        CommonPrefix, EncodingType, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
+        ListObjectsV2Output, Object, ObjectStorageClass,
     },
     s3_error,
 };
 
 /// What S3 leaves as it is when it is asked to encode keys.
-const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/').remove(b'*');
+const KEPT: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/').remove(b'*');
 
 /// How names are written into the answer.
 #[derive(Clone, Copy)]
@@ -51,7 +57,9 @@ impl Encoding {
 /// Where it is negative.
 pub fn page_size(max: Option<i32>) -> S3Result<usize> {
     match max.unwrap_or(LIST_KEYS_MAX as i32) {
-        negative @ ..0 => Err(s3_error!(InvalidArgument, "max-keys must not be negative, and was {negative}")),
+        negative @ ..0 => {
+            Err(s3_error!(InvalidArgument, "max-keys must not be negative, and was {negative}"))
+        }
         max => Ok((max as usize).min(LIST_KEYS_MAX)),
     }
 }
@@ -71,7 +79,9 @@ fn objects(page: &Page, encoding: Encoding, with_owner: bool) -> (Vec<Object>, V
                 storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
                 ..Default::default()
             }),
-            Item::CommonPrefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(encoding.bytes(prefix)) }),
+            Item::CommonPrefix(prefix) => {
+                prefixes.push(CommonPrefix { prefix: Some(encoding.bytes(prefix)) })
+            }
         }
     }
     (objects, prefixes)

@@ -3,8 +3,8 @@
 use super::{
     S3Door,
     attributes::{
-        algorithm_name, attribute_fields, attributes, checksum_type, etag, given_checksum, parse_algorithm, parse_etag,
-        set_checksum, timestamp,
+        algorithm_name, attribute_fields, attributes, checksum_type, etag, given_checksum, parse_algorithm,
+        parse_etag, set_checksum, timestamp,
     },
     buckets::owner,
     conditions::write_condition,
@@ -33,8 +33,8 @@ use s3s::{
     dto::{
         self, AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag,
-        ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput, MultipartUpload,
-        StorageClass, UploadPartInput, UploadPartOutput,
+        ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput,
+        MultipartUpload, StorageClass, UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
@@ -48,15 +48,14 @@ pub fn parse_upload_id(text: &str) -> S3Result<UploadId> {
 
 async fn run(door: &S3Door, command: Command) -> S3Result<Outcome> {
     let request = Request { id: Some(new_request_id()), command };
-    match door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))? {
-        Outcome::Rejected(rejection) => Err(error::rejection(&rejection)),
-        done => Ok(done),
-    }
+    let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
+    outcome.accepted().map_err(|rejection| error::rejection(&rejection))
 }
 
 fn find(door: &S3Door, bucket: &Bucket, key: &str, id: &str) -> S3Result<(UploadId, Upload)> {
     let id = parse_upload_id(id)?;
-    let upload = query::upload(door.engine.meta().latest(), bucket.id, key.as_bytes(), id).map_err(error::kv)?;
+    let upload =
+        query::upload(door.engine.meta().latest(), bucket.id, key.as_bytes(), id).map_err(error::kv)?;
     upload.map(|upload| (id, upload)).ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
 }
 
@@ -66,8 +65,12 @@ fn checksum_of(input: &CreateMultipartUploadInput) -> S3Result<Option<(ChecksumA
     let algorithm = parse_algorithm(algorithm.as_str())?;
     let full = input.checksum_type.as_ref().map(|kind| kind.as_str() == dto::ChecksumType::FULL_OBJECT);
     let composite = match (algorithm, full) {
-        (ChecksumAlgorithm::Crc64Nvme, Some(false)) | (ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256, Some(true)) => {
-            return Err(s3_error!(InvalidRequest, "The checksum type is not supported with the checksum algorithm"));
+        (ChecksumAlgorithm::Crc64Nvme, Some(false))
+        | (ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256, Some(true)) => {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The checksum type is not supported with the checksum algorithm"
+            ));
         }
         (ChecksumAlgorithm::Crc64Nvme, _) => false,
         (_, full) => full != Some(true),
@@ -103,7 +106,10 @@ fn part_number(number: i32) -> S3Result<u16> {
     })
 }
 
-pub async fn upload_part(door: &S3Door, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+pub async fn upload_part(
+    door: &S3Door,
+    request: S3Request<UploadPartInput>,
+) -> S3Result<S3Response<UploadPartOutput>> {
     let S3Request { mut input, headers, trailing_headers, .. } = request;
     let bucket = door.bucket(&input.bucket)?;
     part_number(input.part_number)?;
@@ -115,12 +121,18 @@ pub async fn upload_part(door: &S3Door, request: S3Request<UploadPartInput>) -> 
     let length = declared_length(input.content_length, &body)?;
     let mut digest = expected.digest();
     let mut observe = |piece: &Bytes| digest.update(piece);
-    let incoming = Incoming { body, length, limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX), observe: &mut observe };
+    let incoming = Incoming {
+        body,
+        length,
+        limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
+        observe: &mut observe,
+    };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
     let (md5, checksum) = expected.verify(digest)?;
-    put_part(door, &bucket, input.key.as_bytes(), id, input.part_number, ingested, md5, checksum.clone()).await?;
+    put_part(door, &bucket, input.key.as_bytes(), id, input.part_number, ingested, md5, checksum.clone())
+        .await?;
     let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(hex::encode(md5))), ..Default::default() };
     set_checksum!(output, &checksum);
     Ok(S3Response::new(output))
@@ -158,7 +170,10 @@ pub async fn put_part(
 }
 
 #[expect(clippy::unused_async, reason = "all operations have one shape")]
-pub async fn list_parts(door: &S3Door, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
+pub async fn list_parts(
+    door: &S3Door,
+    request: S3Request<ListPartsInput>,
+) -> S3Result<S3Response<ListPartsOutput>> {
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     let (id, upload) = find(door, &bucket, &input.key, &input.upload_id)?;
@@ -209,7 +224,8 @@ pub async fn list_multipart_uploads(
     let delimiter = input.delimiter.clone().filter(|delimiter| !delimiter.is_empty());
     let key_marker = input.key_marker.clone().unwrap_or_default();
     // Without an upload's id, the whole key has been seen.
-    let id_marker = input.upload_id_marker.as_deref().and_then(UploadId::from_hex).unwrap_or(UploadId([0xff; 16]));
+    let id_marker =
+        input.upload_id_marker.as_deref().and_then(UploadId::from_hex).unwrap_or(UploadId([0xff; 16]));
     let after = (!key_marker.is_empty()).then_some((key_marker.as_bytes(), id_marker));
     let view = door.engine.meta().view();
     let (mut uploads, mut prefixes) = (Vec::new(), Vec::<String>::new());
@@ -227,7 +243,8 @@ pub async fn list_multipart_uploads(
                 let at = rest.find(delimiter.as_str())?;
                 Some(String::from_utf8_lossy(&prefix).into_owned() + &rest[..at + delimiter.len()])
             });
-            if common.as_ref().is_some_and(|common| prefixes.last() == Some(common) || *common <= key_marker) {
+            if common.as_ref().is_some_and(|common| prefixes.last() == Some(common) || *common <= key_marker)
+            {
                 last = Some((key, id));
                 continue;
             }
@@ -252,7 +269,8 @@ pub async fn list_multipart_uploads(
         }
     }
     let next = last.filter(|_| truncated);
-    let common_prefixes = prefixes.iter().map(|prefix| dto::CommonPrefix { prefix: Some(encoding.text(prefix)) });
+    let common_prefixes =
+        prefixes.iter().map(|prefix| dto::CommonPrefix { prefix: Some(encoding.text(prefix)) });
     Ok(S3Response::new(ListMultipartUploadsOutput {
         bucket: Some(input.bucket),
         key_marker: Some(encoding.text(&key_marker)),
@@ -276,8 +294,10 @@ fn object_checksum(
     parts: &[(u64, Option<&Checksum>)],
 ) -> Option<Checksum> {
     let (algorithm, composite) = wanted?;
-    let values: Option<Vec<&Vec<u8>>> =
-        parts.iter().map(|(_, sum)| sum.filter(|sum| sum.algorithm == algorithm).map(|sum| &sum.value)).collect();
+    let values: Option<Vec<&Vec<u8>>> = parts
+        .iter()
+        .map(|(_, sum)| sum.filter(|sum| sum.algorithm == algorithm).map(|sum| &sum.value))
+        .collect();
     let values = values?;
     if composite {
         let mut sum = Sum::new(algorithm);
@@ -294,17 +314,23 @@ fn object_checksum(
     let mut lengths = parts.iter().map(|(bytes, _)| *bytes);
     let mut sums = values.iter().map(|value| number(value));
     let (_, first) = (lengths.next()?, sums.next()?);
-    let whole = lengths.zip(sums).fold(first, |whole, (bytes, sum)| {
-        crc_fast::checksum_combine(kind, whole, sum, bytes)
-    });
+    let whole = lengths
+        .zip(sums)
+        .fold(first, |whole, (bytes, sum)| crc_fast::checksum_combine(kind, whole, sum, bytes));
     let width = values[0].len();
     Some(Checksum { algorithm, value: whole.to_be_bytes()[8 - width..].to_vec(), composite_parts: None })
 }
 
 /// The parts that a client names, with what they say of them.
 fn named_parts(input: &CompleteMultipartUploadInput) -> S3Result<Vec<NamedPart>> {
-    let malformed = || s3_error!(MalformedXML, "The XML you provided was not well-formed or did not validate against our published schema");
-    let parts = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
+    let malformed = || {
+        s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema"
+        )
+    };
+    let parts =
+        input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
     if parts.is_empty() || parts.len() > usize::from(PARTS_MAX) {
         return Err(malformed());
     }
@@ -345,14 +371,21 @@ pub async fn complete_multipart_upload(
         .collect();
     let size: u64 = parts.iter().map(|(bytes, _)| bytes).sum();
     if input.mpu_object_size.is_some_and(|expected| expected as u64 != size) {
-        return Err(s3_error!(InvalidRequest, "The provided 'x-amz-mp-object-size' header does not match what was computed."));
+        return Err(s3_error!(
+            InvalidRequest,
+            "The provided 'x-amz-mp-object-size' header does not match what was computed."
+        ));
     }
     let complete = parts.len() == named.len();
     let checksum = object_checksum(upload.checksum, &parts).filter(|_| complete);
     if let (Some((algorithm, given)), Some(sum)) = (given_checksum!(input), &checksum)
-        && (algorithm != sum.algorithm || given.split('-').next() != super::attributes::checksum_text(sum).split('-').next())
+        && (algorithm != sum.algorithm
+            || given.split('-').next() != super::attributes::checksum_text(sum).split('-').next())
     {
-        return Err(s3_error!(BadDigest, "The checksum you specified did not match the calculated checksum."));
+        return Err(s3_error!(
+            BadDigest,
+            "The checksum you specified did not match the calculated checksum."
+        ));
     }
     let command = Command::CompleteUpload {
         bucket: bucket.id,
@@ -370,7 +403,11 @@ pub async fn complete_multipart_upload(
     }
 }
 
-fn completed(input: &CompleteMultipartUploadInput, whole: &Etag, checksum: Option<&Checksum>) -> CompleteMultipartUploadOutput {
+fn completed(
+    input: &CompleteMultipartUploadInput,
+    whole: &Etag,
+    checksum: Option<&Checksum>,
+) -> CompleteMultipartUploadOutput {
     let mut output = CompleteMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
         key: Some(input.key.clone()),
@@ -406,4 +443,3 @@ pub async fn abort_multipart_upload(
     run(door, Command::AbortUpload { bucket: bucket.id, key: input.key.into_bytes(), id }).await?;
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
 }
-

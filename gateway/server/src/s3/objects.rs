@@ -2,7 +2,10 @@
 
 use super::{
     S3Door,
-    attributes::{attribute_fields, attributes, checksum_type, etag, expires, given_checksum, metadata, set_checksum, timestamp},
+    attributes::{
+        attribute_fields, attributes, checksum_type, etag, expires, given_checksum, metadata, set_checksum,
+        timestamp,
+    },
     conditions::{ReadConditions, write_condition},
     digest::Expected,
     error,
@@ -15,7 +18,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use holdfast_core::limits::{KEY_BYTES_MAX, LIST_KEYS_MAX, PUT_BYTES_MAX};
 use holdfast_meta_raft_machine::{
-    command::{Command, Condition, NewObject, Outcome, Rejection, Request},
+    command::{Command, Condition, NewObject, Rejection, Request},
     query,
     records::{Bucket, ChecksumAlgorithm, Content, Etag, Version},
 };
@@ -35,7 +38,10 @@ use std::{
     task::{Context, Poll},
 };
 
-pub async fn put_object(door: &S3Door, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+pub async fn put_object(
+    door: &S3Door,
+    request: S3Request<PutObjectInput>,
+) -> S3Result<S3Response<PutObjectOutput>> {
     let S3Request { mut input, headers, trailing_headers, .. } = request;
     let bucket = door.bucket(&input.bucket)?;
     check_key(&input.key)?;
@@ -49,7 +55,12 @@ pub async fn put_object(door: &S3Door, request: S3Request<PutObjectInput>) -> S3
 
     let mut digest = expected.digest();
     let mut observe = |piece: &Bytes| digest.update(piece);
-    let incoming = Incoming { body, length, limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX), observe: &mut observe };
+    let incoming = Incoming {
+        body,
+        length,
+        limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
+        observe: &mut observe,
+    };
     let ingested = door.engine.ingest(incoming, true).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
@@ -96,7 +107,10 @@ pub fn declared_length(content_length: Option<i64>, body: &StreamingBlob) -> S3R
 /// Where fewer bytes came than were declared.
 pub fn check_length(declared: Option<u64>, came: u64) -> S3Result<()> {
     if declared.is_some_and(|declared| declared != came) {
-        return Err(s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header"));
+        return Err(s3_error!(
+            IncompleteBody,
+            "You did not provide the number of bytes specified by the Content-Length HTTP header"
+        ));
     }
     Ok(())
 }
@@ -122,13 +136,11 @@ pub fn current(door: &S3Door, bucket: &Bucket, key: &str) -> S3Result<Version> {
 }
 
 /// The bytes that a read asks for: all, a range, or a part; and whether it is not all.
-fn wanted(
-    version: &Version,
-    range: Option<&dto::Range>,
-    part: Option<i32>,
-) -> S3Result<(Range<u64>, bool)> {
+fn wanted(version: &Version, range: Option<&dto::Range>, part: Option<i32>) -> S3Result<(Range<u64>, bool)> {
     match (range, part) {
-        (Some(_), Some(_)) => Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter")),
+        (Some(_), Some(_)) => {
+            Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter"))
+        }
         (Some(range), None) => Ok((range.check(version.bytes)?, true)),
         (None, Some(number)) => part_range(version, number).map(|range| (range, true)),
         (None, None) => Ok((0..version.bytes, false)),
@@ -157,7 +169,8 @@ macro_rules! describe {
         $output.accept_ranges = Some("bytes".to_owned());
         $output.content_length = Some((range.end - range.start) as i64);
         if $partial && version.bytes > 0 {
-            $output.content_range = Some(format!("bytes {}-{}/{}", range.start, range.end - 1, version.bytes));
+            $output.content_range =
+                Some(format!("bytes {}-{}/{}", range.start, range.end - 1, version.bytes));
         }
         $output.e_tag = Some(etag(&version.etag));
         $output.last_modified = Some(timestamp(version.modified_ms));
@@ -193,7 +206,10 @@ macro_rules! read_conditions {
     };
 }
 
-pub async fn get_object(door: &S3Door, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+pub async fn get_object(
+    door: &S3Door,
+    request: S3Request<GetObjectInput>,
+) -> S3Result<S3Response<GetObjectOutput>> {
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     refuse_version(input.version_id.as_deref())?;
@@ -256,7 +272,10 @@ impl<S: Stream<Item = Result<Bytes, EngineError>>> ByteStream for Sized<S> {
 }
 
 #[expect(clippy::unused_async, reason = "all operations have one shape")]
-pub async fn head_object(door: &S3Door, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+pub async fn head_object(
+    door: &S3Door,
+    request: S3Request<HeadObjectInput>,
+) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     refuse_version(input.version_id.as_deref())?;
@@ -291,10 +310,9 @@ pub async fn delete_object(
     let condition = write_condition(input.if_match.as_ref(), None)?;
     let command = Command::DeleteObject { bucket: bucket.id, key: input.key.into_bytes(), condition };
     let request = Request { id: Some(new_request_id()), command };
-    match door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))? {
-        Outcome::Rejected(rejection) => Err(error::rejection(&rejection)),
-        _ => Ok(S3Response::new(DeleteObjectOutput::default())),
-    }
+    let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
+    outcome.accepted().map_err(|rejection| error::rejection(&rejection))?;
+    Ok(S3Response::new(DeleteObjectOutput::default()))
 }
 
 pub async fn delete_objects(
@@ -305,7 +323,10 @@ pub async fn delete_objects(
     let bucket = door.bucket(&input.bucket)?;
     let (objects, quiet) = (input.delete.objects, input.delete.quiet == Some(true));
     if objects.is_empty() || objects.len() > LIST_KEYS_MAX {
-        return Err(s3_error!(MalformedXML, "The XML you provided was not well-formed or did not validate against our published schema"));
+        return Err(s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema"
+        ));
     }
     let mut requests = Vec::with_capacity(objects.len());
     for object in &objects {
@@ -313,15 +334,16 @@ pub async fn delete_objects(
             Some(etag) => write_condition(Some(&dto::ETagCondition::ETag(etag.clone())), None)?,
             None => Condition::Always,
         };
-        let command = Command::DeleteObject { bucket: bucket.id, key: object.key.clone().into_bytes(), condition };
+        let command =
+            Command::DeleteObject { bucket: bucket.id, key: object.key.clone().into_bytes(), condition };
         requests.push(Request { id: Some(new_request_id()), command });
     }
     let outcomes = door.engine.meta().submit(requests).await.map_err(|e| error::engine(e.into()))?;
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     for (object, outcome) in objects.into_iter().zip(outcomes) {
-        match outcome {
+        match outcome.accepted() {
             // A key that cannot exist is as absent as any other.
-            Outcome::Rejected(rejection) if !matches!(rejection, Rejection::BadKey) => {
+            Err(rejection) if !matches!(rejection, Rejection::BadKey) => {
                 let error = error::rejection(&rejection);
                 errors.push(dto::Error {
                     code: Some(error.code().as_str().to_owned()),
@@ -330,8 +352,8 @@ pub async fn delete_objects(
                     version_id: object.version_id,
                 });
             }
-            _ if quiet => {}
-            _ => deleted.push(DeletedObject { key: Some(object.key), ..Default::default() }),
+            Ok(_) | Err(_) if quiet => {}
+            Ok(_) | Err(_) => deleted.push(DeletedObject { key: Some(object.key), ..Default::default() }),
         }
     }
     let output = DeleteObjectsOutput {

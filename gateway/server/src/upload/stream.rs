@@ -7,14 +7,10 @@ use super::{BoxError, Incoming, Ingested, lease::LeaseKeeper, next_piece};
 use crate::engine::{DOMAIN, Engine, EngineError, Shared, new_segment_id};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use holdfast_core::{
-    chunker::ChunkerProfile,
-    ids::ChunkId,
-    limits::SEGMENT_CHUNKS_MAX,
-};
+use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, limits::SEGMENT_CHUNKS_MAX};
 use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::{
-    command::{Command, NewContent, Outcome, Request},
+    command::{Command, NewContent, Request},
     query,
     records::{ChunkRef, SegmentRef},
 };
@@ -210,10 +206,8 @@ impl<'a> StreamIngest<'a> {
             domain: DOMAIN,
             chunks: std::mem::take(&mut self.pending),
         });
-        match self.shared.meta.request(request).await? {
-            Outcome::Rejected(rejection) => Err(rejection.into()),
-            _ => Ok(()),
-        }
+        self.shared.meta.request(request).await?.accepted()?;
+        Ok(())
     }
 
     fn next_segment(&mut self) -> SegmentRef {

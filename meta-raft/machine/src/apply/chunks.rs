@@ -15,7 +15,6 @@ use holdfast_core::{
 /// A pack is worth compacting from this part of its data being dead, in sixteenths.
 const RECLAIM_FROM_SIXTEENTHS: u64 = 2;
 
-
 impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn register_pack(&mut self, new: NewPack) -> Step<Outcome> {
         if self.kv.get(&keys::tombstone(new.id))?.is_some() {
@@ -111,12 +110,15 @@ impl<V: View + ?Sized> Tx<'_, V> {
     /// The index no longer finds a chunk of `stored` bytes in `pack`.
     pub(super) fn leave_pack(&mut self, id: PackId, stored: u32) -> Step<()> {
         let key = keys::pack(id);
-        let before: Pack =
-            self.read(&key)?.ok_or_else(|| Stop::Inconsistent(format!("the index names pack {id}, which does not exist")))?;
+        let before: Pack = self
+            .read(&key)?
+            .ok_or_else(|| Stop::Inconsistent(format!("the index names pack {id}, which does not exist")))?;
         let mut after = before.clone();
         let enough = after.entries > 0 && after.live >= u64::from(stored);
         if !enough {
-            return Err(Stop::Inconsistent(format!("pack {id} holds fewer chunks than the index finds in it")));
+            return Err(Stop::Inconsistent(format!(
+                "pack {id} holds fewer chunks than the index finds in it"
+            )));
         }
         after.entries -= 1;
         after.live -= u64::from(stored);

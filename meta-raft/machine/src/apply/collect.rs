@@ -69,7 +69,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
             })?;
             let counted = usage.refs > 0;
             if !counted {
-                return Err(Stop::Inconsistent(format!("segment {segment} is released more often than referenced")));
+                return Err(Stop::Inconsistent(format!(
+                    "segment {segment} is released more often than referenced"
+                )));
             }
             usage.refs -= 1;
             if usage.refs > 0 {
@@ -96,12 +98,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
 
     fn drop_reference(&mut self, domain: DomainId, id: ChunkId) -> Step<()> {
         let key = keys::chunk(domain, id);
-        let mut chunk: Chunk =
-            self.read(&key)?.ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is referenced and does not exist")))?;
-        chunk.refs = chunk
-            .refs
-            .checked_sub(1)
-            .ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is released more often than referenced")))?;
+        let mut chunk: Chunk = self
+            .read(&key)?
+            .ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is referenced and does not exist")))?;
+        chunk.refs = chunk.refs.checked_sub(1).ok_or_else(|| {
+            Stop::Inconsistent(format!("chunk {id} is released more often than referenced"))
+        })?;
         if chunk.refs == 0 {
             let now = self.now();
             chunk.zero_since_ms = Some(now);
@@ -115,17 +117,17 @@ impl<V: View + ?Sized> Tx<'_, V> {
     fn condemn(&mut self, before: u64, steps: u32, done: &mut Collected) -> Step<()> {
         while done.steps < steps {
             let Some(key) = self.first(Table::Zero, &keys::zero_before(before))? else { break };
-            let what =
-                keys::parse_zero(&key).ok_or_else(|| Stop::Inconsistent("a queue names nothing".to_owned()))?;
+            let what = keys::parse_zero(&key)
+                .ok_or_else(|| Stop::Inconsistent("a queue names nothing".to_owned()))?;
             self.kv.delete(key);
             done.steps += 1;
             match what {
                 Unreferenced::Segment(id) => done.steps += self.drop_segment(id)?,
                 Unreferenced::Chunk(domain, id) => {
                     let key = keys::chunk(domain, id);
-                    let chunk: Chunk = self
-                        .read(&key)?
-                        .ok_or_else(|| Stop::Inconsistent(format!("chunk {id} is queued and does not exist")))?;
+                    let chunk: Chunk = self.read(&key)?.ok_or_else(|| {
+                        Stop::Inconsistent(format!("chunk {id} is queued and does not exist"))
+                    })?;
                     if chunk.refs > 0 {
                         return Err(Stop::Inconsistent(format!("chunk {id} is queued and referenced")));
                     }

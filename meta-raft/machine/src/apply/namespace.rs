@@ -43,7 +43,12 @@ struct Walk {
 }
 
 impl<V: View + ?Sized> Tx<'_, V> {
-    pub(super) fn create_bucket(&mut self, name: String, domain: DomainId, chunker: ChunkerProfile) -> Step<Outcome> {
+    pub(super) fn create_bucket(
+        &mut self,
+        name: String,
+        domain: DomainId,
+        chunker: ChunkerProfile,
+    ) -> Step<Outcome> {
         let name_key = keys::bucket_name(&name);
         if self.kv.get(&name_key)?.is_some() {
             return Err(Rejection::BucketExists.into());
@@ -154,7 +159,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(Committed { version, node, modified_ms: self.wall_ms })
     }
 
-    pub(super) fn delete_object(&mut self, bucket: BucketId, key: &[u8], condition: Condition) -> Step<Outcome> {
+    pub(super) fn delete_object(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        condition: Condition,
+    ) -> Step<Outcome> {
         check_key(key)?;
         let mut usage = self.usage(bucket)?;
         let walk = self.walk(bucket, key)?;
@@ -207,7 +217,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
         for component in &parts[walk.directories.len()..] {
             let node = self.next_node();
-            self.write(keys::dir_entry(bucket, parent, component), &DirEntry::Directory { node, children: 1 });
+            self.write(
+                keys::dir_entry(bucket, parent, component),
+                &DirEntry::Directory { node, children: 1 },
+            );
             parent = node;
         }
         self.write(keys::dir_entry(bucket, parent, name), &file);
@@ -232,7 +245,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
     fn drop_version(&mut self, bucket: BucketId, node: NodeId, id: VersionId) -> Step<()> {
         let key = keys::version(bucket, node, id);
         let version: Version = self.read(&key)?.ok_or_else(|| {
-            KvError::Storage(format!("version {id} of node {node} is named by its directory and does not exist"))
+            KvError::Storage(format!(
+                "version {id} of node {node} is named by its directory and does not exist"
+            ))
         })?;
         match version.content {
             Content::Inline => self.kv.delete(keys::inline(bucket, node, id)),

@@ -17,7 +17,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
             let same = existing == *pool;
             return if same { Ok(Outcome::Done) } else { Err(Rejection::PoolExists.into()) };
         }
-        if pgs.len() != pool.pg_count as usize || pgs.iter().any(|(_, pg)| pg.devices.len() != pool.profile.total()) {
+        if pgs.len() != pool.pg_count as usize
+            || pgs.iter().any(|(_, pg)| pg.devices.len() != pool.profile.total())
+        {
             return Err(Rejection::Malformed.into());
         }
         self.write(keys::pool(), pool);

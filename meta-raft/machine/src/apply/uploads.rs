@@ -7,7 +7,9 @@ use super::{
 use crate::{
     command::{Condition, NamedPart, Outcome, Rejection},
     keys,
-    records::{Attributes, Checksum, ChecksumAlgorithm, Content, Etag, Part, PartSummary, Record, SegmentRef, Upload},
+    records::{
+        Attributes, Checksum, ChecksumAlgorithm, Content, Etag, Part, PartSummary, Record, SegmentRef, Upload,
+    },
 };
 use holdfast_core::{
     ids::{BucketId, UploadId},

@@ -37,7 +37,8 @@ fn bucket_with(keys: &[Vec<u8>], deleted: &[Vec<u8>]) -> MemStore {
             checksum: None,
             parts: Vec::new(),
         };
-        let put = Command::PutObject { bucket: BUCKET, key: key.clone(), condition: Condition::Always, object };
+        let put =
+            Command::PutObject { bucket: BUCKET, key: key.clone(), condition: Condition::Always, object };
         assert!(matches!(run(&store, index, put), Outcome::Committed(_)));
     }
     for key in deleted {
@@ -63,7 +64,8 @@ fn model(keys: &BTreeSet<Vec<u8>>, request: &ListRequest) -> (Vec<Vec<u8>>, bool
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
-    let symbol = prop_oneof![4 => Just(b'/'), 3 => Just(b'a'), 1 => Just(b'-'), 1 => Just(b'0'), 1 => Just(0xff_u8)];
+    let symbol =
+        prop_oneof![4 => Just(b'/'), 3 => Just(b'a'), 1 => Just(b'-'), 1 => Just(b'0'), 1 => Just(0xff_u8)];
     proptest::collection::vec(symbol, 1..7)
 }
 
@@ -117,7 +119,8 @@ proptest! {
 fn keys_come_in_byte_order_whatever_their_slashes() {
     let keys = [&b"a"[..], b"a-b", b"a/", b"a/b", b"a//c", b"a0", b"/", b"//x"].map(<[u8]>::to_vec);
     let store = bucket_with(&keys, &[]);
-    let page = list(&store, BUCKET, &ListRequest { max: 100, ..ListRequest::default() }).expect("memory reads");
+    let page =
+        list(&store, BUCKET, &ListRequest { max: 100, ..ListRequest::default() }).expect("memory reads");
     let mut sorted = keys.to_vec();
     sorted.sort();
     let listed: Vec<_> = page.items.iter().map(|item| item.name().to_vec()).collect();

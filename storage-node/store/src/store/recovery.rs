@@ -1,8 +1,8 @@
 //! Opening a store: what the index may have lost is read again from the active segments.
 
 use super::{
-    Allocator, IDLE_READ_BUFFERS, Located, Place, Recovered, Room, SegmentState, SegmentVersions, ShardError, ShardId,
-    ShardStore, StoreConfig, decode_located, encode_located, encode_segment, segment_key, shard_key,
+    Allocator, IDLE_READ_BUFFERS, Located, Place, Recovered, Room, SegmentState, SegmentVersions, ShardError,
+    ShardId, ShardStore, StoreConfig, decode_located, encode_located, encode_segment, segment_key, shard_key,
 };
 use crate::{
     disk::{Disk, SegmentId},
@@ -15,11 +15,7 @@ use holdfast_core::{
     ids::{Epoch, Incarnation, PgId},
     kv::{Batch, Durability, KvError, Store, prefix_end, scan_prefix},
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Mutex};
 
 impl<D: Disk, S: Store> ShardStore<D, S> {
     /// Opens the shards of `device`. The caller knows that disk and index belong to it.
@@ -33,7 +29,8 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         config: StoreConfig,
     ) -> Result<(Self, Recovered), ShardError> {
         let buffers = BufferPool::new(IDLE_READ_BUFFERS);
-        let store = Self { disk, index, device, config, allocator: Mutex::new(Allocator::default()), buffers };
+        let store =
+            Self { disk, index, device, config, allocator: Mutex::new(Allocator::default()), buffers };
         let mut allocator = Allocator { epochs: store.load_epochs()?, ..Allocator::default() };
         let known = store.load_segments()?;
         let reindexed = store.reindex(&known)?;
@@ -85,7 +82,8 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         for (key, value) in scan_prefix(&self.index, b"g", usize::MAX)? {
             let number = key.get(1..).and_then(|number| Some(u32::from_be_bytes(number.try_into().ok()?)));
             let segment = number.ok_or_else(|| KvError::Storage("a segment's key is damaged".to_owned()))?;
-            let SegmentVersions::V1(state) = codec::decode("a segment's record", &value).map_err(KvError::from)?;
+            let SegmentVersions::V1(state) =
+                codec::decode("a segment's record", &value).map_err(KvError::from)?;
             segments.insert(SegmentId(segment), state);
         }
         Ok(segments)
@@ -108,7 +106,12 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         Ok(reindexed)
     }
 
-    fn reindex_segment(&self, segment: SegmentId, generation: u64, batch: &mut Batch) -> Result<u64, ShardError> {
+    fn reindex_segment(
+        &self,
+        segment: SegmentId,
+        generation: u64,
+        batch: &mut Batch,
+    ) -> Result<u64, ShardError> {
         let mut reindexed = 0;
         let mut page = vec![0; HEADER_BYTES];
         let mut offset = 0;
@@ -141,22 +144,20 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     /// Counts what the index names, segment by segment.
     fn count(&self, allocator: &mut Allocator) -> Result<(), ShardError> {
         let mut failure = None;
-        self.index.scan(b"s", &prefix_end(b"s"), &mut |_, value| {
-            match decode_located(value) {
-                Ok(located) => {
-                    allocator.shards += 1;
-                    if let Place::Segment { segment, offset, .. } = located.place {
-                        let bytes = record_bytes(located.len as usize);
-                        let room = allocator.segments.entry(segment).or_default();
-                        room.live += bytes;
-                        room.end = room.end.max(offset + bytes);
-                    }
-                    ControlFlow::Continue(())
+        self.index.scan(b"s", &prefix_end(b"s"), &mut |_, value| match decode_located(value) {
+            Ok(located) => {
+                allocator.shards += 1;
+                if let Place::Segment { segment, offset, .. } = located.place {
+                    let bytes = record_bytes(located.len as usize);
+                    let room = allocator.segments.entry(segment).or_default();
+                    room.live += bytes;
+                    room.end = room.end.max(offset + bytes);
                 }
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
             }
         })?;
         failure.map_or(Ok(()), |error| Err(error.into()))
@@ -170,7 +171,9 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
             }
         }
         let mut batch = Batch::default();
-        for segment in allocator.segments.iter().filter(|(_, room)| room.live == 0).map(|(segment, _)| *segment) {
+        for segment in
+            allocator.segments.iter().filter(|(_, room)| room.live == 0).map(|(segment, _)| *segment)
+        {
             batch.delete(segment_key(segment));
         }
         allocator.segments.retain(|_, room| room.live > 0);
@@ -181,9 +184,12 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     }
 }
 
-
 /// The newest generation of which a segment has a whole header. What an older one left behind it is not live.
-fn newest_generation<D: Disk>(disk: &D, device: Incarnation, segment: SegmentId) -> Result<Option<u64>, ShardError> {
+fn newest_generation<D: Disk>(
+    disk: &D,
+    device: Incarnation,
+    segment: SegmentId,
+) -> Result<Option<u64>, ShardError> {
     let mut newest = None;
     let mut page = vec![0; HEADER_BYTES];
     for offset in (0..SEGMENT_BYTES).step_by(HEADER_BYTES) {

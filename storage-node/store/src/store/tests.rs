@@ -16,7 +16,8 @@ struct Rig {
 impl Rig {
     fn new(seed: u64) -> Self {
         let (disk, index) = (SimDisk::new(1 << 40, seed), MemStore::default());
-        let (store, _) = ShardStore::open(disk.clone(), index.clone(), DEVICE, CONFIG).expect("a fresh device");
+        let (store, _) =
+            ShardStore::open(disk.clone(), index.clone(), DEVICE, CONFIG).expect("a fresh device");
         Self { disk, index, store }
     }
 
@@ -213,7 +214,10 @@ fn deleted_space_comes_back_on_a_real_file_system() {
     }
     let allocated: u64 = std::fs::read_dir(dir.path())
         .expect("a listing")
-        .map(|entry| std::os::unix::fs::MetadataExt::blocks(&entry.expect("an entry").metadata().expect("a file")) * 512)
+        .map(|entry| {
+            std::os::unix::fs::MetadataExt::blocks(&entry.expect("an entry").metadata().expect("a file"))
+                * 512
+        })
         .sum();
     let live = 4 * record_bytes(1 << 20);
     assert!(allocated <= live + live / 5, "{allocated} bytes are allocated for {live}");

@@ -1,0 +1,44 @@
+# Two commands do everything: `make run` and `make test`. Each installs what it needs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run build test bench lint sim setup setup-test
+
+# RocksDB is built once for a machine and linked by every later build.
+ROCKSDB = ROCKSDB_LIB_DIR="$$(deploy/rocksdb.sh)" && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+CARGO = $(ROCKSDB) && cargo
+RUNNER = $(if $(shell command -v cargo-nextest),nextest run --no-fail-fast,test --no-fail-fast)
+
+help: ## Shows this
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup:
+	@deploy/packages.sh build
+
+setup-test: setup
+	@deploy/packages.sh test
+
+build: setup ## Builds target/release/holdfast
+	@$(CARGO) build --release --locked -p holdfast-server
+
+run: build ## Builds and starts a whole system in one process
+	@target/release/holdfast dev $(ARGS)
+
+test: setup-test build ## Runs every test
+	@$(CARGO) run --release --locked -q -p xtask -- tidy
+	@$(CARGO) $(RUNNER) --release --locked --workspace
+
+sim: setup ## Runs the simulator: make sim SEEDS=1000 START=0
+	@HOLDFAST_SIM_SEEDS=$(or $(SEEDS),1000) HOLDFAST_SIM_START=$(or $(START),0) bash -c '$(CARGO) test --release --locked -p holdfast-chaos-tests-sim -- --nocapture'
+
+bench: setup ## Measures every figure beside its budget
+	@$(CARGO) bench --locked -p holdfast-erasure
+	@$(CARGO) bench --locked -p holdfast-gateway-md5
+	@$(CARGO) bench --locked -p holdfast-server
+
+lint: setup ## rustfmt, clippy with warnings denied, tidy, cargo-deny where it is installed
+	@cargo fmt --all --check
+	@$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) run --release --locked -q -p xtask -- tidy
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	@cargo deny --locked check licenses bans sources
