@@ -1,0 +1,164 @@
+//! A real server process, and a small S3 client over a real socket.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod client;
+
+pub use client::{Client, Response};
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+pub const ACCESS_KEY: &str = "test-access-key";
+pub const SECRET_KEY: &str = "test-secret-key";
+
+/// How long anything that must come about by itself may take on a slow machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// A `holdfast dev` process; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub s3: String,
+    pub metrics: String,
+    pub data: PathBuf,
+}
+
+/// `holdfast dev` on ports of the system's choice.
+pub fn command(data: &Path, extra: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.args(["dev", "--s3", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data"]).arg(data).args(extra);
+    command.env("HOLDFAST_ACCESS_KEY", ACCESS_KEY).env("HOLDFAST_SECRET_KEY", SECRET_KEY);
+    command
+}
+
+impl Server {
+    pub fn start(data: &Path, extra: &[&str]) -> Self {
+        Self::spawn(command(data, extra), data)
+    }
+
+    /// Waits until the process says that it serves.
+    pub fn spawn(mut command: Command, data: &Path) -> Self {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log"));
+        command.stdout(Stdio::piped()).stderr(log.expect("a log file"));
+        let mut child = command.spawn().expect("the server starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let ready = stdout.lines().map_while(Result::ok).find(|line| line.starts_with("ready "));
+        let ready = ready.unwrap_or_else(|| panic!("the server is not ready: {}", log_of(data)));
+        let address = |name: &str| {
+            let part = ready.split(' ').find_map(|part| part.strip_prefix(name)).expect("an address");
+            part.trim_start_matches("http://").to_owned()
+        };
+        Self { child, s3: address("s3="), metrics: address("metrics="), data: data.to_owned() }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.s3)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the process without a chance to do anything.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process is there");
+        self.child.wait().expect("the process ends");
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        self.child.wait().expect("the process ends").code()
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("the process ends")
+    }
+
+    /// The sum of a metric's series.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = client::fetch(&self.metrics, "/metrics");
+        let series = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        let exact = series.filter(|line| matches!(line.as_bytes().get(name.len()), Some(b' ' | b'{')));
+        exact.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    pub fn log(&self) -> String {
+        log_of(&self.data)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+pub fn log_of(data: &Path) -> String {
+    std::fs::read_to_string(data.with_extension("log")).unwrap_or_default()
+}
+
+/// Asks until the answer is yes; panics with `what` where it never is.
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < SOON, "it did not come about: {what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// Bytes that no compressor shrinks and that differ for every seed.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Bytes that the files below `dir` occupy, as `du` counts them.
+pub fn disk_usage(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    entries
+        .iter()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Regular files below `dir`.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// Whether something that needs root and this kernel can be tested. Where CI is set, it must be.
+pub fn can(what: &str, check: impl FnOnce() -> bool) -> bool {
+    if check() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "{what} is required where CI is set");
+    eprintln!("SKIPPED: {what} is not possible on this machine (it needs root, loop devices and Debian's e2fsprogs)");
+    false
+}
