@@ -56,6 +56,9 @@ pub struct DevArgs {
     /// How long the bytes of deleted objects are kept, as in 30s, 10m, 1h
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     pub gc_grace: Duration,
+    /// In what time every shard is read from its disk and verified once
+    #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
+    pub scrub_period: Duration,
 }
 
 /// Runs the roles that a TOML file configures. Every mistake in the file is reported at once, with its place.

@@ -11,6 +11,9 @@ use std::{
 };
 use toml::Spanned;
 
+/// Every shard is verified once in this time, unless told otherwise.
+const SCRUB_PERIOD: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
 /// The longest grace period that makes sense: a year.
 const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -24,6 +27,8 @@ pub struct Config {
     pub devices: Vec<DeviceConfig>,
     pub profile: Profile,
     pub gc_grace: Duration,
+    /// Every shard is verified once in this time.
+    pub scrub_period: Duration,
     /// Access and secret key; made and kept where not given.
     pub keys: Option<(String, String)>,
 }
@@ -56,6 +61,7 @@ struct RawFile {
     metrics: Option<Spanned<String>>,
     ec: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
+    scrub_period: Option<Spanned<String>>,
     access_key: Option<Spanned<String>>,
     secret_key_file: Option<Spanned<String>>,
     #[serde(default)]
@@ -85,6 +91,7 @@ impl Config {
             metrics: dev.metrics,
             profile: dev.ec,
             gc_grace: dev.gc_grace,
+            scrub_period: dev.scrub_period,
             keys: dev.access_key.zip(dev.secret_key),
             data: dev.data,
         };
@@ -112,6 +119,9 @@ impl Config {
         }
         if self.gc_grace > GRACE_MAX {
             mistakes.push("the grace period is longer than a year".to_owned());
+        }
+        if self.scrub_period < Duration::from_secs(1) {
+            mistakes.push("the scrub period is shorter than a second".to_owned());
         }
         if let Some((access, secret)) = &self.keys
             && (access.len() < 3
@@ -166,6 +176,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let duration =
         |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
     let gc_grace = parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration, &mut mistake);
+    let scrub_period = parse(raw.scrub_period.as_ref(), SCRUB_PERIOD, duration, &mut mistake);
     let secret = |path: &str| {
         std::fs::read_to_string(path).map(|s| Some(s.trim().to_owned())).map_err(|e| format!("{path}: {e}"))
     };
@@ -192,7 +203,16 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
         devices.push(DeviceConfig { dir, place });
     }
     let data = PathBuf::from(raw.data.get_ref());
-    let config = Config { data, s3, metrics, devices, profile, gc_grace, keys: access_key.zip(secret_key) };
+    let config = Config {
+        data,
+        s3,
+        metrics,
+        devices,
+        profile,
+        gc_grace,
+        scrub_period,
+        keys: access_key.zip(secret_key),
+    };
     mistakes.extend(config.mistakes().into_iter().map(|mistake| format!("{name}: {mistake}")));
     if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
 }

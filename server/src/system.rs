@@ -38,7 +38,6 @@ use tokio::{
 /// Placement groups of the pool. Few, so that few sets of devices can lose data together; enough to spread load.
 const PG_COUNT: u32 = 32;
 
-const SCRUB_PERIOD: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const RECONCILE_EVERY: Duration = Duration::from_secs(10 * 60);
 const AUDIT_EVERY: Duration = Duration::from_secs(60 * 60);
 
@@ -105,8 +104,11 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     }
     let gateway_metrics = GatewayMetrics::new(&registry)?;
     let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone())?;
-    let maintenance_config =
-        MaintenanceConfig { open_device, scrub_period: SCRUB_PERIOD, reconcile_every: RECONCILE_EVERY };
+    let maintenance_config = MaintenanceConfig {
+        open_device,
+        scrub_period: config.scrub_period,
+        reconcile_every: RECONCILE_EVERY,
+    };
     let maintenance = Maintenance::new(engine.clone(), maintenance_config);
     maintenance.admit_all().await?;
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };

@@ -180,7 +180,16 @@ fn after_a_failed_sync_the_process_stops_and_forgets_nothing() {
     Server::start(&data, &[]).client().create_bucket("box");
     let dev = command(&data, &[]);
     let mut traced = Command::new("strace");
-    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=60+"]);
+    traced.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        "inject=fdatasync:error=EIO:when=60+",
+    ]);
     traced.arg(dev.get_program()).args(dev.get_args());
     traced.envs(dev.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let server = Server::spawn(traced, &data);
@@ -211,7 +220,8 @@ fn a_full_disk_refuses_new_data_and_can_be_emptied_again() {
     if !can("a small disk on a loop device", || disk.is_some()) {
         return;
     }
-    let server = Server::spawn(command(&mount.join("data"), &["--gc-grace", "1s"]), &dir.path().join("server"));
+    let server =
+        Server::spawn(command(&mount.join("data"), &["--gc-grace", "1s"]), &dir.path().join("server"));
     let client = server.client();
     client.create_bucket("box");
     let body = |n: u64| noise(n, 4 << 20);

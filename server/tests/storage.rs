@@ -73,9 +73,8 @@ fn deleting_nine_tenths_of_small_objects_gives_their_space_back() {
             });
         }
     });
-    let segments = || -> u64 {
-        (0..6).map(|n| disk_usage(&data.join(format!("devices/dev-{n}/segments")))).sum()
-    };
+    let segments =
+        || -> u64 { (0..6).map(|n| disk_usage(&data.join(format!("devices/dev-{n}/segments")))).sum() };
     let full = segments();
     assert!(full as f64 > count as f64 * size as f64 * 1.5);
     // One in ten stays, in no order that packs could follow.
@@ -83,7 +82,9 @@ fn deleting_nine_tenths_of_small_objects_gives_their_space_back() {
     let kept: Vec<u64> = (0..count).filter(|&n| stays(n)).collect();
     (0..count).filter(|&n| !stays(n)).for_each(|n| client.delete(&format!("/box/{n}")));
     let need = kept.len() as f64 * size as f64 * 1.5;
-    eventually("the devices hold what live data needs, and a fifth more at most", || (segments() as f64) < need * 1.2);
+    eventually("the devices hold what live data needs, and a fifth more at most", || {
+        (segments() as f64) < need * 1.2
+    });
     for &n in &kept {
         assert!(client.get(&format!("/box/{n}")) == noise(n, size), "object {n} differs after compaction");
     }
@@ -95,7 +96,10 @@ fn deleting_nine_tenths_of_small_objects_gives_their_space_back() {
 
 #[test]
 fn an_upload_that_lasts_longer_than_the_grace_period_commits() {
-    use std::{io::{Read, Write}, time::Duration};
+    use std::{
+        io::{Read, Write},
+        time::Duration,
+    };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start(&dir.path().join("data"), &["--gc-grace", "2s"]);
     let client = server.client();
@@ -113,7 +117,11 @@ fn an_upload_that_lasts_longer_than_the_grace_period_commits() {
     let target = url.trim().strip_prefix(&format!("http://{}", server.s3)).expect("this server's URL");
     let body = noise(5, 6 << 20);
     let mut stream = std::net::TcpStream::connect(&server.s3).expect("a connection");
-    let head = format!("PUT {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", server.s3, body.len());
+    let head = format!(
+        "PUT {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        server.s3,
+        body.len()
+    );
     stream.write_all(head.as_bytes()).expect("the server reads");
     // The pace of the client is what is tested: three grace periods.
     for piece in body.chunks(1 << 20) {

@@ -21,6 +21,7 @@ pub struct GatewayMetrics {
     pub hedged_reads: IntCounter,
     pub bad_shards: IntCounter,
     pub repaired_shards: IntCounter,
+    pub scrubbed_shards: IntCounter,
     pub compacted_packs: IntCounter,
     pub deleted_packs: IntCounter,
     pub degraded_packs: IntGauge,
@@ -79,6 +80,10 @@ impl GatewayMetrics {
                 "Shards found missing or damaged while reading",
             )?,
             repaired_shards: counter("holdfast_repaired_shards_total", "Shards written again")?,
+            scrubbed_shards: counter(
+                "holdfast_scrubbed_shards_total",
+                "Shards read from their medium and verified",
+            )?,
             compacted_packs: counter(
                 "holdfast_compacted_packs_total",
                 "Packs whose live chunks were moved out",

@@ -45,7 +45,9 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
 
 fn encode(text: &str, slash: bool) -> String {
     let kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || (!slash && byte == b'/');
-    text.bytes().map(|byte| if kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 /// Days since 1970 as a civil date (Howard Hinnant's algorithm).
@@ -89,8 +91,10 @@ impl Client {
     ) -> io::Result<Response> {
         let date = amz_date();
         let path = encode(path, false);
-        let query: Vec<String> =
-            query.iter().map(|(name, value)| format!("{}={}", encode(name, true), encode(value, true))).collect();
+        let query: Vec<String> = query
+            .iter()
+            .map(|(name, value)| format!("{}={}", encode(name, true), encode(value, true)))
+            .collect();
         let query = query.join("&");
         let mut signed: BTreeMap<String, String> =
             headers.iter().map(|(name, value)| (name.to_lowercase(), (*value).to_owned())).collect();
@@ -113,7 +117,8 @@ impl Client {
             "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope},SignedHeaders={names},Signature={signature}"
         );
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };
-        let mut head = format!("{method} {target} HTTP/1.1\r\nauthorization: {authorization}\r\nconnection: close\r\n");
+        let mut head =
+            format!("{method} {target} HTTP/1.1\r\nauthorization: {authorization}\r\nconnection: close\r\n");
         signed.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
         head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
         exchange(&self.address, head.as_bytes(), body, method == "HEAD")
@@ -188,7 +193,9 @@ pub fn exchange(address: &str, head: &[u8], body: &[u8], no_body: bool) -> io::R
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let Some(status) = status else { return Err(sent.err().unwrap_or_else(|| io::Error::other("no response"))) };
+    let Some(status) = status else {
+        return Err(sent.err().unwrap_or_else(|| io::Error::other("no response")));
+    };
     let mut headers = BTreeMap::new();
     loop {
         line.clear();

@@ -130,7 +130,8 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 /// Bytes that the files below `dir` occupy, as `du` counts them.
 pub fn disk_usage(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let entries = std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let entries =
+        std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
     entries
         .iter()
         .map(|entry| match entry.metadata() {
@@ -143,7 +144,8 @@ pub fn disk_usage(dir: &Path) -> u64 {
 
 /// Regular files below `dir`.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let entries =
+        std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.path();
@@ -159,6 +161,8 @@ pub fn can(what: &str, check: impl FnOnce() -> bool) -> bool {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "{what} is required where CI is set");
-    eprintln!("SKIPPED: {what} is not possible on this machine (it needs root, loop devices and Debian's e2fsprogs)");
+    eprintln!(
+        "SKIPPED: {what} is not possible on this machine (it needs root, loop devices and Debian's e2fsprogs)"
+    );
     false
 }

@@ -7,23 +7,28 @@ use holdfast_storage_node_store::{ShardError, ShardId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often some shards are read.
+/// How often some shards are read, at most.
 const TICK: Duration = Duration::from_secs(10);
+
+/// Shards of a device that are read at a time.
+const STEP: usize = 4096;
 
 impl Maintenance {
     pub(super) async fn scrub_for_ever(self) -> Result<(), EngineError> {
         let mut cursors: BTreeMap<_, Option<ShardId>> = BTreeMap::new();
-        let mut ticks = interval(TICK);
+        let tick = TICK.min(self.config.scrub_period);
+        let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             for device in self.engine.shared.placement.devices.in_service() {
-                let share = TICK.as_secs_f64() / self.config.scrub_period.as_secs_f64().max(1.0);
-                let count = (device.usage().shards as f64 * share).ceil() as usize;
+                let share = tick.as_secs_f64() / self.config.scrub_period.as_secs_f64();
+                let count = ((device.usage().shards as f64 * share).ceil() as usize).clamp(1, STEP);
                 let cursor = cursors.entry(device.slot()).or_default();
                 let after = *cursor;
                 let read = tokio::task::spawn_blocking(move || scrub(&device, after, count)).await;
-                let Ok((next, bad)) = read else { return Err(EngineError::ShuttingDown) };
+                let Ok((next, seen, bad)) = read else { return Err(EngineError::ShuttingDown) };
+                self.engine.metrics().scrubbed_shards.inc_by(seen);
                 *cursor = next;
                 for shard in bad {
                     self.engine.shared.report(shard.pack, 1 << shard.index);
@@ -33,13 +38,15 @@ impl Maintenance {
     }
 }
 
-/// Verifies up to `count` shards above `after`: where to go on, and the damaged ones.
-fn scrub(device: &Arc<Device>, after: Option<ShardId>, count: usize) -> (Option<ShardId>, Vec<ShardId>) {
-    let Ok(page) = device.inventory(after, count) else { return (after, Vec::new()) };
+/// Verifies up to `count` shards above `after`: where to go on, how many there were, and the damaged ones.
+fn scrub(device: &Arc<Device>, after: Option<ShardId>, count: usize) -> (Option<ShardId>, u64, Vec<ShardId>) {
+    let Ok(page) = device.inventory(after, count) else {
+        return (after, 0, Vec::new());
+    };
     let bad = page
         .iter()
         .filter(|entry| matches!(device.verify(entry.id), Err(ShardError::Damaged | ShardError::Disk(_))));
     // Behind the last shard, the next round begins.
     let next = page.last().map(|entry| entry.id).filter(|_| page.len() == count);
-    (next, bad.map(|entry| entry.id).collect())
+    (next, page.len() as u64, bad.map(|entry| entry.id).collect())
 }
