@@ -3,7 +3,7 @@
 use crate::metrics::GatewayMetrics;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -106,9 +106,9 @@ async fn answer(
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let id = format!("{:016X}", rand::random::<u64>());
-    metrics.in_flight.inc();
+    let unasked = expects_nothing(&request);
+    let _flight = InFlight::enter(&metrics);
     let result = service.call(request.map(s3s::Body::from)).await;
-    metrics.in_flight.dec();
     let mut response = result?;
     if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
         *response.status_mut() = status;
@@ -117,14 +117,51 @@ async fn answer(
     if let Ok(id) = header::HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-amz-request-id", id);
     }
-    metrics.requests.with_label_values(&[method.as_str(), status.as_str()]).inc();
-    metrics.request_seconds.with_label_values(&[method.as_str()]).observe(start.elapsed().as_secs_f64());
+    if unasked {
+        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    }
+    let label = method_label(&method);
+    metrics.requests.with_label_values(&[label, status.as_str()]).inc();
+    metrics.request_seconds.with_label_values(&[label]).observe(start.elapsed().as_secs_f64());
     if status.is_server_error() {
         tracing::warn!(%method, path, %status, request_id = id, "a request failed");
     } else {
         tracing::debug!(%method, path, %status, request_id = id, "answered");
     }
     Ok(response)
+}
+
+/// A request that waits for leave to send an empty body. It gets its answer without, which is right, but botocore then
+/// takes the next answer on the connection for the same one: the connection ends here.
+fn expects_nothing(request: &Request<Incoming>) -> bool {
+    let empty = request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    empty && request.headers().contains_key(header::EXPECT)
+}
+
+/// A request's method as a label: what clients make up is not one.
+fn method_label(method: &Method) -> &str {
+    match *method {
+        Method::GET | Method::PUT | Method::POST | Method::DELETE | Method::HEAD | Method::OPTIONS => {
+            method.as_str()
+        }
+        _ => "other",
+    }
+}
+
+/// Counts a request as long as it is being served, however that ends.
+struct InFlight<'a>(&'a GatewayMetrics);
+
+impl<'a> InFlight<'a> {
+    fn enter(metrics: &'a GatewayMetrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
 }
 
 /// Serves `/metrics` and `/health` until `stop` ends.

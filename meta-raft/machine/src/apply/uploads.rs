@@ -76,12 +76,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let mut bytes = 0u64;
         let mut segments: Vec<SegmentRef> = Vec::new();
         let mut summaries = Vec::with_capacity(named.len());
-        let mut before = 0;
+        if !named.is_sorted_by(|a, b| a.number < b.number) {
+            return Err(Rejection::InvalidPartOrder.into());
+        }
         for (i, NamedPart { number, md5 }) in named.iter().enumerate() {
-            if *number <= before {
-                return Err(Rejection::InvalidPartOrder.into());
-            }
-            before = *number;
             let part = parts.remove(number).filter(|part| part.md5 == *md5);
             let part = part.ok_or(Rejection::InvalidPart(*number))?;
             if part.bytes < PART_BYTES_MIN && i + 1 < named.len() {
