@@ -18,9 +18,12 @@ pub use overlay::Overlay;
 /// The store could not read or write. Nothing may be concluded from it, least of all that a key is absent.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum KvError {
-    /// The medium failed or its bytes are damaged.
+    /// The medium failed, or the store cannot be used now.
     #[error("the key-value store failed: {0}")]
     Storage(String),
+    /// The store's own files are damaged.
+    #[error("the key-value store is damaged: {0}")]
+    Damaged(String),
     /// A record does not decode.
     #[error(transparent)]
     Decode(#[from] crate::codec::DecodeError),

@@ -58,8 +58,8 @@ pub const REQUEST_WINDOW_MS: u64 = 10 * 60 * 1000;
 /// How long a deleted pack's name stays refused: far longer than any gateway can hold a write in flight.
 pub const TOMBSTONE_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// The furthest that one raft entry moves the metadata's clock. A leader whose clock jumps a year ahead cannot make
-/// every grace period end at once.
+/// The furthest that one raft entry moves the metadata's clock, which follows the leader's monotonic clock and not the
+/// wall's: a host whose time jumps a year ahead does not end every grace period.
 pub const CLOCK_STEP_MAX_MS: u64 = 60 * 60 * 1000;
 
 /// Journal records kept for a bucket. A sync client that was away for longer compares trees instead.

@@ -51,6 +51,11 @@ impl Profile {
         self.data() + self.parity()
     }
 
+    /// A bit for each shard.
+    pub fn mask(&self) -> u32 {
+        ((1u64 << self.total()) - 1) as u32
+    }
+
     /// The fewest durable shards with which a pack is acknowledged: `k + 1`, so that the loss of one device at that
     /// instant loses nothing.
     pub fn write_quorum(&self) -> usize {

@@ -2,8 +2,8 @@
 
 use holdfast_core::kv::{Batch, Durability, KvError, Store, View, Visit};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
-    ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
+    Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 use std::{path::Path, sync::Arc};
 
@@ -37,7 +37,10 @@ pub struct Snapshot<'a> {
 }
 
 fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> KvError + '_ {
-    move |error| KvError::Storage(format!("{what}: {error}"))
+    move |error| {
+        let text = format!("{what}: {error}");
+        if error.kind() == ErrorKind::Corruption { KvError::Damaged(text) } else { KvError::Storage(text) }
+    }
 }
 
 fn options(tuning: &Tuning, cache: &Cache) -> Options {
@@ -82,7 +85,7 @@ impl Database {
             .map(|name| ColumnFamilyDescriptor::new(*name, options.clone()))
             .collect::<Vec<_>>();
         let db = DB::open_cf_descriptors(&options, path, descriptors)
-            .map_err(|error| KvError::Storage(format!("opening {}: {error}", path.display())))?;
+            .map_err(failed(&format!("opening {}", path.display())))?;
         Ok(Self { db: Arc::new(db) })
     }
 

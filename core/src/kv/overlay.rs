@@ -32,13 +32,21 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
         self.set(key, None);
     }
 
-    /// Deletes a key that is written at most once in its life: where the write is still in this overlay it is forgotten,
-    /// and the store below never sees either.
-    pub fn retract(&mut self, key: Vec<u8>) {
-        match self.writes.remove(&key) {
-            Some(before) => self.undo.push((key, Some(before))),
-            None => self.set(key, None),
+    /// Deletes a key. Where it was written in this overlay and the base does not have it, the store below never sees
+    /// either.
+    ///
+    /// # Errors
+    /// Where the base cannot be read.
+    pub fn retract(&mut self, key: Vec<u8>) -> Result<(), KvError> {
+        if self.writes.contains_key(&key)
+            && self.base.get(&key)?.is_none()
+            && let Some(before) = self.writes.remove(&key)
+        {
+            self.undo.push((key, Some(before)));
+        } else {
+            self.set(key, None);
         }
+        Ok(())
     }
 
     fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {

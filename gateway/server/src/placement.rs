@@ -107,7 +107,9 @@ impl Placement {
     /// Bit `i`: the group's device `i` takes no writes now.
     fn unavailable(&self, devices: &[DeviceId], for_user: bool) -> u32 {
         let usable = |slot: &DeviceId| {
-            self.devices.get(*slot).is_some_and(|device| !for_user || !device.nearly_full())
+            self.devices
+                .get(*slot)
+                .is_some_and(|device| !device.is_backed_up() && (!for_user || !device.nearly_full()))
         };
         devices.iter().enumerate().fold(0, |mask, (i, slot)| mask | u32::from(!usable(slot)) << i)
     }

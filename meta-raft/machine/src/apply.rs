@@ -77,7 +77,7 @@ struct Tx<'a, V: ?Sized> {
 /// # Panics
 /// Where `index` does not follow the applied one: the log would be applied with a gap.
 pub fn apply<V: View + ?Sized>(view: &V, index: u64, entry: Option<LogEntry>) -> Result<Applied, KvError> {
-    let mut tx = Tx::begin(view, index, entry.as_ref().map(|entry| entry.stamp_ms))?;
+    let mut tx = Tx::begin(view, index, entry.as_ref())?;
     let mut outcomes = Vec::new();
     for request in entry.into_iter().flat_map(|entry| entry.requests) {
         outcomes.push(tx.request(request)?);
@@ -103,7 +103,7 @@ fn chain<V: View + ?Sized>(before: &[u8; 32], writes: &Overlay<'_, V>) -> [u8; 3
 }
 
 impl<'a, V: View + ?Sized> Tx<'a, V> {
-    fn begin(view: &'a V, index: u64, stamp_ms: Option<u64>) -> Result<Self, KvError> {
+    fn begin(view: &'a V, index: u64, entry: Option<&LogEntry>) -> Result<Self, KvError> {
         let kv = Overlay::new(view);
         let fresh = || Header {
             cluster_version: 1,
@@ -115,10 +115,12 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
         let mut header = read::<Header>(&kv, &keys::header())?.unwrap_or_else(fresh);
         assert!(index > header.applied_index, "entries are applied once, in order");
         header.applied_index = index;
-        let wall_ms = stamp_ms.unwrap_or(header.clock_ms);
-        let first = header.clock_ms == 0;
-        let limit = if first { wall_ms } else { header.clock_ms + CLOCK_STEP_MAX_MS };
-        header.clock_ms = wall_ms.clamp(header.clock_ms, limit);
+        let wall_ms = entry.map_or(header.clock_ms, |entry| entry.stamp_ms);
+        // The wall clock may jump. Grace periods follow time that has passed, from wherever the first entry set them.
+        header.clock_ms = match header.clock_ms {
+            0 => wall_ms,
+            clock_ms => clock_ms + entry.map_or(0, |entry| entry.elapsed_ms.min(CLOCK_STEP_MAX_MS)),
+        };
         Ok(Self { kv, header, wall_ms, index })
     }
 

@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 pub struct LogEntry {
     /// The proposing leader's wall clock, in milliseconds since 1970.
     pub stamp_ms: u64,
+    /// Milliseconds since that leader proposed the entry before, on a clock that nobody can set.
+    pub elapsed_ms: u64,
     pub requests: Vec<Request>,
 }
 

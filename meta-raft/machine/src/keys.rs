@@ -42,6 +42,10 @@ pub enum Table {
     /// Packs worth compacting, the emptiest first.
     Reclaim = b'w',
     Tombstone = b'x',
+    /// Tombstones by the time since when.
+    TombstoneTime = b'y',
+    /// Journals of buckets that were deleted.
+    DeadJournal = b'z',
 }
 
 pub fn table(table: Table) -> Vec<u8> {
@@ -241,6 +245,23 @@ pub fn parse_ranked_pack(key: &[u8]) -> Option<PackId> {
 
 pub fn tombstone(pack: PackId) -> Vec<u8> {
     key(Table::Tombstone, &[pack.as_bytes()])
+}
+
+pub fn tombstone_time(since_ms: u64, pack: PackId) -> Vec<u8> {
+    key(Table::TombstoneTime, &[&since_ms.to_be_bytes(), pack.as_bytes()])
+}
+
+/// The end of the tombstones since before `ms`.
+pub fn tombstones_before(ms: u64) -> Vec<u8> {
+    key(Table::TombstoneTime, &[&ms.to_be_bytes()])
+}
+
+pub fn dead_journal(bucket: BucketId) -> Vec<u8> {
+    key(Table::DeadJournal, &[&bucket.0.to_be_bytes()])
+}
+
+pub fn journal_of(bucket: BucketId) -> Vec<u8> {
+    key(Table::Journal, &[&bucket.0.to_be_bytes()])
 }
 
 /// The last `N` bytes of a key as an id's bytes.

@@ -58,7 +58,8 @@ macro_rules! record {
 pub struct Header {
     /// The last raft entry that is in the state.
     pub applied_index: u64,
-    /// The metadata's own clock, in milliseconds since 1970: monotone, with bounded steps. Grace periods use it.
+    /// The metadata's own clock: milliseconds that have passed, counted from the wall clock of the first entry. Grace
+    /// periods, leases and request ids use it.
     pub clock_ms: u64,
     /// The hash of every write so far; equal on all members at equal index.
     pub state_hash: [u8; 32],

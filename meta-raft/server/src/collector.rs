@@ -44,8 +44,8 @@ impl Collector {
         self.audit().await?;
         loop {
             tokio::select! {
-                _ = collect.tick() => self.collect().await?,
-                _ = audits.tick() => self.audit().await?,
+                _ = collect.tick() => passing(self.collect().await)?,
+                _ = audits.tick() => passing(self.audit().await)?,
             }
         }
     }
@@ -86,5 +86,13 @@ impl Collector {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets an overload pass: what was not done now is done with the next tick.
+fn passing(result: Result<(), MetaError>) -> Result<(), MetaError> {
+    match result {
+        Err(MetaError::Busy) => Ok(()),
+        other => other,
     }
 }

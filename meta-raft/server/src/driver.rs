@@ -17,7 +17,10 @@ use holdfast_meta_raft_pump::{
 };
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -51,6 +54,7 @@ struct Submission {
 /// A running member.
 pub struct MetaNode {
     handle: MetaHandle,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -95,6 +99,7 @@ impl MetaNode {
         let (sender, receiver) = bounded(QUEUE);
         let handle =
             MetaHandle { state: state.clone(), database, queue: Some(sender), metrics: metrics.clone() };
+        let stop = Arc::new(AtomicBool::new(false));
         let mut driver = Driver {
             pump,
             state,
@@ -102,12 +107,15 @@ impl MetaNode {
             pending: VecDeque::new(),
             keeper,
             appended_bytes: 0,
+            applied,
+            last_proposal: Instant::now(),
+            stop: stop.clone(),
             metrics,
         };
         driver.drain()?;
         let thread =
             thread::Builder::new().name("raft".to_owned()).spawn(move || driver.run()).map_err(io)?;
-        Ok(Self { handle, thread: Some(thread) })
+        Ok(Self { handle, stop, thread: Some(thread) })
     }
 
     pub fn handle(&self) -> MetaHandle {
@@ -116,9 +124,9 @@ impl MetaNode {
 }
 
 impl Drop for MetaNode {
-    /// Stops the thread once every other handle is gone.
+    /// Stops the thread, whoever still holds a handle: what they submit is refused from then on.
     fn drop(&mut self) {
-        self.handle.queue = None;
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -198,6 +206,9 @@ struct Driver {
     keeper: watermark::Keeper,
     /// Since the log was compacted.
     appended_bytes: u64,
+    applied: u64,
+    last_proposal: Instant,
+    stop: Arc<AtomicBool>,
     metrics: MetaMetrics,
 }
 
@@ -216,7 +227,7 @@ struct Answer {
 
 impl Driver {
     fn run(mut self) {
-        loop {
+        while !self.stop.load(Ordering::Acquire) {
             match self.queue.recv_timeout(TICK) {
                 Ok(first) => self.propose(first),
                 Err(RecvTimeoutError::Timeout) => self.pump.tick(),
@@ -254,7 +265,10 @@ impl Driver {
     fn propose_entry(&mut self, entry: EntryBuilder) {
         let stamp_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let data = LogEntry { stamp_ms, requests: entry.requests }.to_bytes();
+        let elapsed_ms = self.last_proposal.elapsed().as_millis() as u64;
+        // What is less than a millisecond is counted with the next entry.
+        self.last_proposal += Duration::from_millis(elapsed_ms);
+        let data = LogEntry { stamp_ms, elapsed_ms, requests: entry.requests }.to_bytes();
         self.appended_bytes += data.len() as u64;
         match self.pump.propose(Vec::new(), data) {
             Ok(()) => self.pending.push_back(Proposed { at: Instant::now(), answers: entry.answers }),
@@ -273,7 +287,7 @@ impl Driver {
             }
         }
         let log = self.pump.log();
-        let applied = self.metrics.applied_index.get() as u64;
+        let applied = self.applied;
         self.metrics.log_entries.set((log.last() - log.compacted()) as i64);
         if self.appended_bytes >= COMPACT_EVERY_BYTES {
             self.appended_bytes = 0;
@@ -301,6 +315,7 @@ impl Driver {
         let rejected =
             applied.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Rejected(_))).count();
         self.metrics.rejections.inc_by(rejected as u64);
+        self.applied = committed.index;
         self.metrics.applied_index.set(committed.index as i64);
         self.metrics.collection_stopped.set(i64::from(applied.header.collection_stopped.is_some()));
         if let Some(proposed) = proposed {

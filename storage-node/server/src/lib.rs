@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use holdfast_core::ids::{DeviceId, Incarnation};
 use holdfast_core::kv::KvError;
-use holdfast_kv::{Database, Family, Tuning, fail_stop};
+use holdfast_kv::{Database, Family, Tuning, durable::DirLock, fail_stop};
 use holdfast_storage_node_store::{
     Disk, FsDisk, Inventory, PutShard, Recovered, ShardError, ShardId, ShardStore, StoreConfig, Usage,
 };
@@ -30,8 +30,9 @@ use std::{
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// Shards that wait for the writing thread; more are refused. Senders have a budget of memory far below it.
-const QUEUE: usize = 4096;
+/// Shards that wait for the writing thread; more are refused. Each keeps its pack's buffer in memory, so that a disk that
+/// hangs must not gather many.
+const QUEUE: usize = 64;
 
 /// Shards, and bytes of them, that share a sync at most: a bound on how long the first one waits.
 const BATCH_SHARDS: usize = 64;
@@ -48,6 +49,8 @@ const INDEX_TUNING: Tuning =
 pub enum DeviceError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("{0} is in use")]
+    InUse(PathBuf),
     #[error(transparent)]
     Superblock(#[from] SuperblockError),
     #[error("the device's index is damaged: {0}")]
@@ -74,6 +77,7 @@ pub struct Device {
     writer: Arc<Writer>,
     /// The index failed: nothing is asked of it until it has been read again.
     failed: Arc<AtomicBool>,
+    _lock: Arc<DirLock>,
 }
 
 /// The writing thread, joined when nobody can send to it any more.
@@ -107,6 +111,8 @@ impl Device {
     ) -> Result<(Self, Recovered), DeviceError> {
         let io = |source| DeviceError::Io { path: dir.to_owned(), source };
         holdfast_kv::durable::create_dir(dir).map_err(io)?;
+        // A device that was taken out of service may still be in use by what began before.
+        let lock = DirLock::acquire(dir).map_err(io)?.ok_or_else(|| DeviceError::InUse(dir.to_owned()))?;
         let superblock = Superblock::open_or_format(dir, cluster, slot, fresh)?;
         let incarnation = superblock.incarnation;
         let (store, recovered) = open_store(dir, incarnation)?;
@@ -119,7 +125,19 @@ impl Device {
             .spawn(move || write_batches(&writing, &receiver, &written, &failing))
             .map_err(io)?;
         let writer = Arc::new(Writer { queue: Some(sender), thread: Some(thread) });
-        Ok((Self { dir: dir.to_owned(), slot, incarnation, store, metrics, writer, failed }, recovered))
+        Ok((
+            Self {
+                dir: dir.to_owned(),
+                slot,
+                incarnation,
+                store,
+                metrics,
+                writer,
+                failed,
+                _lock: Arc::new(lock),
+            },
+            recovered,
+        ))
     }
 
     pub fn slot(&self) -> DeviceId {
@@ -211,6 +229,11 @@ impl Device {
         Ok(())
     }
 
+    /// Whether so much waits for the disk that more would be refused.
+    pub fn is_backed_up(&self) -> bool {
+        self.writer.queue.as_ref().is_none_or(|queue| queue.len() >= QUEUE / 2)
+    }
+
     /// Whether new data would be refused for want of room.
     pub fn nearly_full(&self) -> bool {
         self.store.nearly_full().unwrap_or(true)
@@ -227,26 +250,27 @@ fn open_store(dir: &Path, incarnation: Incarnation) -> Result<(FsStore, Recovere
     let disk = || FsDisk::open(&dir.join("segments")).map_err(io);
     let config = StoreConfig::for_space(disk()?.space().map_err(io)?);
     let index_dir = dir.join("index");
-    let fresh = !index_dir.exists();
     let open = |path: &Path| -> Result<Family, KvError> {
         let database = Database::open(path, &INDEX_TUNING, &[INDEX])?;
         database.verify()?;
         Ok(database.family(INDEX))
     };
-    let damage = match open(&index_dir) {
-        Ok(index) if fresh => return Ok(ShardStore::rebuild(disk()?, index, incarnation, config)?),
-        Ok(index) => match ShardStore::open(disk()?, index, incarnation, config) {
-            Err(ShardError::Index(error)) => error,
+    let opened =
+        open(&index_dir).and_then(|index| Ok((ShardStore::<FsDisk, Family>::is_built(&index)?, index)));
+    let damage = match opened {
+        Ok((false, index)) => return Ok(ShardStore::rebuild(disk()?, index, incarnation, config)?),
+        Ok((true, index)) => match ShardStore::open(disk()?, index, incarnation, config) {
+            Err(ShardError::Index(error @ (KvError::Damaged(_) | KvError::Decode(_)))) => error,
             other => return Ok(other?),
         },
-        Err(error) => error,
+        Err(error @ KvError::Damaged(_)) => error,
+        Err(error) => return Err(error.into()),
     };
     tracing::error!(dir = %dir.display(), error = %damage, "the device's index is damaged: making it anew from the segments");
-    let aside = dir.join("index.damaged");
-    match std::fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        Ok(()) | Err(_) => {}
-    }
+    // Kept for whoever wants to know what happened: it also holds the small shards, which are rebuilt from others.
+    let mut aside =
+        (1..).map(|number| dir.join(format!("index.damaged-{number}"))).find(|path| !path.exists());
+    let aside = aside.take().ok_or_else(|| io(io::Error::other("no name is free for the damaged index")))?;
     std::fs::rename(&index_dir, &aside).and_then(|()| holdfast_kv::durable::sync_dir(dir)).map_err(io)?;
     Ok(ShardStore::rebuild(disk()?, open(&index_dir)?, incarnation, config)?)
 }

@@ -96,8 +96,17 @@ impl Superblock {
             }
             None => {
                 let strangers = std::fs::read_dir(dir).map_err(io)?.flatten();
-                let mut names = strangers.map(|entry| entry.file_name()).filter(|name| name != "lost+found");
-                if names.next().is_some() {
+                // What an interrupted formatting leaves is nothing.
+                let nothing = |entry: &std::fs::DirEntry| {
+                    let name = entry.file_name();
+                    let empty =
+                        std::fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none());
+                    name == "lost+found"
+                        || name == "lock"
+                        || name == "device.toml.new"
+                        || (name == "segments" && empty)
+                };
+                if strangers.filter(|entry| !nothing(entry)).next().is_some() {
                     return Err(SuperblockError::NotEmpty(dir.to_owned()));
                 }
                 Self { cluster: cluster.to_owned(), slot, incarnation: fresh }

@@ -182,8 +182,10 @@ impl Disk for FsDisk {
     }
 
     fn remove(&self, segment: SegmentId) -> io::Result<()> {
+        let removed = fs::remove_file(self.path(segment));
+        // Afterwards: a reader in between would keep the old file open under a number that is used again.
         self.forget(segment);
-        match fs::remove_file(self.path(segment)) {
+        match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

@@ -208,6 +208,15 @@ struct Active {
     reserved: u64,
 }
 
+/// The record of a deleted shard.
+#[derive(Debug, Clone, Copy)]
+struct Hole {
+    segment: SegmentId,
+    generation: u64,
+    offset: u64,
+    len: u64,
+}
+
 /// A segment's room, as memory knows it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Room {
@@ -230,7 +239,7 @@ struct Allocator {
     /// Segments all of whose records are indexed; the next sync of the index seals them.
     indexed: Vec<(SegmentId, u64)>,
     /// Deleted records whose bytes are still allocated.
-    holes: Vec<(SegmentId, u64, u64)>,
+    holes: Vec<Hole>,
     epochs: BTreeMap<PgId, Epoch>,
     shards: u64,
     /// Deletions that a crash may still undo.
@@ -254,6 +263,8 @@ struct Planned<'a> {
     put: &'a PutShard,
     blocks: Vec<u32>,
     place: Place,
+    /// The index must forget the damaged shard before this one is acknowledged.
+    replaces: bool,
 }
 
 impl<D: Disk, S: Store> ShardStore<D, S> {
@@ -291,13 +302,14 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         for segment in touched {
             self.disk.sync(segment)?;
         }
-        let mut small = false;
+        let mut synced = false;
         for (id, plan) in planned {
+            synced |= plan.replaces;
             if let Place::Segment { segment, .. } = plan.place {
                 let room = allocator.segments.entry(segment).or_default();
                 room.live += record_bytes(plan.put.payload.len());
             } else {
-                small = true;
+                synced = true;
             }
             allocator.shards += 1;
             let located = Located {
@@ -309,7 +321,7 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
             batch.put(shard_key(id), encode_located(located));
         }
         if !batch.is_empty() {
-            let durability = if small { Durability::Synced } else { Durability::Buffered };
+            let durability = if synced { Durability::Synced } else { Durability::Buffered };
             self.index.write(&batch, durability)?;
         }
         let left = std::mem::take(&mut allocator.left);
@@ -329,12 +341,12 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         if planned.contains_key(&put.id) {
             return Ok(None);
         }
-        if let Some(located) = self.locate(put.id)? {
-            // A repeated write, unless what is there is damaged: then this one replaces it.
-            if self.verify_located(put.id, &located).is_ok() {
-                return Ok(None);
-            }
-            self.unlink(allocator, put.id, &located, batch);
+        let present = self.locate(put.id)?;
+        // A repeated write, unless what is there is damaged: then this one replaces it.
+        if let Some(located) = &present
+            && self.verify_located(put.id, located).is_ok()
+        {
+            return Ok(None);
         }
         self.check_room(put)?;
         let blocks = block_sums(&put.payload);
@@ -343,7 +355,11 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         } else {
             self.append(allocator, put, &blocks)?
         };
-        Ok(Some(Planned { put, blocks, place }))
+        let replaces = present.is_some();
+        if let Some(located) = present {
+            self.unlink(allocator, put.id, &located, batch);
+        }
+        Ok(Some(Planned { put, blocks, place, replaces }))
     }
 
     /// Refuses epochs older than the newest seen, and remembers a newer one with the batch.
@@ -429,6 +445,7 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
     fn open_segment(&self, allocator: &mut Allocator) -> Result<Active, ShardError> {
         let mut batch = Batch::default();
         if let Some(active) = allocator.active.take() {
+            self.disk.truncate(active.segment, active.end)?;
             allocator.left.push((active.segment, active.generation));
         }
         for (segment, generation) in std::mem::take(&mut allocator.indexed) {
@@ -553,11 +570,11 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         batch.delete(shard_key(id));
         allocator.deleted = true;
         allocator.shards = allocator.shards.saturating_sub(1);
-        if let Place::Segment { segment, offset, .. } = located.place {
-            let bytes = record_bytes(located.len as usize);
+        if let Place::Segment { segment, generation, offset } = located.place {
+            let len = record_bytes(located.len as usize);
             let room = allocator.segments.entry(segment).or_default();
-            room.live = room.live.saturating_sub(bytes);
-            allocator.holes.push((segment, offset, bytes));
+            room.live = room.live.saturating_sub(len);
+            allocator.holes.push(Hole { segment, generation, offset, len });
         }
     }
 
@@ -581,20 +598,31 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         // From here on a crash cannot bring back what is about to be overwritten by holes.
         self.index.write(&Batch::default(), Durability::Synced)?;
         let active = allocator.active.map(|active| active.segment);
-        let holes = std::mem::take(&mut allocator.holes);
-        for (segment, offset, len) in holes {
-            let Some(room) = allocator.segments.get_mut(&segment) else { continue };
-            if Some(segment) == active {
-                allocator.holes.push((segment, offset, len));
-            } else if room.live == 0 {
-                let reusable = room.punched == 0 && !idle && allocator.spare.len() < SPARE_SEGMENTS;
-                self.free_segment(&mut allocator, segment, reusable)?;
-            } else {
-                self.disk.punch(segment, offset, len)?;
-                room.punched += len;
-            }
+        while let Some(hole) = allocator.holes.last().copied() {
+            self.give_back(&mut allocator, hole, active, idle)?;
+            allocator.holes.pop();
         }
         Ok(())
+    }
+
+    fn give_back(
+        &self,
+        allocator: &mut Allocator,
+        hole: Hole,
+        active: Option<SegmentId>,
+        idle: bool,
+    ) -> Result<(), ShardError> {
+        let spares = allocator.spare.len();
+        let Some(room) = allocator.segments.get_mut(&hole.segment) else { return Ok(()) };
+        if room.generation != hole.generation {
+            return Ok(());
+        }
+        if room.live == 0 && Some(hole.segment) != active {
+            let reusable = room.punched == 0 && !idle && spares < SPARE_SEGMENTS;
+            return self.free_segment(allocator, hole.segment, reusable);
+        }
+        room.punched += hole.len;
+        Ok(self.disk.punch(hole.segment, hole.offset, hole.len)?)
     }
 
     /// Cuts the idle active segment off behind its records; where a quarter of it is dead, ends its life.

@@ -33,7 +33,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             profile: new.profile,
             epoch: new.epoch,
             shard_len: new.shard_len,
-            missing: new.missing,
+            missing: new.missing & new.profile.mask(),
             entries: 0,
             live: 0,
             data: new.chunks.iter().map(|chunk| u64::from(chunk.entry.stored)).sum(),
@@ -97,7 +97,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             (Some(mut known), None) => {
                 if let Some(since) = known.zero_since_ms {
                     let (now, what) = (self.now(), Unreferenced::Chunk(domain, entry.chunk));
-                    self.kv.retract(keys::zero(since, what));
+                    self.kv.retract(keys::zero(since, what))?;
                     self.kv.put(keys::zero(now, what), Vec::new());
                     known.zero_since_ms = Some(now);
                     self.write(key, &known);
@@ -162,7 +162,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             }
             record.refs += 1;
             if let Some(since) = record.zero_since_ms.take() {
-                self.kv.retract(keys::zero(since, Unreferenced::Chunk(domain, chunk.id)));
+                self.kv.retract(keys::zero(since, Unreferenced::Chunk(domain, chunk.id)))?;
             }
             self.write(chunk_key, &record);
         }
@@ -180,7 +180,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             let mut usage: SegmentUse = self.read(&key)?.ok_or(Rejection::SegmentGone)?;
             usage.refs += 1;
             if let Some(since) = usage.zero_since_ms.take() {
-                self.kv.retract(keys::zero(since, Unreferenced::Segment(segment.id)));
+                self.kv.retract(keys::zero(since, Unreferenced::Segment(segment.id)))?;
             }
             self.write(key, &usage);
         }
@@ -203,6 +203,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             self.kv.delete(keys::pack(id));
             let since_ms = self.now();
             self.write(keys::tombstone(id), &Tombstone { since_ms });
+            self.kv.put(keys::tombstone_time(since_ms, id), Vec::new());
         }
         Ok(Outcome::Done)
     }
@@ -213,8 +214,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
             if self.kv.get(&keys::pack(id))?.is_some() {
                 return Err(Rejection::PackInUse.into());
             }
+            if self.kv.get(&keys::tombstone(id))?.is_some() {
+                continue;
+            }
             let since_ms = self.now();
             self.write(keys::tombstone(id), &Tombstone { since_ms });
+            self.kv.put(keys::tombstone_time(since_ms, id), Vec::new());
         }
         Ok(Outcome::Done)
     }

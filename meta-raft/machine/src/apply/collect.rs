@@ -9,17 +9,14 @@ use super::{Step, Stop, Tx};
 use crate::{
     command::{Collected, Outcome, Rejection},
     keys::{self, Table, Unreferenced},
-    records::{Chunk, Lease, Record, Segment, SegmentUse, Tombstone},
+    records::{Chunk, Lease, Record, Segment, SegmentUse},
 };
 use holdfast_core::{
-    ids::{ChunkId, DomainId, LeaseId, SegmentId},
+    ids::{BucketId, ChunkId, DomainId, LeaseId, PackId, SegmentId},
     kv::{View, prefix_end, scan_prefix},
     limits::{COLLECT_STEPS_MAX, REQUEST_WINDOW_MS, TOMBSTONE_MS},
 };
 use std::ops::ControlFlow;
-
-/// Records of outdated kinds that one command forgets.
-const FORGET_MAX: usize = 4096;
 
 /// Leases that are looked at: one for each upload in progress that is old enough to hold one.
 const LEASES_MAX: usize = 100_000;
@@ -47,7 +44,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.check_collecting()?;
         let steps = steps.min(COLLECT_STEPS_MAX);
         let mut done = Collected::default();
-        self.forget()?;
+        self.forget(steps, &mut done)?;
         let before = self.now().saturating_sub(grace_ms / 2);
         let protected = self.oldest_lease()?.unwrap_or(u64::MAX);
         self.release(before, steps, &mut done)?;
@@ -155,21 +152,39 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(oldest)
     }
 
-    /// Forgets outcomes and tombstones that can no longer matter.
-    fn forget(&mut self) -> Step<()> {
+    /// Forgets outcomes, tombstones and journals that can no longer matter.
+    fn forget(&mut self, steps: u32, done: &mut Collected) -> Step<()> {
+        let limit = steps as usize;
         let end = keys::requests_before(self.now().saturating_sub(REQUEST_WINDOW_MS));
-        let mut outdated = Vec::new();
-        self.kv.scan(&keys::table(Table::Request), &end, &mut |key, _| {
-            outdated.push(key.to_vec());
-            if outdated.len() < FORGET_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        for (key, value) in scan_prefix(&self.kv, &keys::table(Table::Tombstone), FORGET_MAX)? {
-            if Tombstone::from_bytes(&value)?.since_ms + TOMBSTONE_MS < self.now() {
-                outdated.push(key);
-            }
+        let mut outdated = self.keys_below(Table::Request, &end, limit)?;
+        let end = keys::tombstones_before(self.now().saturating_sub(TOMBSTONE_MS));
+        for key in self.keys_below(Table::TombstoneTime, &end, limit)? {
+            outdated.extend(keys::tail(&key).map(|id| keys::tombstone(PackId(id))));
+            outdated.push(key);
         }
+        for (dead, _) in scan_prefix(&self.kv, &keys::table(Table::DeadJournal), 1)? {
+            let bucket = keys::tail(&dead).map(|id| BucketId(u64::from_be_bytes(id)));
+            let bucket =
+                bucket.ok_or_else(|| Stop::Inconsistent("a dead journal names no bucket".to_owned()))?;
+            let records = scan_prefix(&self.kv, &keys::journal_of(bucket), limit)?;
+            if records.len() < limit {
+                outdated.push(dead);
+            }
+            outdated.extend(records.into_iter().map(|(key, _)| key));
+        }
+        done.steps += outdated.len() as u32;
         outdated.into_iter().for_each(|key| self.kv.delete(key));
         Ok(())
+    }
+
+    /// Up to `limit` keys of `table` that are below `end`.
+    fn keys_below(&self, table: Table, end: &[u8], limit: usize) -> Step<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        self.kv.scan(&keys::table(table), end, &mut |key, _| {
+            keys.push(key.to_vec());
+            if keys.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(keys)
     }
 
     /// The first key of `table` that is below `end`.

@@ -71,6 +71,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.kv.delete(keys::bucket_name(name));
         self.kv.delete(keys::bucket(bucket.id));
         self.kv.delete(keys::bucket_usage(bucket.id));
+        self.kv.put(keys::dead_journal(bucket.id), Vec::new());
         Ok(Outcome::Done)
     }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 const BUCKET: BucketId = BucketId(1);
 
 fn run(store: &MemStore, index: u64, command: Command) -> Outcome {
-    let entry = LogEntry { stamp_ms: 1000, requests: vec![Request::idempotent(command)] };
+    let entry = LogEntry { stamp_ms: 1000, elapsed_ms: 0, requests: vec![Request::idempotent(command)] };
     let applied = apply(store, index, Some(entry)).expect("memory reads");
     store.write(&applied.batch, Durability::Buffered).expect("memory writes");
     applied.outcomes.into_iter().next().expect("an outcome")

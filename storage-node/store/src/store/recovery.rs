@@ -1,8 +1,9 @@
 //! Opening a store: what the index may have lost is read again from the active segments.
 
 use super::{
-    Allocator, IDLE_READ_BUFFERS, Located, Place, Recovered, Room, SegmentState, SegmentVersions, ShardError,
-    ShardId, ShardStore, StoreConfig, decode_located, encode_located, encode_segment, segment_key, shard_key,
+    Allocator, Hole, IDLE_READ_BUFFERS, Located, Place, Recovered, Room, SegmentState, SegmentVersions,
+    ShardError, ShardId, ShardStore, StoreConfig, decode_located, encode_located, encode_segment, epoch_key,
+    segment_key, shard_key,
 };
 use crate::{
     disk::{Disk, SegmentId},
@@ -16,6 +17,9 @@ use holdfast_core::{
     kv::{Batch, Durability, KvError, Store, prefix_end, scan_prefix},
 };
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Mutex};
+
+/// The key that an index has from its making on.
+const BUILT: &[u8] = b"built";
 
 impl<D: Disk, S: Store> ShardStore<D, S> {
     /// Opens the shards of `device`. The caller knows that disk and index belong to it.
@@ -31,14 +35,15 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         let buffers = BufferPool::new(IDLE_READ_BUFFERS);
         let store =
             Self { disk, index, device, config, allocator: Mutex::new(Allocator::default()), buffers };
-        let mut allocator = Allocator { epochs: store.load_epochs()?, ..Allocator::default() };
-        let known = store.load_segments()?;
+        let mut known = store.load_segments()?;
+        store.adopt_strays(&mut known)?;
         let reindexed = store.reindex(&known)?;
+        let mut allocator = Allocator { epochs: store.load_epochs()?, ..Allocator::default() };
         for (&segment, state) in &known {
             allocator.segments.insert(segment, Room { generation: state.generation, ..Room::default() });
         }
         store.count(&mut allocator)?;
-        store.drop_strays(&mut allocator)?;
+        store.drop_empty(&mut allocator)?;
         let shards = allocator.shards;
         Ok((Self { allocator: Mutex::new(allocator), ..store }, Recovered { shards, reindexed }))
     }
@@ -55,6 +60,8 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         config: StoreConfig,
     ) -> Result<(Self, Recovered), ShardError> {
         let mut batch = Batch::default();
+        // Until this is durable, the index is not one: a rebuild that was interrupted begins again.
+        batch.put(BUILT.to_vec(), Vec::new());
         for segment in disk.segments()? {
             if let Some(generation) = newest_generation(&disk, device, segment)? {
                 batch.put(segment_key(segment), encode_segment(SegmentState { generation, active: true }));
@@ -62,6 +69,14 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         }
         index.write(&batch, Durability::Synced)?;
         Self::open(disk, index, device, config)
+    }
+
+    /// Whether an index was made by [`ShardStore::rebuild`], to its end. Any other must not be opened.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn is_built(index: &S) -> Result<bool, KvError> {
+        Ok(index.get(BUILT)?.is_some())
     }
 
     fn load_epochs(&self) -> Result<BTreeMap<PgId, Epoch>, ShardError> {
@@ -116,15 +131,17 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         let mut page = vec![0; HEADER_BYTES];
         let mut offset = 0;
         while offset + HEADER_BYTES as u64 <= SEGMENT_BYTES {
-            self.disk.read(segment, offset, &mut page)?;
-            let Ok(header) = Header::from_page(&page, self.device, segment, generation, offset) else {
+            let unreadable = self.disk.read(segment, offset, &mut page).is_err();
+            let header = Header::from_page(&page, self.device, segment, generation, offset);
+            let Some(header) = header.ok().filter(|_| !unreadable) else {
                 // Torn, damaged, or never written: what follows may still be whole, and says itself that it belongs here.
                 offset += HEADER_BYTES as u64;
                 continue;
             };
             offset += header.record_bytes();
             let id = ShardId { pack: header.pack, index: header.shard };
-            if self.locate(id)?.is_none() && self.payload_is_whole(&header)? {
+            self.raise_epoch(&header, batch)?;
+            if self.locate(id)?.is_none() && self.payload_is_whole(&header) {
                 let place = Place::Segment { segment, generation, offset: header.offset };
                 let located =
                     Located { place, len: header.len, written_ms: header.written_ms, blocks: header.blocks };
@@ -135,23 +152,40 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         Ok(reindexed)
     }
 
-    fn payload_is_whole(&self, header: &Header) -> Result<bool, ShardError> {
+    fn payload_is_whole(&self, header: &Header) -> bool {
         let mut payload = vec![0; header.len as usize];
-        self.disk.read(header.segment, header.offset + HEADER_BYTES as u64, &mut payload)?;
-        Ok(block_sums(&payload) == header.blocks)
+        let read = self.disk.read(header.segment, header.offset + HEADER_BYTES as u64, &mut payload);
+        read.is_ok() && block_sums(&payload) == header.blocks
     }
 
-    /// Counts what the index names, segment by segment.
+    /// A record's epoch was seen, even where the index lost that it was.
+    fn raise_epoch(&self, header: &Header, batch: &mut Batch) -> Result<(), ShardError> {
+        let key = epoch_key(header.pack.pg());
+        let newest = batch
+            .iter()
+            .find(|(other, _)| *other == key.as_slice())
+            .and_then(|(_, value)| value.map(<[u8]>::to_vec));
+        let known = match newest {
+            Some(value) => Some(value),
+            None => self.index.get(&key)?,
+        };
+        let value = header.epoch.0.to_be_bytes();
+        if known.is_none_or(|known| known.as_slice() < value.as_slice()) {
+            batch.put(key, value.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Counts what the index names, segment by segment; what lies between is given back.
     fn count(&self, allocator: &mut Allocator) -> Result<(), ShardError> {
+        let mut extents: BTreeMap<SegmentId, Vec<(u64, u64)>> = BTreeMap::new();
         let mut failure = None;
         self.index.scan(b"s", &prefix_end(b"s"), &mut |_, value| match decode_located(value) {
             Ok(located) => {
                 allocator.shards += 1;
                 if let Place::Segment { segment, offset, .. } = located.place {
-                    let bytes = record_bytes(located.len as usize);
-                    let room = allocator.segments.entry(segment).or_default();
-                    room.live += bytes;
-                    room.end = room.end.max(offset + bytes);
+                    let len = record_bytes(located.len as usize);
+                    extents.entry(segment).or_default().push((offset, offset + len));
                 }
                 ControlFlow::Continue(())
             }
@@ -160,25 +194,55 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
                 ControlFlow::Break(())
             }
         })?;
-        failure.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// Removes segment files that the index does not know, and empty ones.
-    fn drop_strays(&self, allocator: &mut Allocator) -> Result<(), ShardError> {
-        for segment in self.disk.segments()? {
-            if allocator.segments.get(&segment).is_none_or(|room| room.live == 0) {
-                self.disk.remove(segment)?;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        for (segment, mut records) in extents {
+            records.sort_unstable();
+            let room = allocator.segments.entry(segment).or_default();
+            let generation = room.generation;
+            for (offset, end) in records {
+                if offset > room.end {
+                    let len = offset - room.end;
+                    allocator.holes.push(Hole { segment, generation, offset: room.end, len });
+                }
+                room.live += end - offset;
+                room.end = room.end.max(end);
             }
         }
-        let mut batch = Batch::default();
-        for segment in
-            allocator.segments.iter().filter(|(_, room)| room.live == 0).map(|(segment, _)| *segment)
-        {
-            batch.delete(segment_key(segment));
+        Ok(())
+    }
+
+    /// Takes in segments that the index does not know, though they hold records: the index lost them. What is no longer
+    /// needed of them is found by comparing inventories.
+    fn adopt_strays(&self, known: &mut BTreeMap<SegmentId, SegmentState>) -> Result<(), ShardError> {
+        for segment in self.disk.segments()? {
+            if !known.contains_key(&segment)
+                && let Some(generation) = newest_generation(&self.disk, self.device, segment)?
+            {
+                known.insert(segment, SegmentState { generation, active: true });
+            }
         }
-        allocator.segments.retain(|_, room| room.live > 0);
-        if !batch.is_empty() {
-            self.index.write(&batch, Durability::Synced)?;
+        Ok(())
+    }
+
+    /// Removes segments in which nothing is.
+    fn drop_empty(&self, allocator: &mut Allocator) -> Result<(), ShardError> {
+        let empty: Vec<SegmentId> = allocator
+            .segments
+            .iter()
+            .filter(|(_, room)| room.live == 0)
+            .map(|(segment, _)| *segment)
+            .collect();
+        for segment in empty {
+            self.remove_segment(allocator, segment)?;
+        }
+        for segment in self.disk.segments()? {
+            match allocator.segments.get(&segment) {
+                // What was reserved and not written is given back.
+                Some(room) => self.disk.truncate(segment, room.end)?,
+                None => self.disk.remove(segment)?,
+            }
         }
         Ok(())
     }
@@ -193,7 +257,9 @@ fn newest_generation<D: Disk>(
     let mut newest = None;
     let mut page = vec![0; HEADER_BYTES];
     for offset in (0..SEGMENT_BYTES).step_by(HEADER_BYTES) {
-        disk.read(segment, offset, &mut page)?;
+        if disk.read(segment, offset, &mut page).is_err() {
+            continue;
+        }
         newest = newest.max(Header::generation_of(&page, device, segment, offset));
     }
     Ok(newest)
