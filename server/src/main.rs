@@ -9,7 +9,7 @@ mod system;
 use args::{Args, Command};
 use clap::Parser;
 use config::Config;
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode, time::Duration};
 use tracing_subscriber::EnvFilter;
 
 /// Buffers of a megabyte are filled on one thread and freed on another, by RocksDB too: an allocator that gives them back
@@ -52,7 +52,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(system::run(config)) {
+    let result = runtime.block_on(system::run(config));
+    // Reads that block on a disk that does not answer are not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast: {error}");

@@ -137,14 +137,11 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     };
     tracing::info!("stopping");
     stop.send_replace(true);
-    if !serving.is_finished() {
-        flatten::<ServeError>(serving.await)?;
-    }
+    let drained = if serving.is_finished() { Ok(()) } else { flatten::<ServeError>(serving.await) };
     background.abort();
     metrics_page.abort();
-    // The last handles go before the node, whose thread ends with them.
-    drop(meta);
-    result
+    drop(node);
+    result.and(drained)
 }
 
 fn flatten<E: Into<SystemError>>(

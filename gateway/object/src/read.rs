@@ -202,12 +202,16 @@ impl<'a> ReadSession<'a> {
     }
 }
 
+/// Sets that are tried: all of them for narrow profiles, and those of the fewest liars for wide ones.
+const SUSPECTS_MAX: usize = 4096;
+
 /// Sets of shards to distrust, the smallest first: where a chunk does not have its hash although each block has its
 /// checksum, some shard lies, and a read that avoids the right set gives the chunk.
 pub fn suspects(used: u32, parity: usize) -> Vec<u32> {
     let mut sets = Vec::new();
     let mut smaller = vec![0u32];
-    for _ in 0..parity {
+    while smaller.first().is_some_and(|set| (set.count_ones() as usize) < parity) && sets.len() < SUSPECTS_MAX
+    {
         // Each larger set once: by adding a shard above all that it has.
         let larger: Vec<u32> = smaller
             .iter()

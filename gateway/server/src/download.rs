@@ -21,7 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// Runs that are read at once for one client.
 const READ_AHEAD: usize = 4;
 
-/// Bytes of one run at most, as stored: a shard's, so that a client's buffers are bounded and its runs are read from
+/// Bytes of one run at most, plain or as stored: a shard's, so that a client's buffers are bounded and its runs are read from
 /// several devices at once.
 const RUN_BYTES: u32 = MIB as u32;
 
@@ -131,7 +131,9 @@ fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<V
     for ((chunk, start), place) in chunks.into_iter().zip(found) {
         let place = place.ok_or(EngineError::Gone)?;
         let follows = tail.is_some_and(|(pack, end, stored)| {
-            pack == place.pack && end == place.offset && stored + place.stored <= RUN_BYTES
+            pack == place.pack
+                && end == place.offset
+                && stored.saturating_add(place.plain.max(place.stored)) <= RUN_BYTES
         });
         let clip = |start: u64| {
             wanted.start.max(start) - start..wanted.end.min(start + u64::from(chunk.plain)) - start
@@ -144,7 +146,8 @@ fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<V
             }
             Some(_) | None => runs.push(Run { chunks: vec![chunk], wanted: clip(start) }),
         }
-        let stored = if follows { tail.map_or(0, |(_, _, stored)| stored) } else { 0 } + place.stored;
+        let stored =
+            if follows { tail.map_or(0, |(_, _, stored)| stored) } else { 0 } + place.plain.max(place.stored);
         tail = Some((place.pack, place.offset + place.stored, stored));
     }
     Ok(runs)

@@ -12,7 +12,10 @@ use holdfast_core::{
     profile::Profile,
 };
 use holdfast_erasure::ErasureCode;
-use holdfast_meta_raft_machine::command::Rejection;
+use holdfast_meta_raft_machine::{
+    command::{Command, Outcome, Rejection, Request},
+    query,
+};
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
@@ -141,6 +144,21 @@ impl Engine {
         &self.shared.meta
     }
 
+    /// Has the metadata carry out a command once, and answers what it did.
+    ///
+    /// # Errors
+    /// Its rejection, and what keeps it from being applied.
+    pub async fn run(&self, command: Command) -> Result<Outcome, EngineError> {
+        let request = Request { id: Some(self.new_request_id()?), command };
+        Ok(self.shared.meta.request(request).await?.accepted()?)
+    }
+
+    /// A name for a request of now, by the metadata's own clock: this host's may jump.
+    pub(crate) fn new_request_id(&self) -> Result<RequestId, EngineError> {
+        let clock_ms = query::header(self.shared.meta.latest())?.map_or(0, |header| header.clock_ms);
+        Ok(RequestId::new(clock_ms, rand::random()))
+    }
+
     pub fn config(&self) -> &EngineConfig {
         &self.shared.config
     }
@@ -167,9 +185,4 @@ pub(crate) fn new_lease_id() -> LeaseId {
 
 pub(crate) fn new_upload_id() -> UploadId {
     UploadId(rand::random())
-}
-
-/// A name for a request of now.
-pub(crate) fn new_request_id() -> RequestId {
-    RequestId::new(crate::clock::unix_ms(), rand::random())
 }

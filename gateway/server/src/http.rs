@@ -15,13 +15,18 @@ use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinSet,
 };
+use tokio_io_timeout::TimeoutStream;
 
 /// Connections that are served at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
 
 /// How long a client may take over the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a client may leave an answer unread: what it does not take holds memory that others wait for.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes that a connection reads at once, at most: large bodies come in few pieces.
 const READ_BUFFER: usize = 512 << 10;
@@ -55,18 +60,26 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stop = std::pin::pin!(stop);
+    let mut tasks = JoinSet::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        while tasks.try_join_next().is_some() {}
+        let next = async {
+            let permit = connections.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
             () = &mut stop => break,
         };
         let Some(stream) = usable(accepted)? else { continue };
         let (service, metrics) = (service.clone(), metrics.clone());
         let answer = service_fn(move |request| answer(service.clone(), metrics.clone(), request));
-        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), answer).into_owned();
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let stream = TokioIo::new(Box::pin(stream));
+        let connection = server.serve_connection_with_upgrades(stream, answer).into_owned();
         let connection = graceful.watch(connection);
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
             }
@@ -77,6 +90,7 @@ pub async fn serve(
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still running when the process stopped");
     }
+    tasks.shutdown().await;
     Ok(())
 }
 
@@ -106,6 +120,9 @@ async fn answer(
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let id = format!("{:016X}", rand::random::<u64>());
+    if is_form(&request) {
+        return Ok(refuse_form());
+    }
     let unasked = expects_nothing(&request);
     let _flight = InFlight::enter(&metrics);
     let result = service.call(request.map(s3s::Body::from)).await;
@@ -129,6 +146,20 @@ async fn answer(
         tracing::debug!(%method, path, %status, request_id = id, "answered");
     }
     Ok(response)
+}
+
+/// A form of a browser. s3s would read all of it into memory before anybody is asked who sent it.
+fn is_form(request: &Request<Incoming>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
+    request.method() == Method::POST && kind.is_some_and(|kind| kind.starts_with(b"multipart/form-data"))
+}
+
+fn refuse_form() -> Response<s3s::Body> {
+    let text = "<Error><Code>NotImplemented</Code><Message>Uploads by POST form are not implemented</Message></Error>";
+    let mut response = Response::new(s3s::Body::from(text.to_owned()));
+    *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
 }
 
 /// A request that waits for leave to send an empty body. It gets its answer without, which is right, but botocore then

@@ -12,6 +12,7 @@ mod scrub;
 pub use devices::OpenDevice;
 
 use crate::engine::{Engine, EngineError};
+use holdfast_meta_raft_server::MetaError;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
@@ -80,7 +81,7 @@ impl Maintenance {
         loop {
             ticks.tick().await;
             match step(self.clone()).await {
-                Ok(()) => {}
+                Ok(()) | Err(EngineError::Meta(MetaError::Busy)) => {}
                 Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::ShuttingDown)) => {
                     return Err(error);
                 }

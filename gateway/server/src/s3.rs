@@ -17,7 +17,11 @@ mod objects;
 pub use auth::Credentials;
 
 use crate::engine::Engine;
-use holdfast_meta_raft_machine::{query, records::Bucket};
+use holdfast_meta_raft_machine::{
+    command::{Command, Outcome},
+    query,
+    records::Bucket,
+};
 use s3s::{
     S3, S3Request, S3Response, S3Result, dto, s3_error,
     service::{S3Service, S3ServiceBuilder},
@@ -44,6 +48,10 @@ impl S3Door {
         builder.set_access(auth::OwnerOnly);
         builder.set_validation(buckets::BucketNames);
         builder.build()
+    }
+
+    async fn run(&self, command: Command) -> S3Result<Outcome> {
+        self.engine.run(command).await.map_err(error::engine)
     }
 
     fn bucket(&self, name: &str) -> S3Result<Bucket> {

@@ -192,7 +192,7 @@ impl Engine {
             let mut requests: Vec<Request> = ingested.segments.iter().map(register).collect();
             // A name of its own for each attempt: the rejection of the one before is remembered under its name.
             let command = command(ingested.content.clone());
-            requests.push(Request { id: Some(crate::engine::new_request_id()), command });
+            requests.push(Request { id: Some(self.new_request_id()?), command });
             requests.extend(ingested.lease.take().map(Lease::release));
             let mut outcomes = self.shared.meta.submit(requests).await?;
             outcomes.truncate(ingested.segments.len() + 1);

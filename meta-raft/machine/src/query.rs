@@ -118,18 +118,26 @@ pub fn packs(
     found.iter().map(|(key, value)| Ok((PackId(id_of(key, "packs")?), Pack::from_bytes(value)?))).collect()
 }
 
-/// Up to `limit` packs with missing shards, the most endangered first.
-pub fn degraded(view: &(impl View + ?Sized), limit: usize) -> Result<Vec<PackId>, KvError> {
-    ranked(view, Table::Degraded, limit)
+/// Up to `limit` packs with missing shards behind `after`, the most endangered first; each with how many more shards it
+/// can lose.
+pub fn degraded(
+    view: &(impl View + ?Sized),
+    after: Option<(u8, PackId)>,
+    limit: usize,
+) -> Result<Vec<(u8, PackId)>, KvError> {
+    let table = keys::table(Table::Degraded);
+    let start = after.map_or(table.clone(), |(spare, id)| [keys::degraded(spare, id), vec![0]].concat());
+    let mut found = Vec::new();
+    view.scan(&start, &holdfast_core::kv::prefix_end(&table), &mut |key, _| {
+        found.extend(key.get(3).copied().zip(keys::parse_ranked_pack(key)));
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(found)
 }
 
 /// Up to `limit` packs worth compacting, the emptiest first.
 pub fn reclaimable(view: &(impl View + ?Sized), limit: usize) -> Result<Vec<PackId>, KvError> {
-    ranked(view, Table::Reclaim, limit)
-}
-
-fn ranked(view: &(impl View + ?Sized), table: Table, limit: usize) -> Result<Vec<PackId>, KvError> {
-    scan_prefix(view, &keys::table(table), limit)?
+    scan_prefix(view, &keys::table(Table::Reclaim), limit)?
         .iter()
         .map(|(key, _)| {
             keys::parse_ranked_pack(key).ok_or_else(|| KvError::Storage("a queue names no pack".to_owned()))

@@ -3,7 +3,7 @@
 
 pub mod client;
 
-pub use client::{Client, Response};
+pub use client::Client;
 
 use std::{
     io::{BufRead, BufReader},

@@ -95,7 +95,7 @@ impl Superblock {
                 return Err(SuperblockError::Foreign { path, theirs: found.cluster, slot: found.slot.0 });
             }
             None => {
-                let strangers = std::fs::read_dir(dir).map_err(io)?.flatten();
+                let mut strangers = std::fs::read_dir(dir).map_err(io)?.flatten();
                 // What an interrupted formatting leaves is nothing.
                 let nothing = |entry: &std::fs::DirEntry| {
                     let name = entry.file_name();
@@ -106,7 +106,7 @@ impl Superblock {
                         || name == "device.toml.new"
                         || (name == "segments" && empty)
                 };
-                if strangers.filter(|entry| !nothing(entry)).next().is_some() {
+                if strangers.any(|entry| !nothing(&entry)) {
                     return Err(SuperblockError::NotEmpty(dir.to_owned()));
                 }
                 Self { cluster: cluster.to_owned(), slot, incarnation: fresh }

@@ -8,26 +8,32 @@ use holdfast_meta_raft_machine::{
     command::{Command, Request},
     query,
 };
-use holdfast_storage_node_store::{PutShard, ShardId, WriteClass};
+use holdfast_storage_node_server::Device;
+use holdfast_storage_node_store::{PutShard, ShardError, ShardId, WriteClass};
+use std::sync::Arc;
+use tokio::time::timeout;
 
-/// Packs that one step looks at.
-const STEP: usize = 256;
+/// Packs that are looked at together.
+const PAGE: usize = 1000;
 
 impl Maintenance {
     pub(super) async fn repair_some(self) -> Result<(), EngineError> {
+        let mut after = None;
         loop {
-            let degraded = query::degraded(&self.engine.meta().view(), 1000)?;
-            self.engine.metrics().degraded_packs.set(degraded.len() as i64);
-            let mut repaired = 0;
-            for pack in degraded.into_iter().take(STEP) {
-                match self.repair(pack).await {
-                    Ok(done) => repaired += usize::from(done),
+            let degraded = query::degraded(&self.engine.meta().view(), after, PAGE)?;
+            if after.is_none() {
+                self.engine.metrics().degraded_packs.set(degraded.len() as i64);
+            }
+            for (_, pack) in &degraded {
+                match self.repair(*pack).await {
+                    Ok(_) => {}
                     Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
                     Err(error) => tracing::warn!(%pack, %error, "a pack could not be repaired yet"),
                 }
             }
-            if repaired == 0 {
-                return Ok(());
+            match degraded.last() {
+                Some(last) if degraded.len() == PAGE => after = Some(*last),
+                Some(_) | None => return Ok(()),
             }
         }
     }
@@ -67,10 +73,13 @@ impl Maintenance {
                 now_ms: unix_ms(),
                 payload,
             };
-            match device.put(put).await {
-                Ok(()) => mask |= 1 << index,
-                Err(error) => {
-                    tracing::warn!(pack = %id.pack, index, %error, "a shard could not be written again yet")
+            match timeout(shared.config.write_timeout, rewrite(device, put)).await {
+                Ok(Ok(())) => mask |= 1 << index,
+                Ok(Err(error)) => {
+                    tracing::warn!(pack = %id.pack, index, %error, "a shard could not be written again yet");
+                }
+                Err(_) => {
+                    tracing::warn!(pack = %id.pack, index, "a device takes too long to write a shard again")
                 }
             }
         }
@@ -86,4 +95,17 @@ impl Maintenance {
         self.engine.metrics().repaired_shards.inc_by(u64::from(mask.count_ones()));
         Ok(true)
     }
+}
+
+/// Writes a shard, also where the device has another content for it whose checksums are right.
+async fn rewrite(device: Arc<Device>, put: PutShard) -> Result<(), ShardError> {
+    let (reader, id, expected) = (device.clone(), put.id, put.payload.clone());
+    let remove_lie = move || match reader.read(id, 0, expected.len() as u32) {
+        Ok(there) if there != expected => reader.delete(&[id]),
+        Ok(_) | Err(_) => Ok(()),
+    };
+    tokio::task::spawn_blocking(remove_lie)
+        .await
+        .map_err(|error| ShardError::Disk(std::io::Error::other(error)))??;
+    device.put(put).await
 }

@@ -1,12 +1,9 @@
 //! Buckets.
 
-use super::{REGION, S3Door, attributes::timestamp, error};
-use crate::engine::{DOMAIN, new_request_id};
+use super::{REGION, S3Door, attributes::timestamp, error, objects::refuse_unknown};
+use crate::engine::DOMAIN;
 use holdfast_core::chunker::ChunkerProfile;
-use holdfast_meta_raft_machine::{
-    command::{Command, Outcome, Request},
-    query,
-};
+use holdfast_meta_raft_machine::{command::Command, query};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -39,32 +36,18 @@ pub fn owner() -> Owner {
     Owner { display_name: Some("holdfast".to_owned()), id: Some("holdfast".to_owned()) }
 }
 
-async fn run(door: &S3Door, command: Command) -> S3Result<Outcome> {
-    let request = Request { id: Some(new_request_id()), command };
-    let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
-    outcome.accepted().map_err(|rejection| error::rejection(&rejection))
-}
-
 pub async fn create_bucket(
     door: &S3Door,
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     // s3s takes a PUT of a subresource that it does not know for this.
-    let known = ["x-id", "location"];
-    let unknown =
-        request.uri.query().unwrap_or_default().split('&').map(|pair| pair.split('=').next().unwrap_or(""));
-    let strange = |name: &str| {
-        !name.is_empty() && !name.to_ascii_lowercase().starts_with("x-amz-") && !known.contains(&name)
-    };
-    if unknown.into_iter().any(strange) {
-        return Err(s3_error!(NotImplemented, "The operation is not implemented"));
-    }
+    refuse_unknown(&request.uri, &request.headers)?;
     let input = request.input;
     let name = input.bucket.clone();
     if input.object_lock_enabled_for_bucket == Some(true) {
         return Err(s3_error!(NotImplemented, "Object Lock is not implemented"));
     }
-    run(door, Command::CreateBucket { name: name.clone(), domain: DOMAIN, chunker: ChunkerProfile::V1 })
+    door.run(Command::CreateBucket { name: name.clone(), domain: DOMAIN, chunker: ChunkerProfile::V1 })
         .await?;
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
 }
@@ -73,7 +56,8 @@ pub async fn delete_bucket(
     door: &S3Door,
     request: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
-    run(door, Command::DeleteBucket { name: request.input.bucket }).await?;
+    refuse_unknown(&request.uri, &request.headers)?;
+    door.run(Command::DeleteBucket { name: request.input.bucket }).await?;
     Ok(S3Response::new(DeleteBucketOutput::default()))
 }
 

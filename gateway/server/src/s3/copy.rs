@@ -6,18 +6,15 @@ use super::{
     conditions::{ReadConditions, write_condition},
     digest::Expected,
     error,
-    multipart::{parse_upload_id, put_part},
+    multipart::{parse_upload_id, part_number, put_part},
     objects::{check_key, current},
 };
-use crate::{
-    engine::{EngineError, new_request_id},
-    upload::Incoming,
-};
+use crate::{engine::EngineError, upload::Incoming};
 use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
-    command::{Command, Condition, NewContent, NewObject, Rejection, Request},
+    command::{Command, Condition, NewContent, NewObject, Rejection},
     query,
     records::{Bucket, Content, Version},
 };
@@ -106,12 +103,10 @@ pub async fn copy_object(
             parts: version.parts.clone(),
         };
         let command = Command::PutObject { bucket: target.id, key: key.clone(), condition, object };
-        let request = Request { id: Some(new_request_id()), command };
-        let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
-        match outcome.accepted() {
+        match door.engine.run(command).await {
             // The source was replaced, and its segments released: what is there now is copied.
-            Err(Rejection::SegmentGone) => {}
-            Err(rejection) => return Err(error::rejection(&rejection)),
+            Err(EngineError::Rejected(Rejection::SegmentGone)) => {}
+            Err(failed) => return Err(error::engine(failed)),
             Ok(_) => return Ok(S3Response::new(copied(&version))),
         }
     }
@@ -171,6 +166,7 @@ pub async fn upload_part_copy(
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     let upload_id = parse_upload_id(&input.upload_id)?;
+    part_number(input.part_number)?;
     let upload = query::upload(door.engine.meta().latest(), bucket.id, input.key.as_bytes(), upload_id);
     let upload = upload.map_err(error::kv)?.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))?;
     let (from, from_key) = source(door, &input.copy_source)?;

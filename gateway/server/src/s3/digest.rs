@@ -1,10 +1,10 @@
 //! Digests of a body while it passes, and what the client says they must be.
 
-use super::attributes::parse_algorithm;
+use super::{attributes::parse_algorithm, error};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use holdfast_meta_raft_machine::records::{Checksum, ChecksumAlgorithm};
-use hyper::HeaderMap;
+use hyper::{HeaderMap, StatusCode};
 use md5::Digest as _;
 use s3s::{S3Result, TrailingHeaders, s3_error};
 
@@ -50,6 +50,8 @@ pub struct Expected {
     md5: Option<Vec<u8>>,
     checksum: Option<(ChecksumAlgorithm, Option<String>)>,
     trailers: Option<TrailingHeaders>,
+    /// The request says that the checksum follows the body.
+    awaits_trailer: bool,
 }
 
 /// The names under which checksums come, as headers and trailers.
@@ -91,7 +93,7 @@ impl Expected {
             Some((algorithm, value)) => Some((algorithm, Some(value))),
             None => in_trailer.or(sdk).or(default).map(|algorithm| (algorithm, None)),
         };
-        Ok(Self { md5, checksum, trailers })
+        Ok(Self { md5, checksum, trailers, awaits_trailer: in_trailer.is_some() })
     }
 
     /// A digest of everything that is asked for.
@@ -121,6 +123,13 @@ impl Expected {
             let name = HEADERS.iter().find(|(_, one)| *one == algorithm).map(|(name, _)| *name)?;
             trailers.read(|headers| headers.get(name)?.to_str().ok().map(str::to_owned)).flatten()
         });
+        if self.awaits_trailer && trailer.is_none() {
+            return Err(error::custom(
+                "MalformedTrailerError",
+                StatusCode::BAD_REQUEST,
+                "The checksum that the trailer promised did not come.",
+            ));
+        }
         let value = sum.finish();
         for text in [header, trailer].into_iter().flatten() {
             let expected = BASE64_STANDARD.decode(text.trim());

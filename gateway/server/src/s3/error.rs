@@ -89,7 +89,11 @@ pub fn engine(error: EngineError) -> S3Error {
                 "Your socket connection to the server was not read from or written to within the timeout period."
             )
         }
-        EngineError::Body(source) => body(&*source),
+        EngineError::Body(source) => match source.downcast::<EngineError>() {
+            // The body of a copy comes from here.
+            Ok(ours) => engine(*ours),
+            Err(source) => body(&*source),
+        },
         EngineError::Full => {
             tracing::warn!("the devices are full: new data is refused");
             let status = hyper::StatusCode::INSUFFICIENT_STORAGE;

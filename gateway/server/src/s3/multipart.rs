@@ -11,10 +11,10 @@ use super::{
     digest::{Expected, Sum},
     error,
     listing::{Encoding, page_size},
-    objects::{check_key, check_length, declared_length, empty_body},
+    objects::{check_key, check_length, declared_length, empty_body, refuse_unknown},
 };
 use crate::{
-    engine::{new_request_id, new_upload_id},
+    engine::new_upload_id,
     upload::{Incoming, Ingested},
 };
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use holdfast_core::{
     limits::{PARTS_MAX, PUT_BYTES_MAX},
 };
 use holdfast_meta_raft_machine::{
-    command::{Command, NamedPart, NewContent, Outcome, Rejection, Request},
+    command::{Command, NamedPart, NewContent, Rejection},
     query,
     records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Part, Upload},
 };
@@ -44,12 +44,6 @@ use std::collections::BTreeMap;
 /// Where it is no id of ours, and so no upload's.
 pub fn parse_upload_id(text: &str) -> S3Result<UploadId> {
     UploadId::from_hex(text).ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
-}
-
-async fn run(door: &S3Door, command: Command) -> S3Result<Outcome> {
-    let request = Request { id: Some(new_request_id()), command };
-    let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
-    outcome.accepted().map_err(|rejection| error::rejection(&rejection))
 }
 
 fn find(door: &S3Door, bucket: &Bucket, key: &str, id: &str) -> S3Result<(UploadId, Upload)> {
@@ -82,6 +76,7 @@ pub async fn create_multipart_upload(
     door: &S3Door,
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+    refuse_unknown(&request.uri, &request.headers)?;
     let mut input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     check_key(&input.key)?;
@@ -89,7 +84,7 @@ pub async fn create_multipart_upload(
     let attributes = attributes(attribute_fields!(input))?;
     let id = new_upload_id();
     let key = input.key.clone().into_bytes();
-    run(door, Command::CreateUpload { bucket: bucket.id, key, id, attributes, checksum }).await?;
+    door.run(Command::CreateUpload { bucket: bucket.id, key, id, attributes, checksum }).await?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
@@ -100,7 +95,9 @@ pub async fn create_multipart_upload(
     }))
 }
 
-fn part_number(number: i32) -> S3Result<u16> {
+/// # Errors
+/// Where it is none of S3's.
+pub fn part_number(number: i32) -> S3Result<u16> {
     u16::try_from(number).ok().filter(|number| (1..=PARTS_MAX).contains(number)).ok_or_else(|| {
         s3_error!(InvalidArgument, "Part number must be an integer between 1 and {PARTS_MAX}, inclusive")
     })
@@ -396,7 +393,7 @@ pub async fn complete_multipart_upload(
         etag: whole,
         checksum: checksum.clone(),
     };
-    match run(door, command).await {
+    match door.run(command).await {
         Ok(_) => Ok(S3Response::new(completed(&input, &whole, checksum.as_ref()))),
         // Another completion of the same upload was first.
         Err(failed) => repeated(door, &bucket, &input, &whole).ok_or(failed),
@@ -440,6 +437,6 @@ pub async fn abort_multipart_upload(
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     let id = parse_upload_id(&input.upload_id)?;
-    run(door, Command::AbortUpload { bucket: bucket.id, key: input.key.into_bytes(), id }).await?;
+    door.run(Command::AbortUpload { bucket: bucket.id, key: input.key.into_bytes(), id }).await?;
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
 }

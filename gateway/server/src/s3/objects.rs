@@ -10,10 +10,7 @@ use super::{
     digest::Expected,
     error,
 };
-use crate::{
-    engine::{EngineError, new_request_id},
-    upload::Incoming,
-};
+use crate::{engine::EngineError, upload::Incoming};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use holdfast_core::limits::{KEY_BYTES_MAX, LIST_KEYS_MAX, PUT_BYTES_MAX};
@@ -22,6 +19,7 @@ use holdfast_meta_raft_machine::{
     query,
     records::{Bucket, ChecksumAlgorithm, Content, Etag, Version},
 };
+use hyper::{HeaderMap, Uri};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -42,9 +40,10 @@ pub async fn put_object(
     door: &S3Door,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let S3Request { mut input, headers, trailing_headers, .. } = request;
+    let S3Request { mut input, headers, trailing_headers, uri, .. } = request;
     let bucket = door.bucket(&input.bucket)?;
     check_key(&input.key)?;
+    refuse_unknown(&uri, &headers)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let attributes = attributes(attribute_fields!(input))?;
     let given = given_checksum!(input);
@@ -84,6 +83,45 @@ pub async fn put_object(
     output.checksum_type = checksum.as_ref().map(|_| checksum_type(false));
     set_checksum!(output, &checksum);
     Ok(S3Response::new(output))
+}
+
+/// Headers that demand what this version cannot do. To ignore them would be to promise it.
+const UNKNOWN_HEADERS: [&str; 4] =
+    ["x-amz-object-lock", "x-amz-server-side-encryption", "x-amz-write-offset-bytes", "x-amz-tagging"];
+
+/// # Errors
+/// Where a write asks for what is not implemented, in a header, or as a subresource that s3s does not know.
+pub fn refuse_unknown(uri: &Uri, headers: &HeaderMap) -> S3Result<()> {
+    let unknown = |name: &str| UNKNOWN_HEADERS.iter().any(|unknown| name.starts_with(unknown));
+    if let Some(name) = headers.keys().find(|name| unknown(name.as_str())) {
+        return Err(s3_error!(
+            NotImplemented,
+            "A header you provided implies functionality that is not implemented: {name}"
+        ));
+    }
+    let known = [
+        "x-id",
+        "location",
+        "versionid",
+        "signature",
+        "awsaccesskeyid",
+        "expires",
+        "uploads",
+        "uploadid",
+        "partnumber",
+    ];
+    let names = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split('=').next());
+    let strange = |name: &&str| {
+        let name = name.to_ascii_lowercase();
+        !name.is_empty()
+            && !name.starts_with("x-amz-")
+            && !name.contains('%')
+            && !known.contains(&name.as_str())
+    };
+    match names.into_iter().find(strange) {
+        Some(name) => Err(s3_error!(NotImplemented, "The subresource {name} is not implemented")),
+        None => Ok(()),
+    }
 }
 
 pub fn empty_body() -> StreamingBlob {
@@ -285,7 +323,7 @@ pub async fn head_object(
     let mut output = HeadObjectOutput::default();
     describe!(output, version, range, partial, input);
     let mut response = S3Response::new(output);
-    if partial {
+    if partial && version.bytes > 0 {
         response.extensions.insert(crate::http::Status(hyper::StatusCode::PARTIAL_CONTENT));
     }
     Ok(response)
@@ -303,15 +341,14 @@ pub async fn delete_object(
     door: &S3Door,
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
+    refuse_unknown(&request.uri, &request.headers)?;
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     check_key(&input.key)?;
     refuse_version(input.version_id.as_deref())?;
     let condition = write_condition(input.if_match.as_ref(), None)?;
     let command = Command::DeleteObject { bucket: bucket.id, key: input.key.into_bytes(), condition };
-    let request = Request { id: Some(new_request_id()), command };
-    let outcome = door.engine.meta().request(request).await.map_err(|e| error::engine(e.into()))?;
-    outcome.accepted().map_err(|rejection| error::rejection(&rejection))?;
+    door.run(command).await?;
     Ok(S3Response::new(DeleteObjectOutput::default()))
 }
 
@@ -329,6 +366,8 @@ pub async fn delete_objects(
         ));
     }
     let mut requests = Vec::with_capacity(objects.len());
+    let known = |object: &dto::ObjectIdentifier| refuse_version(object.version_id.as_deref()).is_ok();
+    let (objects, strangers): (Vec<_>, Vec<_>) = objects.into_iter().partition(known);
     for object in &objects {
         let condition = match &object.e_tag {
             Some(etag) => write_condition(Some(&dto::ETagCondition::ETag(etag.clone())), None)?,
@@ -336,10 +375,17 @@ pub async fn delete_objects(
         };
         let command =
             Command::DeleteObject { bucket: bucket.id, key: object.key.clone().into_bytes(), condition };
-        requests.push(Request { id: Some(new_request_id()), command });
+        let id = door.engine.new_request_id().map_err(error::engine)?;
+        requests.push(Request { id: Some(id), command });
     }
     let outcomes = door.engine.meta().submit(requests).await.map_err(|e| error::engine(e.into()))?;
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+    errors.extend(strangers.into_iter().map(|object| dto::Error {
+        code: Some("NoSuchVersion".to_owned()),
+        key: Some(object.key),
+        message: Some("The specified version does not exist.".to_owned()),
+        version_id: object.version_id,
+    }));
     for (object, outcome) in objects.into_iter().zip(outcomes) {
         match outcome.accepted() {
             // A key that cannot exist is as absent as any other.

@@ -3,7 +3,7 @@
 //! Bytes gather until chunks can be cut from them; chunks that are new fill a pack; a full pack is written while the next
 //! one fills. A stalled body gives its memory back: what is whole is written, and less than one chunk is kept.
 
-use super::{BoxError, Incoming, Ingested, lease::LeaseKeeper, next_piece};
+use super::{BoxError, Incoming, Ingested, STALLED_AFTER, lease::LeaseKeeper};
 use crate::engine::{DOMAIN, Engine, EngineError, Shared, new_segment_id};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -76,13 +76,7 @@ impl<'a> StreamIngest<'a> {
     {
         let Incoming { mut body, observe, .. } = incoming;
         loop {
-            let piece = match tokio::time::timeout(QUIET_AFTER, body.next()).await {
-                Ok(piece) => piece.transpose().map_err(EngineError::Body)?,
-                Err(_) => {
-                    self.give_way().await?;
-                    next_piece(&mut body).await?
-                }
-            };
+            let piece = self.next(&mut body).await?;
             let Some(piece) = piece else { break };
             self.bytes += piece.len() as u64;
             if self.bytes > self.limit {
@@ -92,6 +86,21 @@ impl<'a> StreamIngest<'a> {
             self.take(&piece).await?;
         }
         self.finish().await
+    }
+
+    /// The next piece. While the body is quiet, its memory goes to others and its lease is renewed.
+    async fn next<S>(&mut self, body: &mut S) -> Result<Option<Bytes>, EngineError>
+    where
+        S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin,
+    {
+        let quiet_max = STALLED_AFTER.as_secs() / QUIET_AFTER.as_secs();
+        for _ in 0..quiet_max {
+            match tokio::time::timeout(QUIET_AFTER, body.next()).await {
+                Ok(piece) => return piece.transpose().map_err(EngineError::Body),
+                Err(_) => self.give_way().await?,
+            }
+        }
+        Err(EngineError::Stalled)
     }
 
     /// Memory for bytes that are about to be kept.
@@ -124,6 +133,7 @@ impl<'a> StreamIngest<'a> {
 
     /// Cuts what can be cut off the window; all of it where it is the `last`.
     async fn cut(&mut self, last: bool) -> Result<(), EngineError> {
+        self.lease.keep(self.shared).await?;
         let window = std::mem::take(&mut self.window);
         let mut chunks: Vec<(ChunkId, std::ops::Range<usize>)> = Vec::new();
         let mut at = 0;
@@ -168,7 +178,6 @@ impl<'a> StreamIngest<'a> {
     async fn flush(&mut self) -> Result<(), EngineError> {
         let Some(builder) = self.builder.take() else { return Ok(()) };
         self.settle().await?;
-        self.lease.keep(self.shared).await?;
         let shared = self.shared.clone();
         match self.shared.upload_memory.clone().try_acquire_many_owned(PACK_MIB) {
             Ok(memory) => {

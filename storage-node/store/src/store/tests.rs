@@ -249,7 +249,8 @@ fn an_interrupted_rebuild_loses_no_segment() {
     // An index that was made and not filled: all that a kill in the middle of a rebuild leaves.
     let empty = MemStore::default();
     assert!(!ShardStore::<SimDisk, MemStore>::is_built(&empty).expect("a read"));
-    let (store, _) = ShardStore::open(rig.disk.clone(), empty.clone(), DEVICE, CONFIG).expect("segments are kept");
+    let (store, _) =
+        ShardStore::open(rig.disk.clone(), empty.clone(), DEVICE, CONFIG).expect("segments are kept");
     for n in 0..5 {
         assert_eq!(store.read(id(n), 0, 30_000).expect("it is read"), payload(n, 30_000));
     }
