@@ -4,10 +4,9 @@ use crate::log::{LogError, RaftLog};
 use holdfast_core::kv::Store;
 use prost::Message as _;
 use raft::{
-    RawNode, ReadOnlyOption, StateRole,
+    RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole,
     eraftpb::{Entry, EntryType, Message, MessageType},
 };
-use std::collections::VecDeque;
 use thiserror::Error;
 
 /// A member of the group; a member that lost its log comes back under a new id.
@@ -81,7 +80,9 @@ pub struct CommittedEntry {
 /// A raft member over a log in `S`.
 pub struct Pump<S: Store, N: SnapshotSource> {
     node: RawNode<RaftLog<S, N>>,
-    ready: VecDeque<Work>,
+    /// Its early messages are sent; the rest of it is not yet durable.
+    half: Option<Ready>,
+    snapshots_sent: Vec<u64>,
 }
 
 impl<S: Store, N: SnapshotSource> Pump<S, N> {
@@ -119,7 +120,7 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         if alone {
             node.campaign()?;
         }
-        Ok(Self { node, ready: VecDeque::new() })
+        Ok(Self { node, half: None, snapshots_sent: Vec::new() })
     }
 
     /// Lets time pass.
@@ -184,19 +185,25 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
     /// # Errors
     /// Where the log cannot be written; the process must stop.
     pub fn poll(&mut self) -> Result<Option<Work>, PumpError> {
-        if self.ready.is_empty() && self.node.has_ready() {
-            self.turn()?;
+        if let Some(ready) = self.half.take() {
+            return self.finish(ready).map(Some);
         }
-        Ok(self.ready.pop_front())
+        if !self.node.has_ready() {
+            return Ok(None);
+        }
+        let mut ready = self.node.ready();
+        // A leader's messages leave before its own log is durable: its fsync runs beside its followers'.
+        let early = ready.take_messages();
+        if early.is_empty() {
+            return self.finish(ready).map(Some);
+        }
+        self.note_snapshots(&early);
+        self.half = Some(ready);
+        Ok(Some(Work { send: envelopes(early), ..Work::default() }))
     }
 
-    fn turn(&mut self) -> Result<(), PumpError> {
-        let mut ready = self.node.ready();
-        // A leader's messages may leave before its own log is durable: its fsync runs beside its followers'.
-        let early = ready.take_messages();
-        if !early.is_empty() {
-            self.ready.push_back(Work { send: envelopes(early), ..Work::default() });
-        }
+    /// Makes what is ready durable, and says what may be done then.
+    fn finish(&mut self, mut ready: Ready) -> Result<Work, PumpError> {
         let reads = ready.take_read_states();
         let mut work = Work {
             reads: reads
@@ -221,10 +228,20 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         }
         late.extend(light.take_messages());
         committed.extend(light.take_committed_entries());
+        self.note_snapshots(&late);
+        // raft-rs waits for ever to hear of a snapshot that it sent. Whether it arrived shows with the next append: a
+        // member that did not get it refuses, and is sent another.
+        for to in std::mem::take(&mut self.snapshots_sent) {
+            self.node.report_snapshot(to, SnapshotStatus::Finish);
+        }
         work.send = envelopes(late);
         work.apply = committed.into_iter().map(committed_entry).collect();
-        self.ready.push_back(work);
-        Ok(())
+        Ok(work)
+    }
+
+    fn note_snapshots(&mut self, messages: &[Message]) {
+        let snapshots = messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot);
+        self.snapshots_sent.extend(snapshots.map(|message| message.to));
     }
 
     /// Everything up to `index` is in the state.

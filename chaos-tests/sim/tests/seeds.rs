@@ -1,0 +1,73 @@
+//! Seeds: each runs twice, sees every rare event across the set, and finds the planted bugs.
+
+use holdfast_chaos_tests_sim::{metadata, objects};
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let start = number("HOLDFAST_SIM_START").unwrap_or(0);
+    start..start + number("HOLDFAST_SIM_SEEDS").unwrap_or(default)
+}
+
+#[test]
+fn metadata_members_keep_every_acknowledged_write() {
+    let (mut acknowledged, mut crashes, mut elections, mut snapshots) = (0, 0, 0, 0);
+    for seed in seeds(100) {
+        let report = metadata::run(seed, metadata::Planted::Nothing);
+        assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
+        assert_eq!(
+            report,
+            metadata::run(seed, metadata::Planted::Nothing),
+            "seed {seed} is not deterministic"
+        );
+        acknowledged += report.acknowledged;
+        crashes += report.crashes;
+        elections += report.elections;
+        snapshots += report.snapshots;
+    }
+    // What never happened was not tested.
+    println!(
+        "{acknowledged} acknowledged, {crashes} crashes, {elections} elections, {snapshots} snapshots installed"
+    );
+    assert!(acknowledged > 1000 && crashes > 50 && elections > 100 && snapshots > 0);
+}
+
+#[test]
+fn object_sessions_return_what_was_acknowledged() {
+    let (mut acknowledged, mut reads, mut rebuilt, mut crashes) = (0, 0, 0, 0);
+    for seed in seeds(60) {
+        let report = objects::run(seed, objects::Planted::Nothing);
+        assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
+        assert_eq!(report, objects::run(seed, objects::Planted::Nothing), "seed {seed} is not deterministic");
+        acknowledged += report.acknowledged;
+        reads += report.reads;
+        rebuilt += report.rebuilt;
+        crashes += report.crashes;
+    }
+    println!("{acknowledged} packs, {reads} reads, {rebuilt} shards rebuilt, {crashes} power cuts");
+    assert!(acknowledged > 500 && reads > 5000 && rebuilt > 500 && crashes > 200);
+}
+
+fn caught(name: &str, mut violated: impl FnMut(u64) -> bool) {
+    let seed = (0..60).find(|&seed| violated(seed));
+    println!("{name} is caught by seed {seed:?}");
+    assert!(seed.is_some(), "{name} is not caught by any seed");
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    for planted in [
+        metadata::Planted::SkippedSync,
+        metadata::Planted::EarlyAcknowledgement,
+        metadata::Planted::AppliedTwice,
+    ] {
+        caught(&format!("{planted:?}"), |seed| {
+            // A log that lost what it promised may also stop raft-rs, which is as good.
+            std::panic::catch_unwind(|| metadata::run(seed, planted).violation.is_some()).unwrap_or(true)
+        });
+    }
+    for planted in [objects::Planted::LyingDisks, objects::Planted::NoQuorum] {
+        caught(&format!("{planted:?}"), |seed| {
+            std::panic::catch_unwind(|| objects::run(seed, planted).violation.is_some()).unwrap_or(true)
+        });
+    }
+}
