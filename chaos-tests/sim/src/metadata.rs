@@ -249,20 +249,16 @@ impl Group {
     fn fault(&mut self) {
         let victim = self.rng.below(self.members.len() as u64) as usize;
         match self.rng.below(120) {
-            0 => {
-                if self.members[victim].pump.is_some() {
-                    self.note(&format!("crash {}", victim + 1));
-                    self.report.crashes += 1;
-                    let mut rng = self.rng.fork();
-                    self.members[victim].crash(&mut rng);
-                }
+            0 if self.members[victim].pump.is_some() => {
+                self.note(&format!("crash {}", victim + 1));
+                self.report.crashes += 1;
+                let mut rng = self.rng.fork();
+                self.members[victim].crash(&mut rng);
             }
-            1..=4 => {
-                if self.members[victim].pump.is_none() {
-                    self.note(&format!("start {}", victim + 1));
-                    let mut rng = self.rng.fork();
-                    self.members[victim].start(&mut rng);
-                }
+            1..=4 if self.members[victim].pump.is_none() => {
+                self.note(&format!("start {}", victim + 1));
+                let mut rng = self.rng.fork();
+                self.members[victim].start(&mut rng);
             }
             5 => {
                 self.note(&format!("cut {}", victim + 1));
@@ -389,7 +385,7 @@ impl Group {
         let again = entry.clone();
         let applied = apply(&state, index, entry).expect("memory reads");
         state.write(&applied.batch, Durability::Buffered).expect("memory writes");
-        if self.planted == Planted::AppliedTwice && index % 17 == 0 && i == 0 {
+        if self.planted == Planted::AppliedTwice && index.is_multiple_of(17) && i == 0 {
             let mut twice = again;
             twice.iter_mut().flat_map(|entry| &mut entry.requests).for_each(|request| request.id = None);
             let applied = apply(&state, index + 1_000_000, twice).expect("memory reads");

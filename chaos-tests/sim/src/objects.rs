@@ -222,27 +222,15 @@ impl World {
         let written = self.packs.get_mut(&id)?;
         let mut session =
             ReadSession::new(&self.code, written.shard_len, entry.offset, entry.stored, written.missing);
-        loop {
-            while let Some(fetch) = session.poll_fetch() {
-                let shard = ShardId { pack: id, index: fetch.shard as u8 };
-                let store = self.devices[fetch.shard].store.as_ref();
-                let read = store.and_then(|store| store.read(shard, fetch.offset, fetch.len).ok());
-                session.handle_fetched(fetch, read);
-            }
-            written.missing |= session.failed();
-            match session.poll_result()? {
-                Ok(pieces) => {
-                    return open_chunk(
-                        entry.chunk,
-                        entry.codec,
-                        pieces.concat().into(),
-                        entry.plain as usize,
-                    )
-                    .ok();
-                }
-                Err(_) => return None,
-            }
+        while let Some(fetch) = session.poll_fetch() {
+            let shard = ShardId { pack: id, index: fetch.shard as u8 };
+            let store = self.devices[fetch.shard].store.as_ref();
+            let read = store.and_then(|store| store.read(shard, fetch.offset, fetch.len).ok());
+            session.handle_fetched(fetch, read);
         }
+        written.missing |= session.failed();
+        let pieces = session.poll_result()?.ok()?;
+        open_chunk(entry.chunk, entry.codec, pieces.concat().into(), entry.plain as usize).ok()
     }
 
     /// Verifies every shard and writes again what is missing or damaged.

@@ -1,6 +1,7 @@
 //! What all doors share: metadata, devices, budgets.
 
 use crate::{
+    md5_lanes::Md5Lanes,
     metrics::GatewayMetrics,
     packer::Packer,
     placement::{DeviceSlots, Placement},
@@ -87,6 +88,8 @@ pub enum EngineError {
     Meta(#[from] MetaError),
     #[error(transparent)]
     Kv(#[from] KvError),
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
     #[error("the process is shutting down")]
     ShuttingDown,
 }
@@ -104,6 +107,7 @@ pub(crate) struct Shared {
     pub placement: Placement,
     pub code: ErasureCode,
     pub buffers: BufferPool,
+    pub md5: Md5Lanes,
     pub metrics: GatewayMetrics,
     /// One permit a MiB of upload buffers.
     pub upload_memory: Arc<Semaphore>,
@@ -127,6 +131,7 @@ impl Engine {
         let placement = Placement::new(meta.clone(), devices)?;
         let shared = Arc::new(Shared {
             code: ErasureCode::new(config.profile),
+            md5: Md5Lanes::start().map_err(EngineError::Thread)?,
             buffers: BufferPool::new(config.upload_budget_mib / 8),
             upload_memory: Arc::new(Semaphore::new(config.upload_budget_mib)),
             upload_slots: Arc::new(Semaphore::new(config.uploads_max)),

@@ -9,6 +9,7 @@ mod download;
 mod engine;
 mod http;
 mod maintenance;
+mod md5_lanes;
 mod metrics;
 mod pack_io;
 mod packer;

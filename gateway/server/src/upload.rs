@@ -8,6 +8,7 @@ mod lease;
 mod stream;
 
 use crate::engine::{DOMAIN, Engine, EngineError, MIB, new_segment_id};
+use crate::s3::BodyDigest;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use holdfast_core::{
@@ -36,14 +37,14 @@ const COMMIT_RETRIES: usize = 3;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body on its way in; `observe` sees each piece once, in order.
+/// A body on its way in; `digest` sees each piece once, in order.
 pub struct Incoming<'a, S> {
     pub body: S,
     /// The length that the client declared.
     pub length: Option<u64>,
     /// More is an error.
     pub limit: u64,
-    pub observe: &'a mut (dyn FnMut(&Bytes) + Send),
+    pub digest: &'a mut BodyDigest,
 }
 
 /// A body whose chunks are durable, and may be committed.
@@ -99,12 +100,12 @@ impl Engine {
         // The body and its copy in a pack, at least a piece of what the network gives.
         let permits = (2 * length).div_ceil(MIB).max(1) as u32;
         let memory = memory.acquire_many_owned(permits).await.map_err(|_| EngineError::ShuttingDown)?;
-        let Incoming { mut body, observe, limit, .. } = incoming;
+        let Incoming { mut body, digest, limit, .. } = incoming;
         // One piece is kept as it is; more are joined.
         let mut first: Option<Bytes> = None;
         let mut joined = BytesMut::new();
         while let Some(piece) = next_piece(&mut body).await? {
-            observe(&piece);
+            digest.update(&piece).await;
             let so_far = first.as_ref().map_or(0, Bytes::len) + joined.len() + piece.len();
             if so_far > length || so_far as u64 > limit {
                 return Err(EngineError::TooLarge);

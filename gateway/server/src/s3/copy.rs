@@ -10,7 +10,6 @@ use super::{
     objects::{check_key, current},
 };
 use crate::{engine::EngineError, upload::Incoming};
-use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
@@ -193,11 +192,10 @@ pub async fn upload_part_copy(
     let content = door.engine.content(from.id, &version, range).map_err(error::engine)?;
     let body = Box::pin(content.map(|piece| piece.map_err(|error: EngineError| Box::new(error).into())));
     let expected = Expected::new(&HeaderMap::new(), None, None, upload.checksum.map(|(sum, _)| sum), None)?;
-    let mut digest = expected.digest();
-    let mut observe = |piece: &Bytes| digest.update(piece);
-    let incoming = Incoming { body, length: Some(length), limit: PUT_BYTES_MAX, observe: &mut observe };
+    let mut digest = expected.digest(&door.engine, Some(length));
+    let incoming = Incoming { body, length: Some(length), limit: PUT_BYTES_MAX, digest: &mut digest };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
-    let (md5, checksum) = expected.verify(digest)?;
+    let (md5, checksum) = expected.verify(digest).await?;
     put_part(
         door,
         &bucket,

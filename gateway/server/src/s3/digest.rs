@@ -1,12 +1,14 @@
 //! Digests of a body while it passes, and what the client says they must be.
 
 use super::{attributes::parse_algorithm, error};
+use crate::{engine::Engine, md5_lanes::Md5Stream};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::records::{Checksum, ChecksumAlgorithm};
 use hyper::{HeaderMap, StatusCode};
-use md5::Digest as _;
 use s3s::{S3Result, TrailingHeaders, s3_error};
+use sha1::Digest as _;
 
 /// One running checksum.
 pub enum Sum {
@@ -96,20 +98,21 @@ impl Expected {
         Ok(Self { md5, checksum, trailers, awaits_trailer: in_trailer.is_some() })
     }
 
-    /// A digest of everything that is asked for.
-    pub fn digest(&self) -> BodyDigest {
-        BodyDigest {
-            md5: md5::Md5::new(),
-            sum: self.checksum.as_ref().map(|(algorithm, _)| Sum::new(*algorithm)),
-        }
+    /// A digest of everything that is asked for, of a body of `length` bytes, if that is known.
+    pub fn digest(&self, engine: &Engine, length: Option<u64>) -> BodyDigest {
+        let small = length.is_some_and(|length| length <= INLINE_MD5_MAX);
+        let md5 =
+            if small { Md5Of::Inline(Md5::default()) } else { Md5Of::Lanes(engine.shared.md5.stream()) };
+        BodyDigest { md5, sum: self.checksum.as_ref().map(|(algorithm, _)| Sum::new(*algorithm)) }
     }
 
     /// Holds what was computed against what was declared.
     ///
     /// # Errors
     /// Where they differ: the body was damaged on its way.
-    pub fn verify(self, digest: BodyDigest) -> S3Result<(BodyMd5, Option<Checksum>)> {
-        let md5: BodyMd5 = digest.md5.finalize().into();
+    pub async fn verify(self, digest: BodyDigest) -> S3Result<(BodyMd5, Option<Checksum>)> {
+        let stopping = || s3_error!(ServiceUnavailable, "The server is shutting down. Please try again.");
+        let md5: BodyMd5 = digest.md5.finish().await.ok_or_else(stopping)?;
         if self.md5.is_some_and(|expected| expected != md5) {
             return Err(s3_error!(
                 BadDigest,
@@ -149,15 +152,35 @@ impl Expected {
 
 pub type BodyMd5 = [u8; 16];
 
+/// Bodies up to this are digested where they are: the way to another thread costs more.
+const INLINE_MD5_MAX: u64 = 128 << 10;
+
+enum Md5Of {
+    Inline(Md5),
+    Lanes(Md5Stream),
+}
+
+impl Md5Of {
+    async fn finish(self) -> Option<BodyMd5> {
+        match self {
+            Self::Inline(md5) => Some(md5.finish()),
+            Self::Lanes(stream) => stream.finish().await,
+        }
+    }
+}
+
 /// Digests that see each piece of a body once.
 pub struct BodyDigest {
-    md5: md5::Md5,
+    md5: Md5Of,
     sum: Option<Sum>,
 }
 
 impl BodyDigest {
-    pub fn update(&mut self, piece: &Bytes) {
-        self.md5.update(piece);
+    pub async fn update(&mut self, piece: &Bytes) {
+        match &mut self.md5 {
+            Md5Of::Inline(md5) => md5.update(piece),
+            Md5Of::Lanes(stream) => stream.update(piece.clone()).await,
+        }
         if let Some(sum) = &mut self.sum {
             sum.update(piece);
         }

@@ -17,17 +17,16 @@ use crate::{
     engine::new_upload_id,
     upload::{Incoming, Ingested},
 };
-use bytes::Bytes;
 use holdfast_core::{
     ids::UploadId,
     limits::{PARTS_MAX, PUT_BYTES_MAX},
 };
+use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::{
     command::{Command, NamedPart, NewContent, Rejection},
     query,
     records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Part, Upload},
 };
-use md5::Digest as _;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -116,18 +115,17 @@ pub async fn upload_part(
     let expected = Expected::new(&headers, input.content_md5.as_deref(), given, default, trailing_headers)?;
     let body = input.body.take().unwrap_or_else(empty_body);
     let length = declared_length(input.content_length, &body)?;
-    let mut digest = expected.digest();
-    let mut observe = |piece: &Bytes| digest.update(piece);
+    let mut digest = expected.digest(&door.engine, length);
     let incoming = Incoming {
         body,
         length,
         limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
-        observe: &mut observe,
+        digest: &mut digest,
     };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
-    let (md5, checksum) = expected.verify(digest)?;
+    let (md5, checksum) = expected.verify(digest).await?;
     put_part(door, &bucket, input.key.as_bytes(), id, input.part_number, ingested, md5, checksum.clone())
         .await?;
     let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(hex::encode(md5))), ..Default::default() };
@@ -351,9 +349,9 @@ pub async fn complete_multipart_upload(
     let bucket = door.bucket(&input.bucket)?;
     let named = named_parts(&input)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
-    let mut all_md5 = md5::Md5::new();
-    named.iter().for_each(|part| all_md5.update(part.md5));
-    let whole = Etag::Multipart { md5: all_md5.finalize().into(), parts: named.len() as u16 };
+    let mut all_md5 = Md5::default();
+    named.iter().for_each(|part| all_md5.update(&part.md5));
+    let whole = Etag::Multipart { md5: all_md5.finish(), parts: named.len() as u16 };
 
     let (id, upload) = match find(door, &bucket, &input.key, &input.upload_id) {
         Ok(found) => found,

@@ -52,18 +52,17 @@ pub async fn put_object(
     let body = input.body.take().unwrap_or_else(empty_body);
     let length = declared_length(input.content_length, &body)?;
 
-    let mut digest = expected.digest();
-    let mut observe = |piece: &Bytes| digest.update(piece);
+    let mut digest = expected.digest(&door.engine, length);
     let incoming = Incoming {
         body,
         length,
         limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
-        observe: &mut observe,
+        digest: &mut digest,
     };
     let ingested = door.engine.ingest(incoming, true).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
-    let (md5, checksum) = expected.verify(digest)?;
+    let (md5, checksum) = expected.verify(digest).await?;
     let (etag_of, key, bytes) = (Etag::Md5(md5), input.key.into_bytes(), ingested.bytes);
     let command = |content| Command::PutObject {
         bucket: bucket.id,

@@ -74,7 +74,7 @@ impl<'a> StreamIngest<'a> {
     where
         S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin,
     {
-        let Incoming { mut body, observe, .. } = incoming;
+        let Incoming { mut body, digest, .. } = incoming;
         loop {
             let piece = self.next(&mut body).await?;
             let Some(piece) = piece else { break };
@@ -82,7 +82,7 @@ impl<'a> StreamIngest<'a> {
             if self.bytes > self.limit {
                 return Err(EngineError::TooLarge);
             }
-            observe(&piece);
+            digest.update(&piece).await;
             self.take(&piece).await?;
         }
         self.finish().await
