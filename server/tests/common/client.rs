@@ -5,7 +5,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -80,15 +80,15 @@ impl Client {
         Self { secret: "not-the-secret".to_owned(), ..self.clone() }
     }
 
-    /// A signed request. `query` is sorted by name.
-    pub fn try_request(
+    /// The head of a signed request, but for its last lines.
+    fn head(
         &self,
         method: &str,
         path: &str,
         query: &[(&str, &str)],
         headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> io::Result<Response> {
+        length: usize,
+    ) -> String {
         let date = amz_date();
         let path = encode(path, false);
         let query: Vec<String> = query
@@ -117,11 +117,29 @@ impl Client {
             "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope},SignedHeaders={names},Signature={signature}"
         );
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };
-        let mut head =
-            format!("{method} {target} HTTP/1.1\r\nauthorization: {authorization}\r\nconnection: close\r\n");
+        let mut head = format!("{method} {target} HTTP/1.1\r\nauthorization: {authorization}\r\n");
         signed.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        head + &format!("content-length: {length}\r\n")
+    }
+
+    /// A signed request on a connection of its own. `query` is sorted by name.
+    pub fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let head = self.head(method, path, query, headers, body.len()) + "connection: close\r\n\r\n";
         exchange(&self.address, head.as_bytes(), body, method == "HEAD")
+    }
+
+    /// A connection that is kept.
+    pub fn connect(&self) -> io::Result<Connection> {
+        let stream = TcpStream::connect(&self.address)?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { client: self.clone(), reader: BufReader::with_capacity(1 << 18, stream) })
     }
 
     /// As [`Client::try_request`], where the server must answer.
@@ -190,12 +208,17 @@ pub fn exchange(address: &str, head: &[u8], body: &[u8], no_body: bool) -> io::R
     // A server may answer and close before it has read everything.
     let sent = stream.write_all(body);
     let mut reader = BufReader::new(stream);
+    match read_response(&mut reader, no_body) {
+        Err(_) if sent.is_err() => Err(sent.expect_err("it failed")),
+        other => other,
+    }
+}
+
+fn read_response(reader: &mut impl BufRead, no_body: bool) -> io::Result<Response> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let Some(status) = status else {
-        return Err(sent.err().unwrap_or_else(|| io::Error::other("no response")));
-    };
+    let status = status.ok_or_else(|| io::Error::other("no response"))?;
     let mut headers = BTreeMap::new();
     loop {
         line.clear();
@@ -207,21 +230,42 @@ pub fn exchange(address: &str, head: &[u8], body: &[u8], no_body: bool) -> io::R
         }
     }
     let mut body = Vec::new();
-    if !no_body {
-        match headers.get("content-length").and_then(|length| length.parse::<usize>().ok()) {
-            Some(length) => {
-                body.resize(length, 0);
-                reader.read_exact(&mut body)?;
-            }
-            None if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") => {
-                read_chunks(&mut reader, &mut body)?;
-            }
-            None => {
-                reader.read_to_end(&mut body)?;
-            }
+    let length = headers.get("content-length").and_then(|length| length.parse::<usize>().ok());
+    match length {
+        _ if no_body || status == 204 => {}
+        Some(length) => {
+            body.resize(length, 0);
+            reader.read_exact(&mut body)?;
+        }
+        None if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") => {
+            read_chunks(reader, &mut body)?;
+        }
+        None => {
+            reader.read_to_end(&mut body)?;
         }
     }
     Ok(Response { status, headers, body })
+}
+
+/// A kept connection, for load.
+pub struct Connection {
+    client: Client,
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let head = self.client.head(method, path, query, &[], body.len()) + "\r\n";
+        self.reader.get_mut().write_all(head.as_bytes())?;
+        self.reader.get_mut().write_all(body)?;
+        read_response(&mut self.reader, method == "HEAD")
+    }
 }
 
 fn read_chunks(reader: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<()> {
