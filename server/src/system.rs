@@ -98,10 +98,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     }
     let (keys, made) = keys(&config)?;
 
-    let mut engine_config = EngineConfig::new(config.profile, config.gc_grace);
-    if let Some(bytes) = std::env::var("HOLDFAST_INLINE_MAX").ok().and_then(|value| value.parse().ok()) {
-        engine_config.inline_max = bytes;
-    }
+    let engine_config = EngineConfig::new(config.profile, config.gc_grace);
     let gateway_metrics = GatewayMetrics::new(&registry)?;
     let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone())?;
     let maintenance_config = MaintenanceConfig {

@@ -48,8 +48,7 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Defaults for `profile`. The inline limit is measured: `make bench` prints its figures beside those of its
-    /// neighbours.
+    /// Defaults for `profile`. docs/adr/0001 has the measurements behind the inline limit.
     pub fn new(profile: Profile, gc_grace: Duration) -> Self {
         Self {
             profile,

@@ -5,6 +5,7 @@
 //! and watches over the devices.
 
 mod clock;
+mod digest;
 mod download;
 mod engine;
 mod http;

@@ -15,7 +15,6 @@ mod multipart;
 mod objects;
 
 pub use auth::Credentials;
-pub(crate) use digest::BodyDigest;
 
 use crate::engine::Engine;
 use holdfast_meta_raft_machine::{

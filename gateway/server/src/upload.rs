@@ -7,8 +7,8 @@
 mod lease;
 mod stream;
 
+use crate::digest::BodyDigest;
 use crate::engine::{DOMAIN, Engine, EngineError, MIB, new_segment_id};
-use crate::s3::BodyDigest;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use holdfast_core::{

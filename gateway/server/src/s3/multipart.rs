@@ -8,12 +8,13 @@ use super::{
     },
     buckets::owner,
     conditions::write_condition,
-    digest::{Expected, Sum},
+    digest::Expected,
     error,
     listing::{Encoding, page_size},
     objects::{check_key, check_length, declared_length, empty_body, refuse_unknown},
 };
 use crate::{
+    digest::Sum,
     engine::new_upload_id,
     upload::{Incoming, Ingested},
 };
