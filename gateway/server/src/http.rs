@@ -18,6 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_io_timeout::TimeoutStream;
+use tracing::Instrument;
 
 /// Connections that are served at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -125,7 +126,8 @@ async fn answer(
     }
     let unasked = expects_nothing(&request);
     let _flight = InFlight::enter(&metrics);
-    let result = service.call(request.map(s3s::Body::from)).await;
+    let span = tracing::info_span!("request", id, %method, path);
+    let result = service.call(request.map(s3s::Body::from)).instrument(span).await;
     let mut response = result?;
     if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
         *response.status_mut() = status;

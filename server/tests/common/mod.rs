@@ -16,7 +16,7 @@ pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
 
 /// How long anything that must come about by itself may take on a slow machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(240);
 
 /// A `holdfast dev` process; killed when dropped.
 pub struct Server {

@@ -1,0 +1,163 @@
+//! Attacks, one named test for each class.
+
+mod common;
+
+use common::{ACCESS_KEY, SECRET_KEY, Server, client::exchange};
+
+/// The path and query of a presigned URL.
+fn presigned(server: &Server, operation: &str, key: &str) -> String {
+    let script = "import boto3, sys\nfrom botocore.config import Config\n\
+        c = boto3.client('s3', endpoint_url='http://' + sys.argv[1], region_name='us-east-1', \
+        aws_access_key_id=sys.argv[2], aws_secret_access_key=sys.argv[3], config=Config(signature_version='s3v4'))\n\
+        print(c.generate_presigned_url(sys.argv[4], {'Bucket': 'box', 'Key': sys.argv[5]}))";
+    let output = std::process::Command::new("python3")
+        .args(["-c", script, &server.s3, ACCESS_KEY, SECRET_KEY, operation, key])
+        .output()
+        .expect("python3 runs");
+    let url = String::from_utf8(output.stdout).expect("a URL");
+    url.trim().strip_prefix(&format!("http://{}", server.s3)).expect("this server's URL").to_owned()
+}
+
+fn send(server: &Server, request_line: &str, headers: &str, body: &[u8]) -> u16 {
+    let head = format!(
+        "{request_line} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
+        server.s3,
+        body.len()
+    );
+    exchange(&server.s3, head.as_bytes(), body, request_line.starts_with("HEAD"))
+        .map_or(0, |response| response.status)
+}
+
+fn server() -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    server.client().create_bucket("box");
+    server.client().put("/box/secret", b"secret");
+    (dir, server)
+}
+
+#[test]
+fn a_copy_source_cannot_be_added_to_a_presigned_put() {
+    let (_dir, server) = server();
+    let url = presigned(&server, "put_object", "mine");
+    let copy = "x-amz-copy-source: /box/secret\r\n";
+    let claimed = "authorization: x SignedHeaders=host;x-amz-copy-source\r\n";
+    let hidden = url.replace("X-Amz-SignedHeaders", "X-Amz-%53ignedHeaders");
+    for (url, headers) in
+        [(&url, copy.to_owned()), (&url, format!("{copy}{claimed}")), (&hidden, copy.to_owned())]
+    {
+        let status = send(&server, &format!("PUT {url}"), &headers, b"");
+        assert!((400..500).contains(&status), "{status} for {headers}");
+        assert_eq!(server.client().request("GET", "/box/mine", &[], b"").status, 404);
+    }
+    assert_eq!(send(&server, &format!("PUT {url}"), "", b"mine"), 200);
+}
+
+#[test]
+fn forms_are_refused_before_they_are_read() {
+    let (_dir, server) = server();
+    let headers = "content-type: multipart/form-data; boundary=b\r\n";
+    assert_eq!(send(&server, "POST /box", headers, &[b'x'; 100_000]), 501);
+}
+
+#[test]
+fn signatures_of_version_2_are_refused() {
+    let (_dir, server) = server();
+    let header = format!(
+        "authorization: AWS {ACCESS_KEY}:AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\ndate: Sun, 22 Nov 2026 12:00:00 GMT\r\n"
+    );
+    let status = send(&server, "GET /box/secret", &header, b"");
+    assert!((400..500).contains(&status), "{status}");
+    let query = format!("GET /box/secret?AWSAccessKeyId={ACCESS_KEY}&Expires=4000000000&Signature=AAAA");
+    let status = send(&server, &query, "content-type: x\r\n", b"");
+    assert!((400..500).contains(&status), "{status}");
+}
+
+#[test]
+fn nobody_is_let_in_without_a_signature() {
+    let (_dir, server) = server();
+    for request in [
+        "GET /",
+        "GET /box",
+        "GET /box/secret",
+        "HEAD /box/secret",
+        "PUT /box/x",
+        "DELETE /box/secret",
+        "POST /box?delete",
+        "POST /box/x?uploads",
+        "PUT /new",
+        "DELETE /box",
+        "GET /box?uploads",
+        "GET /box?location",
+    ] {
+        let status = send(&server, request, "", b"");
+        assert!((400..500).contains(&status), "{status} for {request}");
+    }
+    let status = server.client().impostor().request("GET", "/box/secret", &[], b"").status;
+    assert_eq!(status, 403);
+    assert_eq!(server.client().get("/box/secret"), b"secret");
+}
+
+#[test]
+fn what_a_write_demands_and_cannot_have_is_refused() {
+    let (_dir, server) = server();
+    for header in [
+        "x-amz-object-lock-mode",
+        "x-amz-server-side-encryption-customer-algorithm",
+        "x-amz-write-offset-bytes",
+    ] {
+        let response = server.client().with_headers("PUT", "/box/secret", &[(header, "1")], b"other");
+        assert_eq!(response.status, 501, "{header}");
+    }
+    // A subresource that is not known must not become the operation below it.
+    assert_eq!(server.client().request("PUT", "/box/secret", &[("renameObject", "")], b"").status, 501);
+    assert_eq!(server.client().request("DELETE", "/box/secret", &[("versionId", "abc")], b"").status, 404);
+    let body = b"<Delete><Object><Key>secret</Key><VersionId>abc</VersionId></Object></Delete>";
+    let response = server.client().request("POST", "/box", &[("delete", "")], body);
+    assert!(response.text().contains("NoSuchVersion"), "{}", response.text());
+    assert_eq!(server.client().get("/box/secret"), b"secret");
+}
+
+#[test]
+fn keys_are_never_file_names() {
+    let (dir, server) = server();
+    let client = server.client();
+    for key in ["../../escape", "..", "a/../../b", "/etc/passwd", "a//b", "%2e%2e/x", "nul%00"] {
+        client.put(&format!("/box/{key}"), key.as_bytes());
+        assert_eq!(client.get(&format!("/box/{key}")), key.as_bytes(), "{key}");
+    }
+    let strangers = common::files(dir.path()).into_iter().filter(|path| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.contains("escape") || name.contains("passwd"))
+    });
+    assert_eq!(strangers.count(), 0);
+}
+
+#[test]
+fn malformed_requests_get_an_answer_and_harm_nobody() {
+    let (_dir, server) = server();
+    let long = format!("GET /box/{}", "k".repeat(5000));
+    for request in [
+        "GET /box/%ff%fe",
+        "GET /box/%zz",
+        "GARBAGE",
+        "GET",
+        "PUT /BAD_BUCKET",
+        "GET /box?list-type=2&max-keys=-1",
+        "GET /box?list-type=2&continuation-token=%21",
+        long.as_str(),
+    ] {
+        let status = send(&server, request, "", b"");
+        assert!(status == 0 || (400..500).contains(&status), "{status} for {request}");
+    }
+    let client = server.client();
+    assert_eq!(client.request("GET", "/box", &[("list-type", "2"), ("max-keys", "-1")], b"").status, 400);
+    assert_eq!(
+        client.request("GET", "/box", &[("continuation-token", "!"), ("list-type", "2")], b"").status,
+        400
+    );
+    assert_eq!(client.request("POST", "/box", &[("delete", "")], b"<Delete>").status, 400);
+    assert_eq!(client.request("PUT", &format!("/box/{}", "k".repeat(1025)), &[], b"").status, 400);
+    assert_eq!(client.get("/box/secret"), b"secret");
+}
