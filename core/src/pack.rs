@@ -225,6 +225,19 @@ mod tests {
         }
     }
 
+    /// The bytes of a pack of version 1, by their hash: what is on disks must be readable for ever.
+    #[test]
+    fn a_kept_pack_of_version_1_never_changes() {
+        let (pack, expected) = sealed(&[1000, 5000, 70], 4);
+        let hash = blake3::hash(&pack[6070..]).to_hex().to_string();
+        assert_eq!((pack.len(), hash.as_str()), KEPT_PACK);
+        let tail = table_bytes(&pack[pack.len() - FOOTER_BYTES..]).expect("a footer");
+        assert_eq!(contents(&pack[pack.len() - tail..], pack.len()), Ok(expected));
+    }
+
+    const KEPT_PACK: (usize, &str) =
+        (6400, "a747305d4c704a9acfae95f630dbf85c126e6c4f0e7746babfeb4758ce170a1c");
+
     #[test]
     fn shards_are_padded_for_where_they_live() {
         assert_eq!(shard_len(5000, 1, 4), 1280);

@@ -198,6 +198,15 @@ mod tests {
         }
     }
 
+    /// A header of version 1, by its checksum: what is on disks must be readable for ever.
+    #[test]
+    fn a_kept_header_of_version_1_never_changes() {
+        let page = header(100_000).to_page();
+        assert_eq!(crc32c(&page.0), KEPT_HEADER);
+    }
+
+    const KEPT_HEADER: u32 = 4_203_828_133;
+
     #[test]
     fn a_record_of_another_life_or_place_is_none() {
         let page = header(100).to_page();
