@@ -18,6 +18,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Runs the roles that a configuration file names
     Server(ServerArgs),
+    /// Lets garbage collection go on after the auditor stopped it, and what it found was looked into
+    ResumeCollection(ResumeArgs),
 }
 
 /// Runs metadata, devices and gateway in one process.
@@ -59,6 +61,14 @@ pub struct DevArgs {
     /// In what time every shard is read from its disk and verified once
     #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
     pub scrub_period: Duration,
+}
+
+/// Ends a stop of garbage collection. The system must not be running; the auditor looks again when it starts.
+#[derive(Debug, ClapArgs)]
+pub struct ResumeArgs {
+    /// The system's data directory
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    pub data: PathBuf,
 }
 
 /// Runs the roles that a TOML file configures. Every mistake in the file is reported at once, with its place.

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let config = match args.command {
         Command::Dev(dev) => Config::from_dev(dev),
         Command::Server(server) => Config::from_file(&server.config),
+        Command::ResumeCollection(resume) => return finish(system::resume_collection(&resume.data)),
     };
     let config = match config {
         Ok(config) => config,
@@ -55,6 +56,10 @@ fn main() -> ExitCode {
     let result = runtime.block_on(system::run(config));
     // Reads that block on a disk that does not answer are not waited for.
     runtime.shutdown_timeout(Duration::from_secs(5));
+    finish(result)
+}
+
+fn finish(result: Result<(), system::SystemError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -27,7 +27,14 @@ use holdfast_meta_raft_server::{
 };
 use holdfast_storage_node_server::{Device, DeviceMetrics};
 use prometheus::Registry;
-use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -46,6 +53,8 @@ const AUDIT_EVERY: Duration = Duration::from_secs(60 * 60);
 pub enum SystemError {
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+    #[error("{0} holds no system")]
+    NoSystem(String),
     #[error("{0} is in use by another process")]
     InUse(String),
     #[error(transparent)]
@@ -68,6 +77,24 @@ pub enum SystemError {
 
 fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> SystemError {
     move |error| SystemError::Io(path.as_ref().display().to_string(), error)
+}
+
+/// Lets garbage collection go on in a system that is not running.
+///
+/// # Errors
+/// Where there is no such system, or it runs.
+pub fn resume_collection(data: &Path) -> Result<(), SystemError> {
+    let dir = data.join("meta");
+    if !dir.join("db").join("CURRENT").exists() {
+        return Err(SystemError::NoSystem(data.display().to_string()));
+    }
+    let lock = DirLock::acquire(data).map_err(io_at(data))?;
+    let _lock = lock.ok_or_else(|| SystemError::InUse(data.display().to_string()))?;
+    let node = MetaNode::start(&MetaConfig::new(dir), MetaMetrics::new(&Registry::new())?)?;
+    let resume = node.handle().submit(vec![Request::idempotent(Command::ResumeCollection)]);
+    futures::executor::block_on(resume)?;
+    println!("garbage collection goes on when the system starts");
+    Ok(())
 }
 
 /// Runs the system until it is told to stop.

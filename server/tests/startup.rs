@@ -162,6 +162,22 @@ fn damaged_metadata_is_refused_and_never_served() {
 }
 
 #[test]
+fn collection_is_resumed_while_the_system_is_off() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let resume = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(["resume-collection", "--data"]).arg(&data).output().expect("the program runs")
+    };
+    assert!(!resume().status.success(), "there is no system yet");
+    let server = Server::start(&data, &[]);
+    assert!(String::from_utf8_lossy(&resume().stderr).contains("in use"));
+    assert_eq!(server.stop(), Some(0));
+    assert!(resume().status.success());
+    assert_eq!(Server::start(&data, &[]).metric("holdfast_collection_stopped"), 0.0);
+}
+
+#[test]
 fn a_configuration_file_runs_the_same_system() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut text = format!(
