@@ -18,8 +18,8 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Packs of small objects that are written at once. One: a second one would halve the batches and so double the syncs,
-/// for a throughput that is the same.
+/// Packs of small objects that are written at once. One: a second one makes smaller batches and so more syncs (measured
+/// with 4 KiB objects, 0.85 flushes an object instead of 0.70), for a throughput that is the same.
 const IN_FLIGHT: usize = 1;
 
 /// Jobs that wait; more wait at their senders, who hold memory budget for them.

@@ -59,6 +59,18 @@ fn destination_condition(headers: &HeaderMap) -> S3Result<Condition> {
     write_condition(read("if-match")?.as_ref(), read("if-none-match")?.as_ref())
 }
 
+/// The conditions on a copy's source, which two inputs share.
+macro_rules! source_conditions {
+    ($input:expr) => {
+        ReadConditions {
+            if_match: $input.copy_source_if_match.as_ref(),
+            if_none_match: $input.copy_source_if_none_match.as_ref(),
+            if_modified_since: $input.copy_source_if_modified_since.as_ref(),
+            if_unmodified_since: $input.copy_source_if_unmodified_since.as_ref(),
+        }
+    };
+}
+
 pub async fn copy_object(
     door: &S3Door,
     request: S3Request<CopyObjectInput>,
@@ -79,13 +91,7 @@ pub async fn copy_object(
     let key = input.key.clone().into_bytes();
     for _ in 0..RETRIES {
         let version = current(door, &from, from_key)?;
-        let conditions = ReadConditions {
-            if_match: input.copy_source_if_match.as_ref(),
-            if_none_match: input.copy_source_if_none_match.as_ref(),
-            if_modified_since: input.copy_source_if_modified_since.as_ref(),
-            if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
-        };
-        conditions.check_source(&version.etag, version.modified_ms)?;
+        source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
         if version.bytes > PUT_BYTES_MAX {
             return Err(s3_error!(
                 InvalidRequest,
@@ -170,13 +176,7 @@ pub async fn upload_part_copy(
     let upload = upload.map_err(error::kv)?.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))?;
     let (from, from_key) = source(door, &input.copy_source)?;
     let version = current(door, &from, from_key)?;
-    let conditions = ReadConditions {
-        if_match: input.copy_source_if_match.as_ref(),
-        if_none_match: input.copy_source_if_none_match.as_ref(),
-        if_modified_since: input.copy_source_if_modified_since.as_ref(),
-        if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
-    };
-    conditions.check_source(&version.etag, version.modified_ms)?;
+    source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
     let range = match &input.copy_source_range {
         Some(text) => copy_range(text, version.bytes)?,
         None => 0..version.bytes,
