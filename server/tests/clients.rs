@@ -37,17 +37,113 @@ fn aws_cli_stores_and_reads_back_a_directory() {
         run(command)
     };
     let source = dir.path().join("source");
-    std::fs::create_dir_all(source.join("deep/er")).expect("directories");
-    for (name, len) in [("a", 10), ("deep/b", 100_000), ("deep/er/c.bin", 20 << 20), ("empty", 0)] {
-        std::fs::write(source.join(name), noise(len as u64, len)).expect("a file");
-    }
+    tree(&source);
     let (from, back) = (source.display().to_string(), dir.path().join("back").display().to_string());
     aws(&["s3", "mb", "s3://shelf"]);
     aws(&["s3", "sync", &from, "s3://shelf/dir"]);
     assert!(aws(&["s3", "ls", "s3://shelf/dir/"]).contains("PRE deep/"));
     aws(&["s3", "cp", "--recursive", "s3://shelf/dir", "s3://shelf/other"]);
     aws(&["s3", "sync", "s3://shelf/other", &back]);
-    assert!(Command::new("diff").args(["-r", &from, &back]).status().expect("diff runs").success());
+    same(&source, Path::new(&back));
     aws(&["s3", "rb", "--force", "s3://shelf"]);
     assert!(!aws(&["s3", "ls"]).contains("shelf"));
+}
+
+fn installed(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    let found = found.is_ok_and(|output| output.status.success());
+    if !found {
+        println!("SKIPPED: {program} is not installed");
+    }
+    found
+}
+
+/// A directory with files of many sizes.
+fn tree(root: &Path) {
+    std::fs::create_dir_all(root.join("deep/er")).expect("directories");
+    for (name, len) in [("a", 10), ("deep/b c", 100_000), ("deep/er/d.bin", 20 << 20), ("empty", 0)] {
+        std::fs::write(root.join(name), noise(len as u64, len)).expect("a file");
+    }
+}
+
+fn same(one: &Path, other: &Path) {
+    assert!(Command::new("diff").arg("-r").args([one, other]).status().expect("diff runs").success());
+}
+
+#[test]
+fn rclone_copies_and_checks_a_directory() {
+    if !installed("rclone") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let (source, back) = (dir.path().join("source"), dir.path().join("back"));
+    tree(&source);
+    let rclone = |args: &[&str]| {
+        let remote = format!(
+            ":s3,provider=Other,access_key_id={ACCESS_KEY},secret_access_key={SECRET_KEY},endpoint='http://{}':shelf",
+            server.s3
+        );
+        let mut command = Command::new("rclone");
+        command.args(args.iter().map(|arg| arg.replace("REMOTE", &remote)));
+        command.env("RCLONE_CONFIG", "/dev/null").env_remove("AWS_CA_BUNDLE");
+        run(command)
+    };
+    let (from, to) = (source.display().to_string(), back.display().to_string());
+    rclone(&["mkdir", "REMOTE"]);
+    rclone(&["copy", &from, "REMOTE/dir"]);
+    rclone(&["check", "--download", &from, "REMOTE/dir"]);
+    rclone(&["sync", "REMOTE/dir", &to]);
+    same(&source, &back);
+    rclone(&["purge", "REMOTE/dir"]);
+    assert_eq!(server.client().list("shelf", "").len(), 0);
+}
+
+#[test]
+fn s3cmd_puts_and_gets() {
+    if !installed("s3cmd") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let (source, back) = (dir.path().join("source"), dir.path().join("back"));
+    tree(&source);
+    std::fs::create_dir_all(&back).expect("a directory");
+    let s3cmd = |args: &[&str]| {
+        let mut command = Command::new("s3cmd");
+        command.args(["--config", "/dev/null", "--no-ssl", "--no-check-certificate"]);
+        command.args([&format!("--host={}", server.s3), &format!("--host-bucket={}", server.s3)]);
+        command.args([&format!("--access_key={ACCESS_KEY}"), &format!("--secret_key={SECRET_KEY}")]);
+        command.args(args);
+        run(command)
+    };
+    s3cmd(&["mb", "s3://shelf"]);
+    s3cmd(&["sync", &format!("{}/", source.display()), "s3://shelf/dir/"]);
+    s3cmd(&["sync", "s3://shelf/dir/", &format!("{}/", back.display())]);
+    same(&source, &back);
+    s3cmd(&["rb", "--recursive", "--force", "s3://shelf"]);
+    assert!(!s3cmd(&["ls"]).contains("shelf"));
+}
+
+#[test]
+fn restic_backs_up_and_restores() {
+    if !installed("restic") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let (source, back) = (dir.path().join("source"), dir.path().join("back"));
+    tree(&source);
+    let restic = |args: &[&str]| {
+        let mut command = Command::new("restic");
+        command.args(["--no-cache", "-r", &format!("s3:http://{}/backups", server.s3)]).args(args);
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command.env("RESTIC_PASSWORD", "a password").env_remove("AWS_CA_BUNDLE");
+        run(command)
+    };
+    restic(&["init"]);
+    restic(&["backup", &source.display().to_string()]);
+    restic(&["check", "--read-data"]);
+    restic(&["restore", "latest", "--target", &back.display().to_string()]);
+    same(&source, &back.join(source.strip_prefix("/").expect("an absolute path")));
 }

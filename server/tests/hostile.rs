@@ -2,7 +2,9 @@
 
 mod common;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use common::{ACCESS_KEY, SECRET_KEY, Server, client::exchange};
+use sha2::{Digest, Sha256};
 
 /// The path and query of a presigned URL.
 fn presigned(server: &Server, operation: &str, key: &str) -> String {
@@ -160,4 +162,79 @@ fn malformed_requests_get_an_answer_and_harm_nobody() {
     assert_eq!(client.request("POST", "/box", &[("delete", "")], b"<Delete>").status, 400);
     assert_eq!(client.request("PUT", &format!("/box/{}", "k".repeat(1025)), &[], b"").status, 400);
     assert_eq!(client.get("/box/secret"), b"secret");
+}
+
+#[test]
+fn one_chunk_as_large_as_the_body_is_taken_in_pieces() {
+    let (_dir, server) = server();
+    let client = server.client();
+    let body = common::noise(7, 128 << 20);
+    let mut framed = format!("{:x}\r\n", body.len()).into_bytes();
+    framed.extend_from_slice(&body);
+    let sum = BASE64_STANDARD.encode(Sha256::digest(&body));
+    framed.extend_from_slice(format!("\r\n0\r\nx-amz-checksum-sha256:{sum}\r\n\r\n").as_bytes());
+    let length = body.len().to_string();
+    let headers = [
+        ("content-encoding", "aws-chunked"),
+        ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+        ("x-amz-decoded-content-length", length.as_str()),
+        ("x-amz-trailer", "x-amz-checksum-sha256"),
+    ];
+    let before = server.peak_memory();
+    let response = client.with_headers("PUT", "/box/one-chunk", &headers, &framed);
+    assert_eq!(response.status, 200, "{}", response.text());
+    let grown = server.peak_memory() - before;
+    assert!(grown < 96 << 20, "one upload's chunk took {grown} bytes of memory");
+    assert!(client.get("/box/one-chunk") == body);
+    let signed = [
+        ("content-encoding", "aws-chunked"),
+        ("x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"),
+        ("x-amz-decoded-content-length", length.as_str()),
+    ];
+    let head = format!("{:x};chunk-signature={}\r\n", body.len(), "0".repeat(64));
+    let framed = [head.as_bytes(), &body, b"\r\n"].concat();
+    let refused = client.try_request("PUT", "/box/signed", &[], &signed, &framed);
+    assert!(refused.map_or(true, |response| (400..500).contains(&response.status)));
+    assert_eq!(client.request("GET", "/box/signed", &[], b"").status, 404);
+}
+
+#[test]
+fn a_list_of_deletions_that_was_changed_on_its_way_deletes_nothing() {
+    let (_dir, server) = server();
+    let client = server.client();
+    let body = b"<Delete><Object><Key>secret</Key></Object></Delete>";
+    let send = |name: &str, value: &str| {
+        let response = client.try_request("POST", "/box", &[("delete", "")], &[(name, value)], body);
+        response.expect("the server answers")
+    };
+    for (name, value) in [
+        ("content-md5", "1B2M2Y8AsgTpgAmY7PhCfg=="),
+        ("content-md5", "?"),
+        ("x-amz-checksum-crc32", "AAAAAA=="),
+        ("x-amz-checksum-sha256", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
+    ] {
+        let response = send(name, value);
+        assert_eq!(response.status, 400, "{name}");
+        assert!(response.text().contains("BadDigest"), "{}", response.text());
+    }
+    assert_eq!(client.get("/box/secret"), b"secret");
+    assert_eq!(send("content-md5", "RJX0cX/h65cUga2kpwL0Vw==").status, 200);
+    assert_eq!(client.request("GET", "/box/secret", &[], b"").status, 404);
+}
+
+#[test]
+fn connections_that_say_nothing_are_closed() {
+    use std::io::{Read, Write};
+    let (_dir, server) = server();
+    let connect = |begun: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(&server.s3).expect("it listens");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(90))).expect("a socket");
+        stream.write_all(begun).expect("it is open");
+        stream
+    };
+    for mut stream in [&b""[..], b"P", b"GET / HTT"].map(connect) {
+        let mut rest = Vec::new();
+        // Closed, whether with a word or without; a time-out of ours would be an error.
+        stream.read_to_end(&mut rest).expect("the server closes the connection");
+    }
 }

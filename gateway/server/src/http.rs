@@ -1,16 +1,28 @@
 //! Listeners: S3, and metrics on a port of its own.
 
-use crate::metrics::GatewayMetrics;
+use crate::{aws_chunked::Bounded, metrics::GatewayMetrics, s3::REGION};
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use futures::TryStreamExt;
+use http_body_util::{BodyDataStream, Full, StreamBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    header,
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
 };
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use s3s::service::S3Service;
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,11 +35,14 @@ use tracing::Instrument;
 /// Connections that are served at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// How long a client may take over the head of a request.
+/// How long a client may take over the head of a request, and leave a connection silent before the next.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a client may leave an answer unread: what it does not take holds memory that others wait for.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a listener waits for descriptors to come free before it looks again.
+const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that a connection reads at once, at most: large bodies come in few pieces.
 const READ_BUFFER: usize = 512 << 10;
@@ -54,10 +69,8 @@ pub async fn serve(
     metrics: GatewayMetrics,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
-    let server = Arc::new(server);
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stop = std::pin::pin!(stop);
@@ -72,14 +85,13 @@ pub async fn serve(
             next = next => next,
             () = &mut stop => break,
         };
-        let Some(stream) = usable(accepted)? else { continue };
+        let Some(stream) = usable(accepted).await? else { continue };
         let (service, metrics) = (service.clone(), metrics.clone());
         let answer = service_fn(move |request| answer(service.clone(), metrics.clone(), request));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let stream = TokioIo::new(Box::pin(stream));
-        let connection = server.serve_connection_with_upgrades(stream, answer).into_owned();
-        let connection = graceful.watch(connection);
+        let connection = graceful.watch(server.serve_connection(stream, answer));
         tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
@@ -96,7 +108,7 @@ pub async fn serve(
 }
 
 /// A connection with small answers sent at once; `None` where the client is gone again.
-fn usable(
+async fn usable(
     accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>,
 ) -> std::io::Result<Option<TcpStream>> {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
@@ -105,7 +117,8 @@ fn usable(
         Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) => Ok(None),
         // Out of descriptors: those that are served will give some back.
         Err(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
-            tracing::warn!(%error, "a connection was refused");
+            tracing::warn!(%error, "connections wait: raise the limit of open files");
+            tokio::time::sleep(DESCRIPTORS_PAUSE).await;
             Ok(None)
         }
         Err(error) => Err(error),
@@ -124,10 +137,13 @@ async fn answer(
     if is_form(&request) {
         return Ok(refuse_form());
     }
+    if signed_elsewhere(&request) {
+        return Ok(refuse_region());
+    }
     let unasked = expects_nothing(&request);
     let _flight = InFlight::enter(&metrics);
     let span = tracing::info_span!("request", id, %method, path);
-    let result = service.call(request.map(s3s::Body::from)).instrument(span).await;
+    let result = service.call(bounded(request)).instrument(span).await;
     let mut response = result?;
     if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
         *response.status_mut() = status;
@@ -150,6 +166,45 @@ async fn answer(
     Ok(response)
 }
 
+/// The bytes of a small body as they came, for whoever holds them against a digest in the request's head.
+#[derive(Clone, Default)]
+pub struct RawBody(Arc<Mutex<Vec<Bytes>>>);
+
+impl RawBody {
+    /// What has been read of the body so far, in pieces.
+    pub fn pieces(&self) -> Vec<Bytes> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The request with a body that s3s can take without growing beyond bounds.
+fn bounded(mut request: Request<Incoming>) -> Request<s3s::Body> {
+    let framed = request.headers().get("x-amz-content-sha256");
+    if framed.is_some_and(|kind| kind.as_bytes().starts_with(b"STREAMING-")) {
+        return request.map(|body| {
+            let bounded = Bounded::new(BodyDataStream::new(body));
+            s3s::Body::http_body_unsync(StreamBody::new(bounded.map_ok(Frame::data)))
+        });
+    }
+    let query = request.uri().query().unwrap_or_default();
+    if request.method() == Method::POST
+        && query.split('&').any(|pair| pair.split('=').next() == Some("delete"))
+    {
+        let raw = RawBody::default();
+        request.extensions_mut().insert(raw.clone());
+        return request.map(|body| {
+            let keep = move |piece: &Bytes| raw.lock().push(piece.clone());
+            let kept = BodyDataStream::new(body).inspect_ok(keep).map_ok(Frame::data);
+            s3s::Body::http_body_unsync(StreamBody::new(kept))
+        });
+    }
+    request.map(s3s::Body::from)
+}
+
 /// A form of a browser. s3s would read all of it into memory before anybody is asked who sent it.
 fn is_form(request: &Request<Incoming>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
@@ -158,9 +213,34 @@ fn is_form(request: &Request<Incoming>) -> bool {
 
 fn refuse_form() -> Response<s3s::Body> {
     let text = "<Error><Code>NotImplemented</Code><Message>Uploads by POST form are not implemented</Message></Error>";
-    let mut response = Response::new(s3s::Body::from(text.to_owned()));
-    *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
-    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    refusal(StatusCode::NOT_IMPLEMENTED, text.to_owned())
+}
+
+/// A signature for a region that cannot be one's name. s3cmd begins with `US`, and signs anew once it is told the region.
+fn signed_elsewhere(request: &Request<Incoming>) -> bool {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let region = header.and_then(|header| header.split("Credential=").nth(1)?.split('/').nth(2));
+    let named = |region: &str| {
+        region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    region.is_some_and(|region| !named(region))
+}
+
+fn refuse_region() -> Response<s3s::Body> {
+    let text = format!(
+        "<Error><Code>AuthorizationHeaderMalformed</Code><Message>The authorization header is malformed; the region is \
+         wrong; expecting '{REGION}'</Message><Region>{REGION}</Region></Error>"
+    );
+    refusal(StatusCode::BAD_REQUEST, text)
+}
+
+/// An answer to a request whose body is not read.
+fn refusal(status: StatusCode, text: String) -> Response<s3s::Body> {
+    let mut response = Response::new(s3s::Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/xml"));
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }
 
@@ -212,14 +292,14 @@ pub async fn serve_metrics(
             accepted = listener.accept() => accepted,
             () = &mut stop => return Ok(()),
         };
-        let Some(stream) = usable(accepted)? else { continue };
+        let Some(stream) = usable(accepted).await? else { continue };
         let registry = registry.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
             let response = metrics_page(&registry, request.uri().path());
             std::future::ready(Ok::<_, Infallible>(response))
         });
         tokio::spawn(async move {
-            let mut server = hyper::server::conn::http1::Builder::new();
+            let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
             if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
                 tracing::debug!(%error, "a metrics connection ended");

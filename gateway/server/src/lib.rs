@@ -4,6 +4,7 @@
 //! [`content`](Engine::content) turns a version back into bytes. [`s3`] is the S3 door. [`Maintenance`] repairs, compacts
 //! and watches over the devices.
 
+mod aws_chunked;
 mod clock;
 mod digest;
 mod download;

@@ -150,11 +150,10 @@ impl Engine {
             chunks.push((ChunkId::of(&chunk), chunk));
         }
         self.shared.metrics.chunk_bytes.inc_by(bytes);
-        let known = query::chunks(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
+        let known = query::deduplicates(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
         let mut fresh = Vec::new();
         for ((id, plain), known) in chunks.iter().zip(known) {
-            // A chunk that nothing references may be collected at any time: it is written again.
-            if known.is_some_and(|chunk| chunk.refs > 0) {
+            if known {
                 self.shared.metrics.dedup_bytes.inc_by(plain.len() as u64);
             } else {
                 fresh.push((*id, plain.clone()));

@@ -95,6 +95,31 @@ pub fn chunks(
     found.iter().map(|bytes| bytes.as_deref().map(Chunk::from_bytes).transpose()).collect()
 }
 
+/// Which chunks an upload need not bring, in the order asked: those that something references, so that they are not
+/// collected under it, and that can be read.
+pub fn deduplicates(
+    view: &(impl View + ?Sized),
+    domain: DomainId,
+    ids: impl IntoIterator<Item = ChunkId>,
+) -> Result<Vec<bool>, KvError> {
+    // Chunks that were written together are asked for together.
+    let mut last: Option<(PackId, bool)> = None;
+    let mut answers = Vec::new();
+    for chunk in chunks(view, domain, ids)? {
+        let Some(chunk) = chunk.filter(|chunk| chunk.refs > 0) else {
+            answers.push(false);
+            continue;
+        };
+        let readable = match last {
+            Some((id, readable)) if id == chunk.pack => readable,
+            _ => pack(view, chunk.pack)?.is_some_and(|pack| !pack.is_lost()),
+        };
+        last = Some((chunk.pack, readable));
+        answers.push(readable);
+    }
+    Ok(answers)
+}
+
 pub fn pack(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Pack>, KvError> {
     read(view, &keys::pack(id))
 }

@@ -301,6 +301,11 @@ impl Pack {
     pub fn present(&self) -> usize {
         self.profile.total() - self.missing.count_ones() as usize
     }
+
+    /// Too few shards are left to read it. Devices that come back may change that.
+    pub fn is_lost(&self) -> bool {
+        self.present() < self.profile.data()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -78,6 +78,18 @@ def ranges():
         assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
         assert got["ContentRange"].endswith("/2000000")
     fails("InvalidRange", 416, s3.get_object, Bucket="suite", Key="ranges", Range="bytes=2000000-")
+    head = s3.head_object(Bucket="suite", Key="ranges")
+    date = head["ResponseMetadata"]["HTTPHeaders"]["last-modified"]
+    for condition, status in [
+        (head["ETag"], 206), (date, 206), ('"0123456789abcdef0123456789abcdef"', 200),
+        ("Thu, 01 Jan 2015 00:00:00 GMT", 200), ("W/" + head["ETag"], 200),
+    ]:
+        extra = lambda params, **_: params["headers"].update({"If-Range": condition})
+        s3.meta.events.register("before-call.s3.GetObject", extra)
+        got = s3.get_object(Bucket="suite", Key="ranges", Range="bytes=5-9")
+        s3.meta.events.unregister("before-call.s3.GetObject", extra)
+        assert got["ResponseMetadata"]["HTTPStatusCode"] == status, condition
+        assert got["Body"].read() == (body[5:10] if status == 206 else body), condition
 
 
 def conditions():

@@ -1,11 +1,14 @@
 //! Conditional requests: on reads as RFC 9110 orders them, on writes as the metadata checks them.
 
 use super::attributes::{parse_etag, timestamp};
-use holdfast_meta_raft_machine::{command::Condition, records::Etag};
+use holdfast_meta_raft_machine::{
+    command::Condition,
+    records::{Etag, Version},
+};
 use hyper::{HeaderMap, header};
 use s3s::{
     S3Error, S3Result,
-    dto::{ETag, ETagCondition, Timestamp},
+    dto::{ETag, ETagCondition, Timestamp, TimestampFormat},
     s3_error,
 };
 
@@ -65,13 +68,25 @@ impl ReadConditions<'_> {
     }
 }
 
+/// Whether a `Range` counts (RFC 9110, 13.1.5): an `If-Range` that names another version asks for all of this one.
+pub fn if_range(headers: &HeaderMap, version: &Version) -> bool {
+    let Some(value) = headers.get(header::IF_RANGE) else { return true };
+    let Ok(text) = value.to_str() else { return false };
+    if text.starts_with('"') {
+        return text.trim_matches('"') == version.etag.to_string();
+    }
+    // Only a strong comparison of dates, so that they must be equal; a weak tag never compares.
+    Timestamp::parse(TimestampFormat::HttpDate, text)
+        .is_ok_and(|at| seconds(&at) == (version.modified_ms / 1000) as i64)
+}
+
 fn not_modified(etag: &Etag, modified_ms: u64) -> S3Error {
     let mut headers = HeaderMap::new();
     if let Ok(value) = format!("\"{etag}\"").parse() {
         headers.insert(header::ETAG, value);
     }
     let mut text = Vec::new();
-    if timestamp(modified_ms).format(s3s::dto::TimestampFormat::HttpDate, &mut text).is_ok()
+    if timestamp(modified_ms).format(TimestampFormat::HttpDate, &mut text).is_ok()
         && let Ok(value) = header::HeaderValue::from_bytes(&text)
     {
         headers.insert(header::LAST_MODIFIED, value);

@@ -2,13 +2,15 @@
 
 use super::{attributes::parse_algorithm, error};
 use crate::{
-    digest::{BodyDigest, BodyMd5},
+    digest::{BodyDigest, BodyMd5, Sum},
     engine::Engine,
+    http::RawBody,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::records::{Checksum, ChecksumAlgorithm};
 use hyper::{HeaderMap, StatusCode};
-use s3s::{S3Result, TrailingHeaders, s3_error};
+use s3s::{S3Request, S3Result, TrailingHeaders, s3_error};
 
 /// What a client says a body's digests are.
 pub struct Expected {
@@ -109,4 +111,37 @@ impl Expected {
         }
         Ok((md5, Some(Checksum { algorithm, value, composite_parts: None })))
     }
+}
+
+/// Holds the body of a request, which was read whole, against the digests in its head.
+///
+/// # Errors
+/// Where they differ.
+pub fn verify_body<T>(request: &S3Request<T>) -> S3Result<()> {
+    let Some(raw) = request.extensions.get::<RawBody>() else { return Ok(()) };
+    let value = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let pieces = raw.pieces();
+    let differs = |text: &str, digest: &[u8]| BASE64_STANDARD.decode(text).ok().as_deref() != Some(digest);
+    if let Some(text) = value("content-md5") {
+        let mut md5 = Md5::default();
+        pieces.iter().for_each(|piece| md5.update(piece));
+        if differs(text, &md5.finish()) {
+            return Err(s3_error!(
+                BadDigest,
+                "The Content-MD5 you specified did not match what we received."
+            ));
+        }
+    }
+    for (name, algorithm) in HEADERS {
+        let Some(text) = value(name) else { continue };
+        let mut sum = Sum::new(algorithm);
+        pieces.iter().for_each(|piece| sum.update(piece));
+        if differs(text, &sum.finish()) {
+            return Err(s3_error!(
+                BadDigest,
+                "The checksum you specified did not match the calculated checksum."
+            ));
+        }
+    }
+    Ok(())
 }

@@ -6,8 +6,8 @@ use super::{
         attribute_fields, attributes, checksum_type, etag, expires, given_checksum, metadata, set_checksum,
         timestamp,
     },
-    conditions::{ReadConditions, write_condition},
-    digest::Expected,
+    conditions::{ReadConditions, if_range, write_condition},
+    digest::{self, Expected},
     error,
 };
 use crate::{engine::EngineError, upload::Incoming};
@@ -254,7 +254,8 @@ pub async fn get_object(
     for _ in 0..8 {
         let version = current(door, &bucket, &input.key)?;
         read_conditions!(input).check(&version.etag, version.modified_ms)?;
-        let (range, partial) = wanted(&version, input.range.as_ref(), input.part_number)?;
+        let range = input.range.as_ref().filter(|_| if_range(&request.headers, &version));
+        let (range, partial) = wanted(&version, range, input.part_number)?;
         let content = match door.engine.content(bucket.id, &version, range.clone()) {
             Err(EngineError::Gone) => continue,
             other => other.map_err(error::engine)?,
@@ -355,6 +356,7 @@ pub async fn delete_objects(
     door: &S3Door,
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    digest::verify_body(&request)?;
     let input = request.input;
     let bucket = door.bucket(&input.bucket)?;
     let (objects, quiet) = (input.delete.objects, input.delete.quiet == Some(true));

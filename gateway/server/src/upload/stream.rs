@@ -144,11 +144,10 @@ impl<'a> StreamIngest<'a> {
             at += len;
         }
         self.shared.metrics.chunk_bytes.inc_by(at as u64);
-        let known = query::chunks(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
+        let known = query::deduplicates(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
         for ((id, range), known) in chunks.into_iter().zip(known) {
             let plain = &window[range];
-            // What nothing references may be collected at any time, unless it was written by this upload.
-            if self.written.contains(&id) || known.is_some_and(|chunk| chunk.refs > 0) {
+            if known || self.written.contains(&id) {
                 self.shared.metrics.dedup_bytes.inc_by(plain.len() as u64);
             } else {
                 self.add(id, plain).await?;

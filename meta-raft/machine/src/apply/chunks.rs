@@ -93,6 +93,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 debug_assert!(known.pack != pack, "a chunk is in a pack once");
                 Ok(false)
             }
+            // What is there cannot be read any more: these bytes are the chunk from now on.
+            (Some(known), None) if self.is_lost(known.pack)? => {
+                self.write(key, &place(known.refs, known.zero_since_ms));
+                self.leave_pack(known.pack, known.stored)?;
+                Ok(true)
+            }
             // Its uploader leans on it from now on: the grace period begins anew.
             (Some(mut known), None) => {
                 if let Some(since) = known.zero_since_ms {
@@ -105,6 +111,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 Ok(false)
             }
         }
+    }
+
+    fn is_lost(&self, id: PackId) -> Step<bool> {
+        Ok(self.read::<Pack>(&keys::pack(id))?.is_some_and(|pack| pack.is_lost()))
     }
 
     /// The index no longer finds a chunk of `stored` bytes in `pack`.

@@ -160,6 +160,11 @@ enum Event {
         steps: u32,
     },
     Compact,
+    /// Shards of a pack are found missing, perhaps too many to read it; or found again.
+    Damage {
+        nth: u8,
+        mask: u8,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -172,6 +177,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0u8..4, chunks(), any::<bool>()).prop_map(|(key, chunks, complete)| Event::Multipart { key, chunks, complete }),
         4 => (prop_oneof![Just(0u64), 0u64..2000], 1u32..40).prop_map(|(elapsed_ms, steps)| Event::Collect { elapsed_ms, steps }),
         2 => Just(Event::Compact),
+        1 => (any::<u8>(), 0u8..64).prop_map(|(nth, mask)| Event::Damage { nth, mask }),
     ]
 }
 
@@ -179,14 +185,17 @@ impl Machine {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Put { key, chunks } => {
-                // As the gateway: what nothing references is written again.
-                let known =
-                    query::chunks(&self.store, DOMAIN, chunks.iter().map(|chunk| ChunkId([*chunk; 32])));
+                // As the gateway: what nothing references, and what is lost, is written again.
+                let known = query::deduplicates(
+                    &self.store,
+                    DOMAIN,
+                    chunks.iter().map(|chunk| ChunkId([*chunk; 32])),
+                );
                 let known = known.expect("memory reads");
                 let fresh: Vec<(u8, Option<PackId>)> = chunks
                     .iter()
                     .zip(known)
-                    .filter(|(_, known)| known.is_none_or(|known| known.refs == 0))
+                    .filter(|(_, known)| !known)
                     .map(|(chunk, _)| (*chunk, None))
                     .collect();
                 let mut requests = Vec::new();
@@ -241,6 +250,13 @@ impl Machine {
                 self.run(elapsed_ms, Command::Collect { grace_ms: GRACE_MS, steps });
             }
             Event::Compact => self.compact(),
+            Event::Damage { nth, mask } => {
+                let packs = query::packs(&self.store, None, 100).expect("memory reads");
+                let Some((id, _)) = packs.get(usize::from(nth) % packs.len().max(1)) else { return };
+                self.run(0, Command::ReportShards { shards: vec![(*id, u32::from(mask))] });
+                let found = u32::from(mask.reverse_bits() >> 2);
+                self.run(0, Command::RepairShards { pack: *id, epoch: Epoch(1), mask: found });
+            }
         }
     }
 
@@ -364,6 +380,24 @@ fn a_lease_keeps_what_became_unreferenced_since_it_began() {
         machine.happen(Event::Collect { elapsed_ms: GRACE_MS, steps: 100 });
     }
     assert!(!there(&machine), "an expired lease protects nothing");
+}
+
+#[test]
+fn a_chunk_that_was_lost_is_healed_by_whoever_brings_it_again() {
+    let mut machine = Machine::new();
+    machine.happen(Event::Put { key: 0, chunks: vec![1] });
+    let place = |machine: &Machine| {
+        let found = query::chunks(&machine.store, DOMAIN, [ChunkId([1; 32])]).expect("memory reads");
+        found[0].expect("the chunk is in the index").pack
+    };
+    let lost = place(&machine);
+    machine.run(0, Command::ReportShards { shards: vec![(lost, 0b111)] });
+    machine.happen(Event::Put { key: 1, chunks: vec![1] });
+    let healed = place(&machine);
+    assert_ne!(healed, lost);
+    let pack = query::pack(&machine.store, healed).expect("memory reads").expect("the pack exists");
+    assert!(!pack.is_lost());
+    machine.check(2).expect("both objects are whole");
 }
 
 #[test]
