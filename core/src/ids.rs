@@ -116,6 +116,10 @@ number_id!(
     Epoch, u64
 );
 number_id!(
+    /// A process of the cluster, as its certificate names it; never reused. A metadata member's raft id is its host's.
+    HostId, u64
+);
+number_id!(
     /// A slot for a disk. The disk in it may be replaced; see [`Incarnation`].
     DeviceId, u32
 );
@@ -157,6 +161,11 @@ impl RequestId {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
+}
+
+impl HostId {
+    /// The only host of a system that runs in one process.
+    pub const LOCAL: Self = Self(1);
 }
 
 impl NodeId {

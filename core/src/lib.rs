@@ -11,4 +11,5 @@ pub mod kv;
 pub mod limits;
 pub mod pack;
 pub mod profile;
+pub mod roles;
 pub mod topology;

@@ -46,6 +46,31 @@ pub enum FailureDomain {
     Zone,
 }
 
+impl fmt::Display for FailureDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "device",
+            Self::Node => "node",
+            Self::Rack => "rack",
+            Self::Zone => "zone",
+        })
+    }
+}
+
+/// A name that is no failure domain's.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is no failure domain: there are device, node, rack and zone")]
+pub struct DomainError(String);
+
+impl FromStr for FailureDomain {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, DomainError> {
+        let all = [Self::Device, Self::Node, Self::Rack, Self::Zone];
+        all.into_iter().find(|domain| domain.to_string() == text).ok_or_else(|| DomainError(text.to_owned()))
+    }
+}
+
 impl FailureDomain {
     /// The name of the domain that holds device `device` at `place`: equal names fail together.
     pub fn of(self, place: &Place, device: crate::ids::DeviceId) -> String {

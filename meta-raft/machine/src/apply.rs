@@ -6,6 +6,7 @@
 
 mod chunks;
 mod collect;
+mod hosts;
 mod namespace;
 pub(crate) use namespace::components;
 mod placement;
@@ -17,16 +18,17 @@ mod tests;
 use crate::{
     command::{Command, LogEntry, Outcome, Rejection, Request},
     keys,
-    records::{Header, Record, Remembered},
+    records::{Header, Record, Remembered, Token},
 };
 use holdfast_core::{
-    ids::RequestId,
+    ids::{HostId, RequestId},
     kv::{Batch, KvError, Overlay, View},
     limits::{CLOCK_STEP_MAX_MS, REQUEST_WINDOW_MS},
+    topology::FailureDomain,
 };
 
 /// The newest cluster version that this binary can apply.
-pub const CLUSTER_VERSION: u32 = 1;
+pub const CLUSTER_VERSION: u32 = 2;
 
 /// What applying an entry gives: writes, which the caller makes durable in log order, and one outcome a request.
 #[derive(Debug)]
@@ -197,11 +199,11 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::ReportShards { shards } => self.report_shards(&shards),
             Command::RepairShards { pack, epoch, mask } => self.repair_shards(pack, epoch, mask),
             Command::PutDevice { id, device } => {
-                self.write(keys::device(id), &device);
+                self.write(keys::device(id), &device.on(HostId::LOCAL));
                 Ok(Outcome::Done)
             }
             Command::ReplaceDevice { id, incarnation } => self.replace_device(id, incarnation),
-            Command::CreatePool { pool, pgs } => self.create_pool(&pool, &pgs),
+            Command::CreatePool { pool, pgs } => self.create_pool(pool, FailureDomain::Device, pgs),
             Command::StopCollection { reason } => {
                 self.header.collection_stopped = Some(reason);
                 Ok(Outcome::Done)
@@ -219,6 +221,23 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
                 self.header.cluster_version = self.header.cluster_version.max(version);
                 Ok(Outcome::Done)
             }
+            Command::FoundCluster { authority, host, key } => self.found_cluster(&authority, &host, &key),
+            Command::MakeToken { hash, roles, ttl_ms } => {
+                let expires_ms = self.now().saturating_add(ttl_ms);
+                self.write(keys::token(&hash), &Token { roles, expires_ms });
+                Ok(Outcome::Done)
+            }
+            Command::AdmitHost { token, host } => self.admit_host(&token, &host),
+            Command::MoveHost { id, address, place } => self.move_host(id, address, place),
+            Command::RevokeHost { id } => self.revoke_host(id),
+            Command::AddDevice { id, host, device } => self.add_device(id, host, device),
+            Command::SetDuty { id, duty } => self.set_duty(id, duty),
+            Command::Reweigh { id, weight } => self.change_device(id, |device| device.weight = weight),
+            Command::AllowReplacement { id } => self.change_device(id, |device| device.replaceable = true),
+            Command::FoundPool { pool, domain, pgs } => self.create_pool(pool, domain, pgs),
+            Command::ReassignPg { pg, epoch, devices } => self.reassign_pg(pg, epoch, devices),
+            Command::PlacePack { pack, epoch, missing } => self.place_pack(pack, epoch, missing),
+            Command::SettlePg { pg, epoch, after, steps } => self.settle_pg(pg, epoch, after, steps),
         }
     }
 

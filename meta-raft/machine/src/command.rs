@@ -4,17 +4,20 @@
 //! id (packs, segments, collection) change nothing when they are applied again.
 
 use crate::records::{
-    Attributes, Checksum, ChecksumAlgorithm, ChunkRef, Device, Etag, PartSummary, Pg, Pool, SegmentRef,
+    AccessKey, Attributes, Authority, Checksum, ChecksumAlgorithm, ChunkRef, DeviceSpec, Duty, Etag, Host,
+    PartSummary, PgSpec, PoolSpec, SegmentRef,
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
     codec::{self, DecodeError},
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, LeaseId, NodeId, PackId, PgId, RequestId,
-        SegmentId, UploadId, VersionId,
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, HostId, Incarnation, LeaseId, NodeId, PackId, PgId,
+        RequestId, SegmentId, UploadId, VersionId,
     },
     pack::Entry as PackEntry,
     profile::Profile,
+    roles::Roles,
+    topology::{FailureDomain, Place},
 };
 use serde::{Deserialize, Serialize};
 
@@ -213,7 +216,7 @@ pub enum Command {
     },
     PutDevice {
         id: DeviceId,
-        device: Device,
+        device: DeviceSpec,
     },
     /// Another disk stands in the slot: its placement groups get new epochs.
     ReplaceDevice {
@@ -221,8 +224,8 @@ pub enum Command {
         incarnation: Incarnation,
     },
     CreatePool {
-        pool: Pool,
-        pgs: Vec<(PgId, Pg)>,
+        pool: PoolSpec,
+        pgs: Vec<(PgId, PgSpec)>,
     },
     StopCollection {
         reason: String,
@@ -231,12 +234,118 @@ pub enum Command {
     RaiseClusterVersion {
         version: u32,
     },
+    /// Makes this state a cluster's: its authority, its first host and its first key pair.
+    FoundCluster {
+        authority: Authority,
+        host: Host,
+        key: AccessKey,
+    },
+    MakeToken {
+        /// BLAKE3 of the secret.
+        hash: [u8; 32],
+        roles: Roles,
+        ttl_ms: u64,
+    },
+    /// Lets a host in, and uses up the token.
+    AdmitHost {
+        token: [u8; 32],
+        host: Host,
+    },
+    /// What a host says of itself has changed.
+    MoveHost {
+        id: HostId,
+        address: String,
+        place: Place,
+    },
+    RevokeHost {
+        id: HostId,
+    },
+    AddDevice {
+        id: DeviceId,
+        host: HostId,
+        device: DeviceSpec,
+    },
+    SetDuty {
+        id: DeviceId,
+        duty: Duty,
+    },
+    Reweigh {
+        id: DeviceId,
+        weight: u64,
+    },
+    /// An empty disk may take the slot.
+    AllowReplacement {
+        id: DeviceId,
+    },
+    /// The pool of a cluster.
+    FoundPool {
+        pool: PoolSpec,
+        domain: FailureDomain,
+        pgs: Vec<(PgId, PgSpec)>,
+    },
+    /// Gives a placement group other devices; its packs move there one by one.
+    ReassignPg {
+        pg: PgId,
+        /// At which the change was planned.
+        epoch: Epoch,
+        devices: Vec<DeviceId>,
+    },
+    /// A pack's shards are on the devices of `epoch`, but for `missing`.
+    PlacePack {
+        pack: PackId,
+        epoch: Epoch,
+        missing: u32,
+    },
+    /// Looks at up to `steps` packs of a group that moves, and forgets where they were once none is left there.
+    SettlePg {
+        pg: PgId,
+        epoch: Epoch,
+        after: Option<PackId>,
+        steps: u32,
+    },
 }
 
 impl Command {
     /// The first cluster version that knows the command.
     pub fn since_version(&self) -> u32 {
-        1
+        match self {
+            Self::FoundCluster { .. }
+            | Self::MakeToken { .. }
+            | Self::AdmitHost { .. }
+            | Self::MoveHost { .. }
+            | Self::RevokeHost { .. }
+            | Self::AddDevice { .. }
+            | Self::SetDuty { .. }
+            | Self::Reweigh { .. }
+            | Self::AllowReplacement { .. }
+            | Self::FoundPool { .. }
+            | Self::ReassignPg { .. }
+            | Self::PlacePack { .. }
+            | Self::SettlePg { .. } => 2,
+            Self::CreateBucket { .. }
+            | Self::DeleteBucket { .. }
+            | Self::RegisterPack(_)
+            | Self::RegisterSegment { .. }
+            | Self::PutObject { .. }
+            | Self::DeleteObject { .. }
+            | Self::CreateUpload { .. }
+            | Self::PutPart { .. }
+            | Self::CompleteUpload { .. }
+            | Self::AbortUpload { .. }
+            | Self::HoldLease { .. }
+            | Self::DropLease { .. }
+            | Self::Collect { .. }
+            | Self::DeletePacks { .. }
+            | Self::TombstonePacks { .. }
+            | Self::ReportShards { .. }
+            | Self::RepairShards { .. }
+            | Self::PutDevice { .. }
+            | Self::ReplaceDevice { .. }
+            | Self::CreatePool { .. }
+            | Self::StopCollection { .. }
+            | Self::ResumeCollection
+            | Self::RaiseClusterVersion { .. } => 1,
+        }
     }
 }
 
@@ -255,6 +364,11 @@ pub enum Outcome {
     },
     Collected(Collected),
     Rejected(Rejection),
+    Host(HostId),
+    /// How far the group was looked at; `None` where it is settled.
+    Settling {
+        after: Option<PackId>,
+    },
 }
 
 impl Outcome {
@@ -335,4 +449,22 @@ pub enum Rejection {
     NeedsClusterVersion(u32),
     #[error("the command is malformed")]
     Malformed,
+    #[error("the cluster is founded already")]
+    ClusterExists,
+    #[error("the token is not known: it was used, or never made here")]
+    BadToken,
+    #[error("the token has expired: make a new one")]
+    TokenExpired,
+    #[error("the token does not allow these roles")]
+    RolesNotAllowed,
+    #[error("another host has that name: choose another, or revoke it first")]
+    NameTaken,
+    #[error("the host does not exist")]
+    NoSuchHost,
+    #[error("placement group {0} is moving already")]
+    PgMoving(PgId),
+    #[error("shards of the device are still in use")]
+    DeviceInUse,
+    #[error("the device is another host's")]
+    NotYourDevice,
 }

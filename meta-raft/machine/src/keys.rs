@@ -4,8 +4,8 @@
 //! bucket and the chunk index by hash without rewriting a record.
 
 use holdfast_core::ids::{
-    BucketId, ChunkId, DeviceId, DomainId, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId, UploadId,
-    VersionId,
+    BucketId, ChunkId, DeviceId, DomainId, HostId, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId,
+    UploadId, VersionId,
 };
 
 const PARTITION: [u8; 2] = [0, 0];
@@ -46,6 +46,11 @@ pub enum Table {
     TombstoneTime = b'y',
     /// Journals of buckets that were deleted.
     DeadJournal = b'z',
+    Host = b'A',
+    /// Join tokens by the hash of their secret.
+    Token = b'B',
+    Authority = b'C',
+    AccessKey = b'D',
 }
 
 pub fn table(table: Table) -> Vec<u8> {
@@ -161,6 +166,27 @@ pub fn pack(id: PackId) -> Vec<u8> {
 
 pub fn device(id: DeviceId) -> Vec<u8> {
     key(Table::Device, &[&id.0.to_be_bytes()])
+}
+
+pub fn host(id: HostId) -> Vec<u8> {
+    key(Table::Host, &[&id.0.to_be_bytes()])
+}
+
+pub fn token(hash: &[u8; 32]) -> Vec<u8> {
+    key(Table::Token, &[hash])
+}
+
+pub fn authority() -> Vec<u8> {
+    table(Table::Authority)
+}
+
+pub fn access_key(access: &str) -> Vec<u8> {
+    key(Table::AccessKey, &[access.as_bytes()])
+}
+
+/// The packs of a placement group: their names begin with its number.
+pub fn packs_of(pg: PgId) -> Vec<u8> {
+    key(Table::Pack, &[&pg.0.to_be_bytes()])
 }
 
 pub fn pg(id: PgId) -> Vec<u8> {

@@ -8,6 +8,7 @@
 //! [`query`] and [`list`] are the questions that gateways ask of the same state.
 
 mod apply;
+pub mod ask;
 pub mod audit;
 pub mod command;
 mod keys;

@@ -12,10 +12,11 @@ use holdfast_core::{
     ids::{BucketId, NodeId},
     kv::{KvError, View, prefix_end},
 };
+use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
 /// What to list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListRequest {
     pub prefix: Vec<u8>,
     /// Keys that share what lies between the prefix and the next delimiter are shown as one.
@@ -26,7 +27,7 @@ pub struct ListRequest {
     pub max: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Item {
     Object { key: Vec<u8>, summary: Summary },
     CommonPrefix(Vec<u8>),
@@ -42,7 +43,7 @@ impl Item {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Page {
     pub items: Vec<Item>,
     /// More follows.

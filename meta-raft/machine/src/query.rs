@@ -2,18 +2,24 @@
 
 use crate::{
     apply::components,
+    ask::Found,
     keys::{self, Table},
     records::{
-        Bucket, BucketUsage, Chunk, Device, DirEntry, Header, Lease, Pack, Part, Pg, Pool, Record, Segment,
-        Summary, Tombstone, Upload, Version,
+        AccessKey, Authority, Bucket, BucketUsage, Chunk, Device, DirEntry, Header, Host, Lease, Pack, Part,
+        Pg, Pool, Record, Segment, Summary, Token, Tombstone, Upload, Version,
     },
 };
 use holdfast_core::{
-    ids::{BucketId, ChunkId, DeviceId, DomainId, NodeId, PackId, PgId, SegmentId, UploadId},
+    ids::{
+        BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, SegmentId, UploadId, VersionId,
+    },
     kv::{KvError, View, scan_prefix},
     limits::PARTS_MAX,
 };
-use std::ops::ControlFlow;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::ControlFlow,
+};
 
 fn read<R: Record>(view: &(impl View + ?Sized), key: &[u8]) -> Result<Option<R>, KvError> {
     view.get(key)?.map(|bytes| R::from_bytes(&bytes)).transpose()
@@ -75,9 +81,10 @@ pub fn object(view: &(impl View + ?Sized), bucket: BucketId, key: &[u8]) -> Resu
 pub fn inline(
     view: &(impl View + ?Sized),
     bucket: BucketId,
-    version: &Version,
+    node: NodeId,
+    version: VersionId,
 ) -> Result<Option<Vec<u8>>, KvError> {
-    view.get(&keys::inline(bucket, version.node, version.id))
+    view.get(&keys::inline(bucket, node, version))
 }
 
 pub fn segment(view: &(impl View + ?Sized), id: SegmentId) -> Result<Option<Segment>, KvError> {
@@ -124,19 +131,43 @@ pub fn pack(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Pack>, KvE
     read(view, &keys::pack(id))
 }
 
-/// Up to `limit` packs above `after`, in id order.
+/// Chunks in the order asked, each with the pack it is in.
+pub fn locate(
+    view: &(impl View + ?Sized),
+    domain: DomainId,
+    ids: &[ChunkId],
+) -> Result<Vec<Option<Found>>, KvError> {
+    let mut packs: BTreeMap<PackId, Option<Pack>> = BTreeMap::new();
+    let mut found = Vec::with_capacity(ids.len());
+    for chunk in chunks(view, domain, ids.iter().copied())? {
+        let Some(chunk) = chunk else {
+            found.push(None);
+            continue;
+        };
+        let known = match packs.entry(chunk.pack) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(pack(view, chunk.pack)?),
+        };
+        found.push(known.clone().map(|pack| Found { chunk, pack }));
+    }
+    Ok(found)
+}
+
+/// Up to `limit` packs above `after`, in id order, of placement group `pg` or of all.
 pub fn packs(
     view: &(impl View + ?Sized),
+    pg: Option<PgId>,
     after: Option<PackId>,
     limit: usize,
 ) -> Result<Vec<(PackId, Pack)>, KvError> {
+    let table = pg.map_or_else(|| keys::table(Table::Pack), keys::packs_of);
     let start = match after {
         // The least key above it.
         Some(id) => [keys::pack(id), vec![0]].concat(),
-        None => keys::table(Table::Pack),
+        None => table.clone(),
     };
     let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    view.scan(&start, &holdfast_core::kv::prefix_end(&keys::table(Table::Pack)), &mut |key, value| {
+    view.scan(&start, &holdfast_core::kv::prefix_end(&table), &mut |key, value| {
         found.push((key.to_vec(), value.to_vec()));
         if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
@@ -198,6 +229,26 @@ pub fn devices(view: &(impl View + ?Sized)) -> Result<Vec<(DeviceId, Device)>, K
             Ok((DeviceId(u32::from_be_bytes(id_of(key, "devices")?)), Device::from_bytes(value)?))
         })
         .collect()
+}
+
+pub fn hosts(view: &(impl View + ?Sized)) -> Result<Vec<(HostId, Host)>, KvError> {
+    scan_prefix(view, &keys::table(Table::Host), usize::MAX)?
+        .iter()
+        .map(|(key, value)| Ok((HostId(u64::from_be_bytes(id_of(key, "hosts")?)), Host::from_bytes(value)?)))
+        .collect()
+}
+
+pub fn authority(view: &(impl View + ?Sized)) -> Result<Option<Authority>, KvError> {
+    read(view, &keys::authority())
+}
+
+pub fn token(view: &(impl View + ?Sized), hash: &[u8; 32]) -> Result<Option<Token>, KvError> {
+    read(view, &keys::token(hash))
+}
+
+pub fn access_keys(view: &(impl View + ?Sized)) -> Result<Vec<AccessKey>, KvError> {
+    let found = scan_prefix(view, &keys::table(Table::AccessKey), usize::MAX)?;
+    found.iter().map(|(_, value)| AccessKey::from_bytes(value)).collect()
 }
 
 pub fn leases(view: &(impl View + ?Sized)) -> Result<Vec<Lease>, KvError> {

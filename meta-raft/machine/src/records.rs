@@ -3,14 +3,10 @@
 use holdfast_core::{
     chunker::ChunkerProfile,
     codec,
-    ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, Incarnation, NodeId, PackId, SegmentId, UploadId,
-        VersionId,
-    },
+    ids::{BucketId, ChunkId, DomainId, Epoch, NodeId, PackId, SegmentId, UploadId, VersionId},
     kv::KvError,
     pack::Codec,
     profile::Profile,
-    topology::Place,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -52,6 +48,12 @@ macro_rules! record {
         };
     };
 }
+
+mod cluster;
+
+pub use cluster::{
+    AccessKey, Authority, Device, DeviceSpec, Duty, Host, Pg, PgSpec, Pool, PoolSpec, Previous, Token,
+};
 
 /// What the machine itself keeps between entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -307,31 +309,6 @@ impl Pack {
         self.present() < self.profile.data()
     }
 }
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    pub incarnation: Incarnation,
-    pub place: Place,
-    /// Bytes of capacity: how much of the data it should hold, beside others.
-    pub weight: u64,
-}
-record!(Device, "a device");
-
-/// A placement group: shard `i` of its packs belongs on `devices[i]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pg {
-    pub epoch: Epoch,
-    pub devices: Vec<DeviceId>,
-}
-record!(Pg, "a placement group");
-
-/// The one pool of this version of the data model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pool {
-    pub profile: Profile,
-    pub pg_count: u32,
-}
-record!(Pool, "a pool");
 
 /// A multipart upload in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

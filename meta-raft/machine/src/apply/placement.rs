@@ -4,17 +4,25 @@ use super::{Step, Tx, chunks::spare};
 use crate::{
     command::{Outcome, Rejection},
     keys::{self, Table},
-    records::{Device, Pack, Pg, Pool, Record},
+    records::{Device, DeviceSpec, Duty, Pack, Pg, PgSpec, Pool, PoolSpec, Previous, Record},
 };
 use holdfast_core::{
-    ids::{DeviceId, Epoch, Incarnation, PackId, PgId},
-    kv::{View, scan_prefix},
+    ids::{DeviceId, Epoch, HostId, Incarnation, PackId, PgId},
+    kv::{View, prefix_end, scan_prefix},
+    topology::FailureDomain,
 };
+use std::ops::ControlFlow;
 
 impl<V: View + ?Sized> Tx<'_, V> {
-    pub(super) fn create_pool(&mut self, pool: &Pool, pgs: &[(PgId, Pg)]) -> Step<Outcome> {
+    pub(super) fn create_pool(
+        &mut self,
+        pool: PoolSpec,
+        domain: FailureDomain,
+        pgs: Vec<(PgId, PgSpec)>,
+    ) -> Step<Outcome> {
+        let pool = Pool { profile: pool.profile, pg_count: pool.pg_count, domain };
         if let Some(existing) = self.read::<Pool>(&keys::pool())? {
-            let same = existing == *pool;
+            let same = existing == pool;
             return if same { Ok(Outcome::Done) } else { Err(Rejection::PoolExists.into()) };
         }
         if pgs.len() != pool.pg_count as usize
@@ -22,9 +30,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         {
             return Err(Rejection::Malformed.into());
         }
-        self.write(keys::pool(), pool);
+        self.write(keys::pool(), &pool);
         for (id, pg) in pgs {
-            self.write(keys::pg(*id), pg);
+            self.write(keys::pg(id), &Pg::from(pg));
         }
         Ok(Outcome::Done)
     }
@@ -36,10 +44,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Ok(Outcome::Done);
         }
         device.incarnation = incarnation;
+        device.replaceable = false;
         self.write(key, &device);
         for (key, value) in scan_prefix(&self.kv, &keys::table(Table::Pg), usize::MAX)? {
             let mut pg = Pg::from_bytes(&value)?;
-            if pg.devices.contains(&id) {
+            let before = pg.previous.as_ref().is_some_and(|previous| previous.devices.contains(&id));
+            if before || pg.devices.contains(&id) {
                 pg.epoch = Epoch(pg.epoch.0 + 1);
                 self.write(key, &pg);
             }
@@ -66,6 +76,115 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let missing = pack.missing & !mask;
         self.set_missing(id, &mut pack, missing);
         Ok(Outcome::Done)
+    }
+
+    /// Changes a device's record.
+    pub(super) fn change_device(&mut self, id: DeviceId, change: impl FnOnce(&mut Device)) -> Step<Outcome> {
+        let key = keys::device(id);
+        let mut device: Device = self.read(&key)?.ok_or(Rejection::NoSuchDevice)?;
+        change(&mut device);
+        self.write(key, &device);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn set_duty(&mut self, id: DeviceId, duty: Duty) -> Step<Outcome> {
+        self.change_device(id, |device| device.duty = duty)
+    }
+
+    pub(super) fn add_device(&mut self, id: DeviceId, host: HostId, device: DeviceSpec) -> Step<Outcome> {
+        let device = device.on(host);
+        if let Some(known) = self.read::<Device>(&keys::device(id))? {
+            let same = known.host == host && known.incarnation == device.incarnation;
+            return if same { Ok(Outcome::Done) } else { Err(Rejection::NotYourDevice.into()) };
+        }
+        self.write(keys::device(id), &device);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn reassign_pg(&mut self, id: PgId, epoch: Epoch, devices: Vec<DeviceId>) -> Step<Outcome> {
+        let key = keys::pg(id);
+        let mut pg: Pg = self.read(&key)?.ok_or(Rejection::NoSuchPg)?;
+        if pg.epoch != epoch {
+            return Err(Rejection::StaleEpoch { given: epoch, current: pg.epoch }.into());
+        }
+        if devices.len() != pg.devices.len() {
+            return Err(Rejection::Malformed.into());
+        }
+        let since = Epoch(epoch.0 + 1);
+        // A group that moves may be given other targets, since what was to go there may be lost. What has arrived at
+        // the old targets already is told apart by its epoch no more: it would be looked for in the wrong place.
+        if pg.previous.is_some() {
+            return Err(Rejection::PgMoving(id).into());
+        }
+        let before = std::mem::replace(&mut pg.devices, devices);
+        pg.previous = Some(Previous { since, devices: before });
+        pg.epoch = since;
+        self.write(key, &pg);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn place_pack(&mut self, id: PackId, epoch: Epoch, missing: u32) -> Step<Outcome> {
+        let mut pack: Pack = self.read(&keys::pack(id))?.ok_or(Rejection::NoSuchPack)?;
+        let pg: Pg = self.read(&keys::pg(id.pg()))?.ok_or(Rejection::NoSuchPg)?;
+        if pg.epoch != epoch {
+            return Err(Rejection::StaleEpoch { given: epoch, current: pg.epoch }.into());
+        }
+        pack.epoch = epoch;
+        let missing = missing & pack.profile.mask();
+        if missing == pack.missing {
+            self.write(keys::pack(id), &pack);
+        } else {
+            self.set_missing(id, &mut pack, missing);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn settle_pg(
+        &mut self,
+        id: PgId,
+        epoch: Epoch,
+        after: Option<PackId>,
+        steps: u32,
+    ) -> Step<Outcome> {
+        let key = keys::pg(id);
+        let mut pg: Pg = self.read(&key)?.ok_or(Rejection::NoSuchPg)?;
+        if pg.epoch != epoch {
+            return Err(Rejection::StaleEpoch { given: epoch, current: pg.epoch }.into());
+        }
+        let Some(previous) = &pg.previous else { return Ok(Outcome::Settling { after: None }) };
+        let table = keys::packs_of(id);
+        // The least key above the pack where the last look ended.
+        let start = after.map_or(table.clone(), |pack| [keys::pack(pack), vec![0]].concat());
+        let (mut seen, mut last, mut error) = (0, None, None);
+        let mut left_behind = false;
+        self.kv.scan(&start, &prefix_end(&table), &mut |key, value| {
+            match (keys::tail(key).map(PackId), Pack::from_bytes(value)) {
+                (Some(pack), Ok(record)) => {
+                    left_behind |= record.epoch < previous.since;
+                    last = Some(pack);
+                }
+                (_, Err(damage)) => error = Some(damage),
+                (None, Ok(_)) => {}
+            }
+            seen += 1;
+            if left_behind || error.is_some() || seen >= steps {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        if let Some(error) = error {
+            return Err(error.into());
+        }
+        if left_behind {
+            return Err(Rejection::PgMoving(id).into());
+        }
+        if seen >= steps {
+            return Ok(Outcome::Settling { after: last });
+        }
+        pg.previous = None;
+        self.write(key, &pg);
+        Ok(Outcome::Settling { after: None })
     }
 
     fn set_missing(&mut self, id: PackId, pack: &mut Pack, missing: u32) {

@@ -9,16 +9,20 @@ use crate::{
         Rejection, Request,
     },
     query,
-    records::{Attributes, ChunkRef, Content, Etag, Pg, Pool, SegmentRef},
+    records::{
+        AccessKey, Attributes, Authority, ChunkRef, Content, Etag, Host, PgSpec, PoolSpec, SegmentRef,
+    },
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, LeaseId, PackId, PgId, RequestId, SegmentId, UploadId,
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, HostId, LeaseId, PackId, PgId, RequestId, SegmentId,
+        UploadId,
     },
     kv::{Durability, MemStore, Store, View},
     pack::{Codec, Entry},
     profile::Profile,
+    roles::{Role, Roles},
 };
 use proptest::prelude::*;
 
@@ -37,8 +41,11 @@ impl Machine {
     fn new() -> Self {
         let mut machine = Self { store: MemStore::default(), index: 0, made: 0 };
         let profile = Profile::new(4, 2).expect("a profile");
-        let pg = Pg { epoch: Epoch(1), devices: (0..6).map(DeviceId).collect() };
-        machine.run(0, Command::CreatePool { pool: Pool { profile, pg_count: 1 }, pgs: vec![(PgId(0), pg)] });
+        let pg = PgSpec { epoch: Epoch(1), devices: (0..6).map(DeviceId).collect() };
+        machine.run(
+            0,
+            Command::CreatePool { pool: PoolSpec { profile, pg_count: 1 }, pgs: vec![(PgId(0), pg)] },
+        );
         machine
             .run(0, Command::CreateBucket { name: "b".into(), domain: DOMAIN, chunker: ChunkerProfile::V1 });
         machine
@@ -251,7 +258,7 @@ impl Machine {
             }
             Event::Compact => self.compact(),
             Event::Damage { nth, mask } => {
-                let packs = query::packs(&self.store, None, 100).expect("memory reads");
+                let packs = query::packs(&self.store, None, None, 100).expect("memory reads");
                 let Some((id, _)) = packs.get(usize::from(nth) % packs.len().max(1)) else { return };
                 self.run(0, Command::ReportShards { shards: vec![(*id, u32::from(mask))] });
                 let found = u32::from(mask.reverse_bits() >> 2);
@@ -348,7 +355,7 @@ proptest! {
             machine.happen(Event::Compact);
         }
         machine.check(4)?;
-        prop_assert_eq!(query::packs(&machine.store, None, 10).expect("memory reads").len(), 0);
+        prop_assert_eq!(query::packs(&machine.store, None, None, 10).expect("memory reads").len(), 0);
     }
 
     #[test]
@@ -516,4 +523,77 @@ fn kept_state_of_version_1_never_changes() {
         .collect();
     let kept = include_str!("../../fixtures/state-v1.txt");
     assert_eq!(lines, kept, "a stored record changed its shape: give it a new version instead");
+}
+
+#[test]
+fn a_group_moves_pack_by_pack_and_settles_when_none_is_left_behind() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: 2 });
+    for key in 0..3 {
+        machine.happen(Event::Put { key, chunks: vec![key] });
+    }
+    let ids = |ids: &[u32]| ids.iter().map(|&id| DeviceId(id)).collect::<Vec<_>>();
+    let reassign = |epoch, devices| Command::ReassignPg { pg: PgId(0), epoch: Epoch(epoch), devices };
+    assert_eq!(machine.run(0, reassign(1, ids(&[0, 1, 2, 3, 4, 9]))), Outcome::Done);
+    assert!(matches!(
+        machine.run(0, reassign(1, ids(&[0; 6]))),
+        Outcome::Rejected(Rejection::StaleEpoch { .. })
+    ));
+    let again = machine.run(0, reassign(2, ids(&[0, 1, 2, 3, 4, 8])));
+    assert_eq!(again, Outcome::Rejected(Rejection::PgMoving(PgId(0))));
+    let settle = |after, steps| Command::SettlePg { pg: PgId(0), epoch: Epoch(2), after, steps };
+    let packs = query::packs(&machine.store, Some(PgId(0)), None, 100).expect("memory reads");
+    assert_eq!(packs.len(), 3);
+    for (id, pack) in &packs {
+        let pg = query::pg(&machine.store, PgId(0)).expect("memory reads").expect("the group exists");
+        assert_eq!(pg.devices_at(pack.epoch)[5], DeviceId(5));
+        assert_eq!(machine.run(0, settle(None, 9)), Outcome::Rejected(Rejection::PgMoving(PgId(0))));
+        let placed = machine.run(0, Command::PlacePack { pack: *id, epoch: Epoch(2), missing: 0 });
+        assert_eq!(placed, Outcome::Done);
+    }
+    let Outcome::Settling { after: Some(after) } = machine.run(0, settle(None, 2)) else {
+        panic!("two of three")
+    };
+    assert_eq!(machine.run(0, settle(Some(after), 9)), Outcome::Settling { after: None });
+    let pg = query::pg(&machine.store, PgId(0)).expect("memory reads").expect("the group exists");
+    assert_eq!((pg.epoch, pg.previous), (Epoch(2), None));
+    machine.check(3).expect("all is whole");
+}
+
+#[test]
+fn a_token_lets_one_host_in_once_and_in_time() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: 2 });
+    let host = |name: &str, roles| Host {
+        name: name.into(),
+        roles: Roles::from_iter(roles),
+        address: "h:1".into(),
+        place: "z/r/n".parse().expect("a place"),
+        revoked: false,
+    };
+    let authority = Authority { cluster: "c".into(), certificate: vec![1], key: vec![2] };
+    let key = AccessKey { access: "a".into(), secret: "s".into() };
+    let found = Command::FoundCluster { authority, host: host("meta-1", [Role::Meta]), key };
+    assert_eq!(machine.run(0, found.clone()), Outcome::Host(HostId(1)));
+    assert_eq!(machine.run(0, found), Outcome::Host(HostId(1)));
+    let token = |n, roles| Command::MakeToken { hash: [n; 32], roles: Roles::from_iter(roles), ttl_ms: 1000 };
+    let admit = |n, host: &Host| Command::AdmitHost { token: [n; 32], host: host.clone() };
+    let storage = host("storage-1", [Role::Storage]);
+    machine.run(0, token(1, [Role::Storage]));
+    let wrong = machine.run(0, admit(1, &host("x", [Role::Meta])));
+    assert_eq!(wrong, Outcome::Rejected(Rejection::RolesNotAllowed));
+    let taken = machine.run(0, admit(1, &host("meta-1", [Role::Storage])));
+    assert_eq!(taken, Outcome::Rejected(Rejection::NameTaken));
+    assert_eq!(machine.run(0, admit(1, &storage)), Outcome::Host(HostId(2)));
+    assert_eq!(machine.run(0, admit(1, &storage)), Outcome::Rejected(Rejection::BadToken));
+    machine.run(0, token(2, [Role::Storage]));
+    let late = machine.run(1500, admit(2, &host("storage-2", [Role::Storage])));
+    assert_eq!(late, Outcome::Rejected(Rejection::TokenExpired));
+}
+
+#[test]
+fn what_a_version_does_not_know_it_refuses() {
+    let mut machine = Machine::new();
+    let outcome = machine.run(0, Command::RevokeHost { id: HostId(1) });
+    assert_eq!(outcome, Outcome::Rejected(Rejection::NeedsClusterVersion(2)));
 }

@@ -1,0 +1,74 @@
+//! Who belongs to the cluster.
+
+use super::{Step, Tx};
+use crate::{
+    command::{Outcome, Rejection},
+    keys::{self, Table},
+    records::{AccessKey, Authority, Host, Record, Token},
+};
+use holdfast_core::{
+    ids::HostId,
+    kv::{View, scan_prefix},
+    topology::Place,
+};
+
+impl<V: View + ?Sized> Tx<'_, V> {
+    pub(super) fn found_cluster(
+        &mut self,
+        authority: &Authority,
+        host: &Host,
+        key: &AccessKey,
+    ) -> Step<Outcome> {
+        if let Some(known) = self.read::<Authority>(&keys::authority())? {
+            let same = known == *authority;
+            return if same {
+                Ok(Outcome::Host(HostId::LOCAL))
+            } else {
+                Err(Rejection::ClusterExists.into())
+            };
+        }
+        self.write(keys::authority(), authority);
+        self.write(keys::host(HostId::LOCAL), host);
+        self.write(keys::access_key(&key.access), key);
+        Ok(Outcome::Host(HostId::LOCAL))
+    }
+
+    fn hosts(&self) -> Step<Vec<(HostId, Host)>> {
+        let mut hosts = Vec::new();
+        for (key, value) in scan_prefix(&self.kv, &keys::table(Table::Host), usize::MAX)? {
+            let id = keys::tail(&key).map(u64::from_be_bytes).ok_or(Rejection::Malformed)?;
+            hosts.push((HostId(id), Host::from_bytes(&value)?));
+        }
+        Ok(hosts)
+    }
+
+    pub(super) fn admit_host(&mut self, token: &[u8; 32], host: &Host) -> Step<Outcome> {
+        let leave: Token = self.read(&keys::token(token))?.ok_or(Rejection::BadToken)?;
+        if leave.expires_ms < self.now() {
+            return Err(Rejection::TokenExpired.into());
+        }
+        if !host.roles.within(leave.roles) || host.revoked {
+            return Err(Rejection::RolesNotAllowed.into());
+        }
+        let hosts = self.hosts()?;
+        if hosts.iter().any(|(_, other)| other.name == host.name && !other.revoked) {
+            return Err(Rejection::NameTaken.into());
+        }
+        self.kv.delete(keys::token(token));
+        let id = HostId(hosts.last().map_or(HostId::LOCAL.0, |(id, _)| id.0) + 1);
+        self.write(keys::host(id), host);
+        Ok(Outcome::Host(id))
+    }
+
+    pub(super) fn move_host(&mut self, id: HostId, address: String, place: Place) -> Step<Outcome> {
+        let host: Host = self.read(&keys::host(id))?.ok_or(Rejection::NoSuchHost)?;
+        self.write(keys::host(id), &Host { address, place, ..host });
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn revoke_host(&mut self, id: HostId) -> Step<Outcome> {
+        let host: Host = self.read(&keys::host(id))?.ok_or(Rejection::NoSuchHost)?;
+        self.write(keys::host(id), &Host { revoked: true, ..host });
+        Ok(Outcome::Done)
+    }
+}

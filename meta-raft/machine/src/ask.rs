@@ -1,0 +1,168 @@
+//! Questions as values, so that they can be asked of a metadata member in another process.
+//!
+//! A question is evaluated where the state is, on one consistent view. The variants of [`Ask`] and the shapes of their
+//! answers are a wire format: a changed question is a new variant behind the others.
+
+use crate::{
+    list::{self, ListRequest, Page},
+    query,
+    records::{
+        AccessKey, Authority, Bucket, Chunk, Device, Header, Host, Pack, Part, Pg, Pool, Segment, Token,
+        Upload, Version,
+    },
+};
+use holdfast_core::{
+    codec::{self, DecodeError},
+    ids::{
+        BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, SegmentId, UploadId, VersionId,
+    },
+    kv::{KvError, View},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// A question with an answer of one type.
+pub trait Question: Into<Ask> + Send + Sync {
+    type Answer: Serialize + DeserializeOwned + Send;
+
+    /// # Errors
+    /// Where the state cannot be read.
+    fn answer(&self, view: &dyn View) -> Result<Self::Answer, KvError>;
+}
+
+macro_rules! questions {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } => $answer:ty: |$question:ident, $view:ident| $body:expr;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+            pub struct $name { $(pub $field: $type),* }
+
+            impl Question for $name {
+                type Answer = $answer;
+
+                fn answer(&self, $view: &dyn View) -> Result<$answer, KvError> {
+                    let $question = self;
+                    $body
+                }
+            }
+
+            impl From<$name> for Ask {
+                fn from(question: $name) -> Self {
+                    Self::$name(question)
+                }
+            }
+        )*
+
+        /// Any question.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Ask { $($name($name)),* }
+
+        impl Ask {
+            /// The encoded answer.
+            ///
+            /// # Errors
+            /// Where the state cannot be read.
+            pub fn answer(&self, view: &dyn View) -> Result<Vec<u8>, KvError> {
+                match self { $(Self::$name(question) => Ok(codec::encode(&question.answer(view)?)),)* }
+            }
+        }
+    };
+}
+
+impl Ask {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// # Errors
+    /// Where the bytes are no question that this binary knows.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode("a question", bytes)
+    }
+}
+
+/// What gateways and devices need to know of each other.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Topology {
+    pub pool: Option<Pool>,
+    pub pgs: Vec<(PgId, Pg)>,
+    pub devices: Vec<(DeviceId, Device)>,
+    pub hosts: Vec<(HostId, Host)>,
+}
+
+/// A chunk, and the pack it is in, of one view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    pub chunk: Chunk,
+    pub pack: Pack,
+}
+
+questions! {
+    HeaderNow {} => Option<Header>: |_question, view| query::header(view);
+    BucketNamed { name: String } => Option<Bucket>: |question, view| query::bucket(view, &question.name);
+    AllBuckets {} => Vec<Bucket>: |_question, view| query::buckets(view);
+    /// The current version of a key.
+    CurrentVersion { bucket: BucketId, key: Vec<u8> } => Option<Version>:
+        |question, view| query::object(view, question.bucket, &question.key);
+    InlineBytes { bucket: BucketId, node: NodeId, version: VersionId } => Option<Vec<u8>>:
+        |question, view| query::inline(view, question.bucket, question.node, question.version);
+    SegmentOf { id: SegmentId } => Option<Segment>: |question, view| query::segment(view, question.id);
+    /// In the order asked.
+    ChunksOf { domain: DomainId, ids: Vec<ChunkId> } => Vec<Option<Chunk>>:
+        |question, view| query::chunks(view, question.domain, question.ids.iter().copied());
+    /// Chunks with their packs, in the order asked.
+    Locate { domain: DomainId, ids: Vec<ChunkId> } => Vec<Option<Found>>:
+        |question, view| query::locate(view, question.domain, &question.ids);
+    /// See [`query::deduplicates`].
+    Deduplicates { domain: DomainId, ids: Vec<ChunkId> } => Vec<bool>:
+        |question, view| query::deduplicates(view, question.domain, question.ids.iter().copied());
+    PackOf { id: PackId } => Option<Pack>: |question, view| query::pack(view, question.id);
+    /// Packs above `after` in id order, of one placement group or all.
+    Packs { pg: Option<PgId>, after: Option<PackId>, limit: u32 } => Vec<(PackId, Pack)>:
+        |question, view| query::packs(view, question.pg, question.after, question.limit as usize);
+    DegradedPacks { after: Option<(u8, PackId)>, limit: u32 } => Vec<(u8, PackId)>:
+        |question, view| query::degraded(view, question.after, question.limit as usize);
+    ReclaimablePacks { limit: u32 } => Vec<PackId>:
+        |question, view| query::reclaimable(view, question.limit as usize);
+    TopologyNow {} => Topology: |_question, view| Ok(Topology {
+        pool: query::pool(view)?,
+        pgs: query::pgs(view)?,
+        devices: query::devices(view)?,
+        hosts: query::hosts(view)?,
+    });
+    UploadOf { bucket: BucketId, key: Vec<u8>, id: UploadId } => Option<Upload>:
+        |question, view| query::upload(view, question.bucket, &question.key, question.id);
+    UploadsAfter { bucket: BucketId, after: Option<(Vec<u8>, UploadId)>, limit: u32 } => Vec<(Vec<u8>, UploadId, Upload)>:
+        |question, view| {
+            let after = question.after.as_ref().map(|(key, id)| (key.as_slice(), *id));
+            query::uploads(view, question.bucket, after, question.limit as usize)
+        };
+    PartsOf { id: UploadId } => Vec<(u16, Part)>: |question, view| query::parts(view, question.id);
+    Listing { bucket: BucketId, wanted: ListRequest } => Page:
+        |question, view| list::list(view, question.bucket, &question.wanted);
+    AuthorityNow {} => Option<Authority>: |_question, view| query::authority(view);
+    TokenOf { hash: [u8; 32] } => Option<Token>: |question, view| query::token(view, &question.hash);
+    AccessKeys {} => Vec<AccessKey>: |_question, view| query::access_keys(view);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::kv::MemStore;
+
+    #[test]
+    fn questions_and_answers_survive_the_wire() {
+        let ask = Ask::from(Listing { bucket: BucketId(1), wanted: ListRequest::default() });
+        assert_eq!(Ask::from_bytes(&ask.to_bytes()), Ok(ask.clone()));
+        let answer = ask.answer(&MemStore::default()).expect("memory reads");
+        assert_eq!(codec::decode::<Page>("a page", &answer), Ok(Page::default()));
+        assert!(Ask::from_bytes(&[0xff; 9]).is_err());
+    }
+
+    /// Kept: the numbers under which members of other versions know these questions.
+    #[test]
+    fn questions_keep_their_numbers() {
+        assert_eq!(Ask::from(HeaderNow {}).to_bytes(), [0]);
+        assert_eq!(Ask::from(TopologyNow {}).to_bytes(), [13]);
+        assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [20]);
+    }
+}

@@ -1,0 +1,283 @@
+//! Hosts, devices and where shards belong.
+//!
+//! Records with two versions are written in the oldest that can say what they hold, so that a state which does not use
+//! what is new keeps its bytes.
+
+use super::Record;
+use holdfast_core::{
+    codec,
+    ids::{DeviceId, Epoch, HostId, Incarnation},
+    kv::KvError,
+    profile::Profile,
+    roles::Roles,
+    topology::{FailureDomain, Place},
+};
+use serde::{Deserialize, Serialize};
+
+/// A process of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// What people call it; unique among hosts that are not revoked.
+    pub name: String,
+    pub roles: Roles,
+    /// Where it is called, as `HOST:PORT`.
+    pub address: String,
+    pub place: Place,
+    /// It is no longer spoken with, whatever its certificate says.
+    pub revoked: bool,
+}
+record!(Host, "a host");
+
+/// Leave to join, for whoever knows the secret with this record's hash. Used once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub roles: Roles,
+    /// On the metadata's clock.
+    pub expires_ms: u64,
+}
+record!(Token, "a join token");
+
+/// Who signs the hosts' certificates.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// The cluster's name for itself, in 32 hexadecimal digits.
+    pub cluster: String,
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// PKCS#8, DER.
+    pub key: Vec<u8>,
+}
+record!(Authority, "the certificate authority");
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Authority({})", self.cluster)
+    }
+}
+
+/// A key pair for S3.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKey {
+    pub access: String,
+    pub secret: String,
+}
+record!(AccessKey, "an access key");
+
+impl std::fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AccessKey({})", self.access)
+    }
+}
+
+/// What is to become of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Duty {
+    /// It holds its share.
+    #[default]
+    Serving,
+    /// It gives its share to others, and still serves what it has.
+    Draining,
+    /// Nothing is expected of it: what it held is made anew elsewhere.
+    Out,
+}
+
+/// A slot for a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub incarnation: Incarnation,
+    pub place: Place,
+    /// Bytes of capacity: how much of the data it should hold, beside others.
+    pub weight: u64,
+    pub host: HostId,
+    pub duty: Duty,
+    /// The operator allows an empty disk to take the slot.
+    pub replaceable: bool,
+}
+
+/// A placement group: shard `i` of its packs belongs on `devices[i]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pg {
+    pub epoch: Epoch,
+    pub devices: Vec<DeviceId>,
+    /// Where its older packs still are, while they move.
+    pub previous: Option<Previous>,
+}
+
+/// A placement group before its devices changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// Packs of earlier epochs are on `devices`.
+    pub since: Epoch,
+    pub devices: Vec<DeviceId>,
+}
+
+impl Pg {
+    /// Where the shards of a pack of `epoch` are.
+    pub fn devices_at(&self, epoch: Epoch) -> &[DeviceId] {
+        match &self.previous {
+            Some(previous) if epoch < previous.since => &previous.devices,
+            Some(_) | None => &self.devices,
+        }
+    }
+}
+
+/// The one pool of this version of the data model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub profile: Profile,
+    pub pg_count: u32,
+    /// What it promises to survive the loss of one of.
+    pub domain: FailureDomain,
+}
+
+/// A device as commands name it, and as version 1 stored it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    pub incarnation: Incarnation,
+    pub place: Place,
+    /// Bytes of capacity.
+    pub weight: u64,
+}
+
+impl DeviceSpec {
+    /// The device in service on `host`.
+    pub fn on(self, host: HostId) -> Device {
+        let Self { incarnation, place, weight } = self;
+        Device { incarnation, place, weight, host, duty: Duty::Serving, replaceable: false }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum DeviceVersions {
+    V1(DeviceSpec),
+    V2(Device),
+}
+
+impl Record for Device {
+    const WHAT: &'static str = "a device";
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let Self { incarnation, place, weight, host, duty, replaceable } = self.clone();
+        let plain = host == HostId::LOCAL && duty == Duty::Serving && !replaceable;
+        codec::encode(&if plain {
+            DeviceVersions::V1(DeviceSpec { incarnation, place, weight })
+        } else {
+            DeviceVersions::V2(self.clone())
+        })
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
+        Ok(match codec::decode(Self::WHAT, bytes)? {
+            DeviceVersions::V1(spec) => spec.on(HostId::LOCAL),
+            DeviceVersions::V2(device) => device,
+        })
+    }
+}
+
+/// A placement group as commands name it, and as version 1 stored it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgSpec {
+    pub epoch: Epoch,
+    pub devices: Vec<DeviceId>,
+}
+
+impl From<PgSpec> for Pg {
+    fn from(PgSpec { epoch, devices }: PgSpec) -> Self {
+        Self { epoch, devices, previous: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum PgVersions {
+    V1(PgSpec),
+    V2(Pg),
+}
+
+impl Record for Pg {
+    const WHAT: &'static str = "a placement group";
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let Self { epoch, devices, previous } = self.clone();
+        codec::encode(&match previous {
+            None => PgVersions::V1(PgSpec { epoch, devices }),
+            Some(_) => PgVersions::V2(self.clone()),
+        })
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
+        Ok(match codec::decode(Self::WHAT, bytes)? {
+            PgVersions::V1(spec) => spec.into(),
+            PgVersions::V2(pg) => pg,
+        })
+    }
+}
+
+/// A pool as commands name it, and as version 1 stored it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSpec {
+    pub profile: Profile,
+    pub pg_count: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+enum PoolVersions {
+    V1(PoolSpec),
+    V2(Pool),
+}
+
+impl Record for Pool {
+    const WHAT: &'static str = "a pool";
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let Self { profile, pg_count, domain } = self.clone();
+        codec::encode(&match domain {
+            FailureDomain::Device => PoolVersions::V1(PoolSpec { profile, pg_count }),
+            FailureDomain::Node | FailureDomain::Rack | FailureDomain::Zone => PoolVersions::V2(self.clone()),
+        })
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
+        Ok(match codec::decode(Self::WHAT, bytes)? {
+            PoolVersions::V1(PoolSpec { profile, pg_count }) => {
+                Self { profile, pg_count, domain: FailureDomain::Device }
+            }
+            PoolVersions::V2(pool) => pool,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_uses_nothing_new_keeps_its_old_bytes() {
+        let place = Place { zone: "z".into(), rack: "r".into(), node: "n".into() };
+        let old = Device {
+            incarnation: Incarnation([1; 16]),
+            place,
+            weight: 7,
+            host: HostId::LOCAL,
+            duty: Duty::Serving,
+            replaceable: false,
+        };
+        assert_eq!(old.to_bytes()[0], 0);
+        for device in
+            [old.clone(), Device { duty: Duty::Draining, ..old.clone() }, Device { host: HostId(9), ..old }]
+        {
+            assert_eq!(Device::from_bytes(&device.to_bytes()), Ok(device));
+        }
+        let pg = Pg { epoch: Epoch(3), devices: vec![DeviceId(1)], previous: None };
+        let previous = Some(Previous { since: Epoch(3), devices: vec![DeviceId(2)] });
+        let moving = Pg { previous, ..pg.clone() };
+        assert_eq!((pg.to_bytes()[0], moving.to_bytes()[0]), (0, 1));
+        assert_eq!(Pg::from_bytes(&pg.to_bytes()), Ok(pg));
+        assert_eq!(moving.devices_at(Epoch(2)), [DeviceId(2)]);
+        assert_eq!(moving.devices_at(Epoch(3)), [DeviceId(1)]);
+        assert_eq!(Pg::from_bytes(&moving.to_bytes()), Ok(moving));
+        for domain in [FailureDomain::Device, FailureDomain::Rack] {
+            let pool = Pool { profile: Profile::new(4, 2).expect("a profile"), pg_count: 8, domain };
+            assert_eq!(Pool::from_bytes(&pool.to_bytes()), Ok(pool));
+        }
+    }
+}
