@@ -2,8 +2,8 @@
 
 use holdfast_core::kv::{Batch, Durability, KvError, Store, View, Visit};
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
-    Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, ErrorKind, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 use std::{path::Path, sync::Arc};
 

@@ -1,0 +1,176 @@
+//! Answering calls.
+
+use crate::{
+    Caller, Tls,
+    client::write_frames,
+    frame::{self, Frame, Kind},
+};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use holdfast_core::buffer::BufferPool;
+use holdfast_proto::{Call, Failure, Message, Reply, call::Method, failure::Code, reply};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    io::BufReader,
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
+
+/// Connections that are served at once.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Calls of one connection that are carried out at once; more wait in the connection.
+const CALLS_MAX: usize = 512;
+
+/// Answers that wait for a connection.
+const QUEUE: usize = 64;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How long a listener waits for descriptors to come free before it looks again.
+const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a call came to: a message, and bytes beside it.
+pub type Answer = Result<(reply::Result, Bytes), Failure>;
+
+/// What a process does when it is called.
+pub trait Handler: Send + Sync + 'static {
+    /// Takes a call. Calls of one connection come here in their order; what is returned runs beside others, and is
+    /// dropped where the caller cancels, goes away, or waits no longer.
+    fn call(&self, from: Caller, method: Method, payload: Bytes) -> BoxFuture<'static, Answer>;
+}
+
+/// A bound listener.
+pub struct Listener {
+    listener: TcpListener,
+    tls: Tls,
+}
+
+impl Listener {
+    /// # Errors
+    /// Where the address cannot be bound.
+    pub async fn bind(address: std::net::SocketAddr, tls: Tls) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, tls })
+    }
+
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn address(&self) -> io::Result<std::net::SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// Serves until the future is dropped.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPool) -> io::Result<()> {
+    let Listener { listener, tls } = listener;
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
+                tracing::warn!(%error, "connections wait: raise the limit of open files");
+                tokio::time::sleep(DESCRIPTORS_PAUSE).await;
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => return Err(error),
+        };
+        let (tls, handler, pool) = (tls.clone(), handler.clone(), pool.clone());
+        tasks.spawn(async move {
+            if let Err(error) = connection(stream, tls, handler, pool).await {
+                tracing::debug!(%error, "a peer's connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Tls,
+    handler: Arc<dyn Handler>,
+    pool: BufferPool,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.server.clone());
+    let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(io::Error::other)??;
+    let caller = match stream.get_ref().1.peer_certificates() {
+        Some([certificate, ..]) => {
+            Caller::of(certificate).ok_or_else(|| io::Error::other("a certificate names nobody"))?
+        }
+        Some([]) | None => Caller::Stranger,
+    };
+    let (source, sink) = tokio::io::split(stream);
+    let mut source = BufReader::with_capacity(64 << 10, source);
+    let (answers, outgoing) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_frames(sink, outgoing));
+    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    let running: Arc<Mutex<HashMap<u64, AbortHandle>>> = Arc::default();
+    while let Some(frame) = frame::read(&mut source, &pool).await? {
+        while tasks.try_join_next().is_some() {}
+        match frame.kind {
+            Kind::Call => {}
+            Kind::Cancel => {
+                let aborted = running.lock().unwrap_or_else(PoisonError::into_inner).remove(&frame.call);
+                aborted.iter().for_each(AbortHandle::abort);
+                continue;
+            }
+            Kind::Reply => return Err(io::Error::other("a caller sent a reply")),
+        }
+        let Ok(permit) = calls.clone().acquire_owned().await else { return Ok(()) };
+        let call = Call::decode(frame.head).map_err(io::Error::other)?;
+        let (id, answers, done) = (frame.call, answers.clone(), running.clone());
+        let work = match call.method {
+            Some(Method::Join(join)) => handler.call(caller, Method::Join(join), frame.payload),
+            // Checked here, so that no handler can forget it.
+            Some(_) if caller == Caller::Stranger => refuse(Code::Denied, "a certificate is needed"),
+            Some(method) => handler.call(caller, method, frame.payload),
+            None => refuse(Code::Unimplemented, "this process does not know the method: upgrade it"),
+        };
+        let patience = Duration::from_millis(u64::from(call.timeout_ms));
+        let task = async move {
+            let answer = if patience.is_zero() {
+                // Nobody waits; it may still take no more than a moment.
+                let _unheard = timeout(HANDSHAKE, work).await;
+                None
+            } else {
+                let late = Err(Failure::new(Code::Deadline, "the call took too long"));
+                Some(timeout(patience, work).await.unwrap_or(late))
+            };
+            done.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(answer) = answer {
+                let (result, payload) = match answer {
+                    Ok((result, payload)) => (Ok(result), payload),
+                    Err(failure) => (Err(failure), Bytes::new()),
+                };
+                let head = Reply::from(result).encode_to_vec().into();
+                // The connection may be gone.
+                let _gone = answers.send(Frame { kind: Kind::Reply, call: id, head, payload }).await;
+            }
+            drop(permit);
+        };
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(id, tasks.spawn(task));
+    }
+    Ok(())
+}
+
+fn refuse(code: Code, message: &str) -> BoxFuture<'static, Answer> {
+    let failure = Failure::new(code, message);
+    Box::pin(std::future::ready(Err(failure)))
+}
