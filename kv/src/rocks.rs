@@ -5,7 +5,7 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRecoveryMode, ErrorKind, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
-use std::{path::Path, sync::Arc};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 /// How much memory and how many files a database may use.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +144,24 @@ impl Family {
         Snapshot { family: self, snapshot: self.db.snapshot() }
     }
 
+    /// Removes everything. Durable with the next synced write.
+    ///
+    /// # Errors
+    /// Where the disk fails; nothing may be written afterwards.
+    pub fn clear(&self) -> Result<(), KvError> {
+        let mut first = None;
+        self.scan(&[], &[0xff; 64], &mut |key, _| {
+            first = Some(key.to_vec());
+            ControlFlow::Break(())
+        })?;
+        if first.is_none() {
+            return Ok(());
+        }
+        let mut writes = WriteBatch::default();
+        writes.delete_range_cf(self.handle(), [].as_slice(), &[0xff; 64]);
+        self.db.write(writes).map_err(failed("clearing"))
+    }
+
     fn scan_with(
         &self,
         mut options: ReadOptions,
@@ -263,6 +281,22 @@ mod tests {
         assert_eq!(snapshot.get(b"k").expect("a read"), Some(b"1".to_vec()));
         assert_eq!(snapshot.get_many(&[b"k".to_vec()]).expect("a read"), [Some(b"1".to_vec())]);
         assert_eq!(family.get(b"k").expect("a read"), Some(b"2".to_vec()));
+    }
+
+    #[test]
+    fn a_family_is_cleared_and_its_snapshots_are_not() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let database = Database::open(dir.path(), &TUNING, &["a", "b"]).expect("a database");
+        let (one, other) = (database.family("a"), database.family("b"));
+        let mut batch = Batch::default();
+        batch.put(b"k".to_vec(), b"1".to_vec());
+        one.write(&batch, Durability::Buffered).expect("a write");
+        other.write(&batch, Durability::Buffered).expect("a write");
+        let snapshot = one.snapshot();
+        one.clear().expect("a write");
+        assert_eq!(one.get(b"k").expect("a read"), None);
+        assert_eq!(other.get(b"k").expect("a read"), Some(b"1".to_vec()));
+        assert_eq!(snapshot.get(b"k").expect("a read"), Some(b"1".to_vec()));
     }
 
     /// The settings as RocksDB itself wrote them down.

@@ -24,13 +24,16 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub trait Question: Into<Ask> + Send + Sync {
     type Answer: Serialize + DeserializeOwned + Send;
 
+    /// One lookup, or several at once, which need no snapshot to be consistent.
+    const SINGLE: bool;
+
     /// # Errors
     /// Where the state cannot be read.
     fn answer(&self, view: &dyn View) -> Result<Self::Answer, KvError>;
 }
 
 macro_rules! questions {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } => $answer:ty: |$question:ident, $view:ident| $body:expr;)*) => {
+    ($($(#[$doc:meta])* $single:literal $name:ident { $($field:ident: $type:ty),* } => $answer:ty: |$question:ident, $view:ident| $body:expr;)*) => {
         $(
             $(#[$doc])*
             #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +41,7 @@ macro_rules! questions {
 
             impl Question for $name {
                 type Answer = $answer;
+                const SINGLE: bool = $single;
 
                 fn answer(&self, $view: &dyn View) -> Result<$answer, KvError> {
                     let $question = self;
@@ -57,6 +61,11 @@ macro_rules! questions {
         pub enum Ask { $($name($name)),* }
 
         impl Ask {
+            /// See [`Question::SINGLE`].
+            pub fn is_single(&self) -> bool {
+                match self { $(Self::$name(_) => $single,)* }
+            }
+
             /// The encoded answer.
             ///
             /// # Errors
@@ -96,52 +105,54 @@ pub struct Found {
     pub pack: Pack,
 }
 
+// Whether it is a single lookup, its name, its fields, its answer.
 questions! {
-    HeaderNow {} => Option<Header>: |_question, view| query::header(view);
-    BucketNamed { name: String } => Option<Bucket>: |question, view| query::bucket(view, &question.name);
-    AllBuckets {} => Vec<Bucket>: |_question, view| query::buckets(view);
+    true HeaderNow {} => Option<Header>: |_question, view| query::header(view);
+    true BucketNamed { name: String } => Option<Bucket>: |question, view| query::bucket(view, &question.name);
+    false AllBuckets {} => Vec<Bucket>: |_question, view| query::buckets(view);
     /// The current version of a key.
-    CurrentVersion { bucket: BucketId, key: Vec<u8> } => Option<Version>:
+    false CurrentVersion { bucket: BucketId, key: Vec<u8> } => Option<Version>:
         |question, view| query::object(view, question.bucket, &question.key);
-    InlineBytes { bucket: BucketId, node: NodeId, version: VersionId } => Option<Vec<u8>>:
+    true InlineBytes { bucket: BucketId, node: NodeId, version: VersionId } => Option<Vec<u8>>:
         |question, view| query::inline(view, question.bucket, question.node, question.version);
-    SegmentOf { id: SegmentId } => Option<Segment>: |question, view| query::segment(view, question.id);
+    true SegmentOf { id: SegmentId } => Option<Segment>: |question, view| query::segment(view, question.id);
     /// In the order asked.
-    ChunksOf { domain: DomainId, ids: Vec<ChunkId> } => Vec<Option<Chunk>>:
+    true ChunksOf { domain: DomainId, ids: Vec<ChunkId> } => Vec<Option<Chunk>>:
         |question, view| query::chunks(view, question.domain, question.ids.iter().copied());
     /// Chunks with their packs, in the order asked.
-    Locate { domain: DomainId, ids: Vec<ChunkId> } => Vec<Option<Found>>:
+    false Locate { domain: DomainId, ids: Vec<ChunkId> } => Vec<Option<Found>>:
         |question, view| query::locate(view, question.domain, &question.ids);
     /// See [`query::deduplicates`].
-    Deduplicates { domain: DomainId, ids: Vec<ChunkId> } => Vec<bool>:
+    true Deduplicates { domain: DomainId, ids: Vec<ChunkId> } => Vec<bool>:
         |question, view| query::deduplicates(view, question.domain, question.ids.iter().copied());
-    PackOf { id: PackId } => Option<Pack>: |question, view| query::pack(view, question.id);
+    true PackOf { id: PackId } => Option<Pack>: |question, view| query::pack(view, question.id);
     /// Packs above `after` in id order, of one placement group or all.
-    Packs { pg: Option<PgId>, after: Option<PackId>, limit: u32 } => Vec<(PackId, Pack)>:
+    false Packs { pg: Option<PgId>, after: Option<PackId>, limit: u32 } => Vec<(PackId, Pack)>:
         |question, view| query::packs(view, question.pg, question.after, question.limit as usize);
-    DegradedPacks { after: Option<(u8, PackId)>, limit: u32 } => Vec<(u8, PackId)>:
+    false DegradedPacks { after: Option<(u8, PackId)>, limit: u32 } => Vec<(u8, PackId)>:
         |question, view| query::degraded(view, question.after, question.limit as usize);
-    ReclaimablePacks { limit: u32 } => Vec<PackId>:
+    false ReclaimablePacks { limit: u32 } => Vec<PackId>:
         |question, view| query::reclaimable(view, question.limit as usize);
-    TopologyNow {} => Topology: |_question, view| Ok(Topology {
+    false TopologyNow {} => Topology: |_question, view| Ok(Topology {
         pool: query::pool(view)?,
         pgs: query::pgs(view)?,
         devices: query::devices(view)?,
         hosts: query::hosts(view)?,
     });
-    UploadOf { bucket: BucketId, key: Vec<u8>, id: UploadId } => Option<Upload>:
+    true UploadOf { bucket: BucketId, key: Vec<u8>, id: UploadId } => Option<Upload>:
         |question, view| query::upload(view, question.bucket, &question.key, question.id);
-    UploadsAfter { bucket: BucketId, after: Option<(Vec<u8>, UploadId)>, limit: u32 } => Vec<(Vec<u8>, UploadId, Upload)>:
+    false UploadsAfter { bucket: BucketId, after: Option<(Vec<u8>, UploadId)>, limit: u32 } => Vec<(Vec<u8>, UploadId, Upload)>:
         |question, view| {
             let after = question.after.as_ref().map(|(key, id)| (key.as_slice(), *id));
             query::uploads(view, question.bucket, after, question.limit as usize)
         };
-    PartsOf { id: UploadId } => Vec<(u16, Part)>: |question, view| query::parts(view, question.id);
-    Listing { bucket: BucketId, wanted: ListRequest } => Page:
+    false PartsOf { id: UploadId } => Vec<(u16, Part)>: |question, view| query::parts(view, question.id);
+    false Listing { bucket: BucketId, wanted: ListRequest } => Page:
         |question, view| list::list(view, question.bucket, &question.wanted);
-    AuthorityNow {} => Option<Authority>: |_question, view| query::authority(view);
-    TokenOf { hash: [u8; 32] } => Option<Token>: |question, view| query::token(view, &question.hash);
-    AccessKeys {} => Vec<AccessKey>: |_question, view| query::access_keys(view);
+    true AuthorityNow {} => Option<Authority>: |_question, view| query::authority(view);
+    true TokenOf { hash: [u8; 32] } => Option<Token>: |question, view| query::token(view, &question.hash);
+    true HostOf { id: HostId } => Option<Host>: |question, view| query::host(view, question.id);
+    false AccessKeys {} => Vec<AccessKey>: |_question, view| query::access_keys(view);
 }
 
 #[cfg(test)]
@@ -163,6 +174,6 @@ mod tests {
     fn questions_keep_their_numbers() {
         assert_eq!(Ask::from(HeaderNow {}).to_bytes(), [0]);
         assert_eq!(Ask::from(TopologyNow {}).to_bytes(), [13]);
-        assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [20]);
+        assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [21]);
     }
 }

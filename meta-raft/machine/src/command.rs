@@ -49,6 +49,41 @@ impl LogEntry {
     }
 }
 
+/// Requests and outcomes between processes, under the versions of this module's types.
+#[derive(Serialize, Deserialize)]
+enum VersionedRequests {
+    V1(Vec<Request>),
+}
+
+#[derive(Serialize, Deserialize)]
+enum VersionedOutcomes {
+    V1(Vec<Outcome>),
+}
+
+/// Requests as they are sent to another process.
+pub fn encode_requests(requests: Vec<Request>) -> Vec<u8> {
+    codec::encode(&VersionedRequests::V1(requests))
+}
+
+/// # Errors
+/// Where the bytes are no requests that this binary knows.
+pub fn decode_requests(bytes: &[u8]) -> Result<Vec<Request>, DecodeError> {
+    let VersionedRequests::V1(requests) = codec::decode("requests", bytes)?;
+    Ok(requests)
+}
+
+/// Outcomes as they are sent to another process.
+pub fn encode_outcomes(outcomes: Vec<Outcome>) -> Vec<u8> {
+    codec::encode(&VersionedOutcomes::V1(outcomes))
+}
+
+/// # Errors
+/// Where the bytes are no outcomes that this binary knows.
+pub fn decode_outcomes(bytes: &[u8]) -> Result<Vec<Outcome>, DecodeError> {
+    let VersionedOutcomes::V1(outcomes) = codec::decode("outcomes", bytes)?;
+    Ok(outcomes)
+}
+
 /// A command, and the name under which its outcome is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {

@@ -238,6 +238,10 @@ pub fn hosts(view: &(impl View + ?Sized)) -> Result<Vec<(HostId, Host)>, KvError
         .collect()
 }
 
+pub fn host(view: &(impl View + ?Sized), id: HostId) -> Result<Option<Host>, KvError> {
+    read(view, &keys::host(id))
+}
+
 pub fn authority(view: &(impl View + ?Sized)) -> Result<Option<Authority>, KvError> {
     read(view, &keys::authority())
 }

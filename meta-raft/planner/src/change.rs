@@ -101,6 +101,7 @@ impl<'a> Work<'a> {
         match self.devices.get(&old).map(|device| device.duty) {
             None => "it does not exist",
             Some(Duty::Out) => "it is out",
+            Some(Duty::Removed) => "it was removed",
             Some(Duty::Draining) => "it is draining",
             Some(Duty::Serving) => "it holds more than its share",
         }

@@ -9,7 +9,8 @@ mod pump;
 
 pub use log::{LogError, RaftLog, Watermark};
 pub use pump::{
-    CommittedEntry, MemberId, Pump, PumpConfig, PumpError, ReadReady, SnapshotSource, TakenSnapshot, Work,
+    CommittedEntry, Envelope, MemberChange, MemberId, Pump, PumpConfig, PumpError, ReadReady, SnapshotSource,
+    TakenSnapshot, Work,
 };
 
 #[cfg(test)]

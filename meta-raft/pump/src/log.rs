@@ -5,7 +5,9 @@
 //! | `e` index (8 bytes, big-endian) | the entry, as raft-rs encodes it |
 //! | `h` | the hard state: term, vote, commit |
 //! | `m` | the members |
+//! | `n` | the entry that made them the members, where one did (8 bytes, big-endian) |
 //! | `t` | index and term of the last entry that was compacted away |
+//! | `c` | a cut that the log has not grown beyond: its last entry before and after |
 //!
 //! An append removes what follows it in the same batch, so that a log has no holes and no stale tail.
 
@@ -62,6 +64,11 @@ pub struct RaftLog<S, N> {
     /// Index and term of the entry before the first.
     truncated: (u64, u64),
     last: u64,
+    /// The entry that made the members what they are.
+    members_since: u64,
+    /// The log ended at the first number, and was cut to end at the second: a leader had other entries. A watermark up to
+    /// the first is explained by that.
+    cut: Option<(u64, u64)>,
     /// The newest entries, contiguous up to `last`.
     cache: VecDeque<Entry>,
     cache_bytes: usize,
@@ -85,6 +92,8 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
             members: ConfState::default(),
             truncated: (0, 0),
             last: 0,
+            members_since: 0,
+            cut: None,
             cache: VecDeque::new(),
             cache_bytes: 0,
         };
@@ -94,7 +103,8 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
             None if watermark == Watermark::default() => log.initialise(bootstrap)?,
             None => {}
         }
-        if log.last < watermark.0 {
+        let explained = log.cut.is_some_and(|(from, to)| watermark.0 <= from && log.last >= to);
+        if log.last < watermark.0 && !explained {
             return Err(LogError::LostTail { last: log.last, watermark: watermark.0 });
         }
         Ok(log)
@@ -124,6 +134,12 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         let members =
             self.store.get(b"m")?.ok_or_else(|| LogError::Damaged("it has no members".to_owned()))?;
         self.members = decode("the members", &members)?;
+        let numbers = |bytes: Vec<u8>| -> Vec<u64> { bytes.chunks(8).map(number).collect() };
+        self.members_since = self.store.get(b"n")?.map_or(0, |bytes| number(&bytes));
+        self.cut = match self.store.get(b"c")?.map(numbers).as_deref() {
+            Some(&[from, to]) => Some((from, to)),
+            Some(_) | None => None,
+        };
         self.last = self.truncated.0;
         let mut entries = Vec::new();
         self.store.scan(&entry_key(self.last + 1), &prefix_end(b"e"), &mut |_, value| {
@@ -152,6 +168,7 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         let (index, term) = self.truncated;
         batch.put(b"t".to_vec(), [index.to_be_bytes(), term.to_be_bytes()].concat());
         batch.put(b"m".to_vec(), self.members.encode_to_vec());
+        batch.put(b"n".to_vec(), self.members_since.to_be_bytes().to_vec());
         batch.put(b"h".to_vec(), self.hard_state.encode_to_vec());
     }
 
@@ -183,6 +200,12 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         }
         if let Some(first) = entries.first() {
             assert!(first.index > self.truncated.0 && first.index <= self.last + 1, "the log has no holes");
+            if first.index <= self.last {
+                let (from, to) = self.cut.unwrap_or((self.last, first.index));
+                let cut = (from.max(self.last), to.min(first.index));
+                self.cut = Some(cut);
+                batch.put(b"c".to_vec(), [cut.0.to_be_bytes(), cut.1.to_be_bytes()].concat());
+            }
             for stale in first.index + entries.len() as u64..=self.last {
                 batch.delete(entry_key(stale));
             }
@@ -195,6 +218,10 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
             batch.put(entry_key(entry.index), entry.encode_to_vec());
             self.last = entry.index;
             self.remember(entry);
+        }
+        if self.cut.is_some_and(|(from, _)| self.last > from) {
+            self.cut = None;
+            batch.delete(b"c".to_vec());
         }
         let durability = if sync { Durability::Synced } else { Durability::Buffered };
         if !batch.is_empty() {
@@ -222,6 +249,7 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         }
         self.hard_state.commit = self.hard_state.commit.max(metadata.index);
         self.members = metadata.conf_state.clone().unwrap_or_default();
+        self.members_since = metadata.index;
         self.truncated = (metadata.index, metadata.term);
         self.last = metadata.index;
         self.cache.clear();
@@ -271,6 +299,28 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
     /// The members that vote.
     pub fn voters(&self) -> &[u64] {
         &self.members.voters
+    }
+
+    /// The members that follow without a vote.
+    pub fn learners(&self) -> &[u64] {
+        &self.members.learners
+    }
+
+    /// The entry that made the members what they are.
+    pub(crate) fn members_since(&self) -> u64 {
+        self.members_since
+    }
+
+    /// The group has agreed on other members, with the entry at `index`.
+    ///
+    /// # Errors
+    /// As [`RaftLog::append`].
+    pub(crate) fn set_members(&mut self, members: ConfState, index: u64) -> Result<(), LogError> {
+        self.members = members;
+        self.members_since = index;
+        let mut batch = Batch::default();
+        self.put_frame(&mut batch);
+        Ok(self.store.write(&batch, Durability::Synced)?)
     }
 
     fn cached(&self, index: u64) -> Option<&Entry> {

@@ -5,13 +5,49 @@ use holdfast_core::kv::Store;
 use prost::Message as _;
 use raft::{
     RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole,
-    eraftpb::{Entry, EntryType, Message, MessageType},
+    eraftpb::{
+        ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, EntryType, Message,
+        MessageType,
+    },
 };
 use thiserror::Error;
 
 /// A member of the group; a member that lost its log comes back under a new id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
+
+/// A change of who belongs to the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberChange {
+    /// Follows the log without a vote.
+    AddLearner(MemberId),
+    /// Gives a learner its vote.
+    Promote(MemberId),
+    Remove(MemberId),
+}
+
+/// A message of another member, before it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub from: MemberId,
+    /// The snapshot that it brings.
+    pub snapshot: Option<TakenSnapshot>,
+}
+
+impl Envelope {
+    /// Reads what a message is about.
+    ///
+    /// # Errors
+    /// Where the bytes are no message.
+    pub fn open(bytes: &[u8]) -> Result<Self, PumpError> {
+        let message = Message::decode(bytes).map_err(|_| PumpError::Message)?;
+        let from = MemberId(message.from);
+        let snapshot = (message.msg_type == MessageType::MsgSnapshot as i32)
+            .then(|| message.snapshot.unwrap_or_default())
+            .map(|snapshot| TakenSnapshot { index: snapshot.get_metadata().index, data: snapshot.data });
+        Ok(Self { from, snapshot })
+    }
+}
 
 /// How a member behaves in time. A tick is whatever the driver makes it.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +136,7 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         // What was applied was committed, even where the log was not told before a crash.
         log.raise_commit(config.applied);
         let timeout = config.election_ticks + (config.seed % config.election_ticks as u64) as usize;
-        let alone = log.voters() == [config.id.0];
+        let alone = log.voters() == [config.id.0] && log.learners().is_empty();
         let raft_config = raft::Config {
             id: config.id.0,
             election_tick: config.election_ticks,
@@ -160,6 +196,50 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
     /// Asks until where the state must be for a linearizable read. `context` is used once, ever.
     pub fn read_index(&mut self, context: Vec<u8>) {
         self.node.read_index(context);
+    }
+
+    /// Asks the group to change its members, through a joint configuration. `context` comes back with the entry.
+    ///
+    /// # Errors
+    /// Where this member does not lead, or another change is under way.
+    pub fn propose_change(&mut self, context: Vec<u8>, change: MemberChange) -> Result<(), PumpError> {
+        if !self.leads() {
+            return Err(raft::Error::ProposalDropped.into());
+        }
+        let (kind, MemberId(id)) = match change {
+            MemberChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+            MemberChange::Promote(id) => (ConfChangeType::AddNode, id),
+            MemberChange::Remove(id) => (ConfChangeType::RemoveNode, id),
+        };
+        let single = ConfChangeSingle { change_type: kind as i32, node_id: id };
+        let change = ConfChangeV2 {
+            transition: ConfChangeTransition::Implicit as i32,
+            changes: vec![single],
+            ..ConfChangeV2::default()
+        };
+        Ok(self.node.propose_conf_change(context, change)?)
+    }
+
+    /// Hands leadership to another voter, if it keeps up.
+    pub fn transfer_leader(&mut self, to: MemberId) {
+        self.node.transfer_leader(to.0);
+    }
+
+    /// Who leads, as far as this member knows.
+    pub fn leader(&self) -> Option<MemberId> {
+        Some(self.node.raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(MemberId)
+    }
+
+    /// Learners whose log is within `lag` entries of this leader's.
+    pub fn learners_within(&self, lag: u64) -> Vec<MemberId> {
+        let last = self.node.store().last();
+        let learners = self.node.store().learners();
+        let matched = |id: &u64| self.node.raft.prs().get(*id).map_or(0, |progress| progress.matched);
+        learners
+            .iter()
+            .filter(|id| self.leads() && matched(id) + lag >= last)
+            .map(|id| MemberId(*id))
+            .collect()
     }
 
     /// Whether this member leads, as far as it knows.
@@ -235,8 +315,31 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
             self.node.report_snapshot(to, SnapshotStatus::Finish);
         }
         work.send = envelopes(late);
-        work.apply = committed.into_iter().map(committed_entry).collect();
+        for entry in committed {
+            work.apply.push(self.commit(entry)?);
+        }
         Ok(work)
+    }
+
+    /// Takes an entry on which the group has agreed. Changes of members take effect here.
+    fn commit(&mut self, entry: Entry) -> Result<CommittedEntry, PumpError> {
+        let kind = entry.entry_type();
+        let Entry { index, context, data, .. } = entry;
+        match kind {
+            EntryType::EntryNormal => return Ok(CommittedEntry { index, context, data }),
+            EntryType::EntryConfChange => {
+                return Err(LogError::Damaged("a change of no known kind".into()).into());
+            }
+            EntryType::EntryConfChangeV2 => {}
+        }
+        // After a restart, changes come again that are in force already.
+        if index > self.node.store().members_since() {
+            let change = ConfChangeV2::decode(&data[..])
+                .map_err(|error| LogError::Damaged(format!("a change of members: {error}")))?;
+            let members = self.node.apply_conf_change(&change)?;
+            self.node.mut_store().set_members(members, index)?;
+        }
+        Ok(CommittedEntry { index, context, data: Vec::new() })
     }
 
     fn note_snapshots(&mut self, messages: &[Message]) {
@@ -257,15 +360,6 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         assert!(index <= self.node.raft.raft_log.applied, "only applied entries are compacted");
         Ok(self.node.mut_store().compact(index)?)
     }
-}
-
-fn committed_entry(entry: Entry) -> CommittedEntry {
-    assert_eq!(
-        entry.get_entry_type(),
-        EntryType::EntryNormal,
-        "members are changed by no command of this version"
-    );
-    CommittedEntry { index: entry.index, context: entry.context, data: entry.data }
 }
 
 fn envelopes(messages: Vec<Message>) -> Vec<(MemberId, Vec<u8>)> {

@@ -41,7 +41,7 @@ impl Collector {
         collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut audits = interval_at(Instant::now() + self.config.audit_every, self.config.audit_every);
         audits.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.audit().await?;
+        passing(self.audit().await)?;
         loop {
             tokio::select! {
                 _ = collect.tick() => passing(self.collect().await)?,
@@ -55,6 +55,9 @@ impl Collector {
         loop {
             let grace_ms = self.config.grace.as_millis() as u64;
             let command = Command::Collect { grace_ms, steps: COLLECT_STEPS_MAX };
+            if !self.meta.leads() {
+                return Ok(());
+            }
             let outcome = self.meta.request(Request::idempotent(command)).await?;
             // Rejected where collection is stopped.
             let Outcome::Collected(done) = outcome else { return Ok(()) };
@@ -67,12 +70,15 @@ impl Collector {
 
     /// Counts all references on one view, off the runtime's threads.
     async fn audit(&self) -> Result<(), MetaError> {
+        if !self.meta.leads() {
+            return Ok(());
+        }
         let meta = self.meta.clone();
         let result = tokio::task::spawn_blocking(move || {
             // Every byte of the store is read and verified on the way.
             meta.database().verify()?;
             let passes = meta.database().table_bytes() / (64 * AUDIT_RECORDS_A_PASS) + 1;
-            audit(&meta.view(), u16::try_from(passes).unwrap_or(u16::MAX))
+            audit(&meta.state().snapshot(), u16::try_from(passes).unwrap_or(u16::MAX))
         });
         match result.await.map_err(|_| MetaError::Stopped)?? {
             Ok(audited) => {
@@ -92,7 +98,7 @@ impl Collector {
 /// Lets an overload pass: what was not done now is done with the next tick.
 fn passing(result: Result<(), MetaError>) -> Result<(), MetaError> {
     match result {
-        Err(MetaError::Busy) => Ok(()),
+        Err(error) if error.is_passing() => Ok(()),
         other => other,
     }
 }

@@ -1,314 +1,324 @@
-//! The thread that owns a member: it collects requests, lets the pump make them durable, applies them and answers.
+//! The thread that drives raft: the only one that touches its log and writes its state.
 
-use crate::{MetaConfig, MetaError, MetaMetrics, watermark};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use holdfast_core::{
-    kv::{Durability, Store},
-    limits::RAFT_ENTRY_BYTES_MAX,
+use crate::{
+    MetaError, MetaMetrics,
+    proposals::{Proposed, Submission, pack},
+    reads::{Reader, Reads},
+    snapshots::{Page, Snapshots, Ticket},
+    store::MetaStore,
+    watermark,
 };
-use holdfast_kv::{Database, Family, Snapshot, durable, fail_stop};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use futures::future::BoxFuture;
+use holdfast_core::kv::{Durability, KvError, Store};
+use holdfast_kv::{Family, fail_stop};
 use holdfast_meta_raft_machine::{
     apply,
-    command::{Command, LogEntry, NewContent, Outcome, Request},
-    query,
+    command::{LogEntry, Outcome, Request},
 };
-use holdfast_meta_raft_pump::{
-    CommittedEntry, MemberId, Pump, PumpConfig, RaftLog, SnapshotSource, TakenSnapshot,
-};
+use holdfast_meta_raft_pump::{CommittedEntry, Envelope, MemberChange, MemberId, Pump, Work};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
-/// Submissions that wait for the thread; more are refused, and their clients told to slow down.
-const QUEUE: usize = 65_536;
+/// How long a tick of raft is.
+pub const TICK: Duration = Duration::from_millis(50);
 
-/// Submissions that are looked at for one turn of the thread.
+/// Inputs that are looked at for one turn of the thread.
 const TURN: usize = 4096;
-
-/// How long a tick of raft is. A group of one needs none; the thread wakes for them all the same, so that the code is one.
-const TICK: Duration = Duration::from_millis(100);
 
 /// The log is compacted when so many bytes were appended since the last time: what goes soon enough is never written
 /// to a table file.
 const COMPACT_EVERY_BYTES: u64 = 4 << 20;
 
-/// Table files up to this size are verified before serving; larger ones are verified by the auditor while serving.
-const VERIFY_AT_START_BYTES: u64 = 256 << 20;
+/// Entries that stay behind a compaction for followers: those a little behind need no snapshot.
+const KEEP_FOR_FOLLOWERS: u64 = 20_000;
 
-const STATE: &str = "state";
-const LOG: &str = "log";
+/// How other members are reached.
+pub trait Peers: Send + Sync + 'static {
+    /// Sends a message of raft, which may be lost.
+    fn tell(&self, to: MemberId, message: Vec<u8>);
 
-/// Requests that are answered together, in order.
-struct Submission {
-    requests: Vec<Request>,
-    answer: oneshot::Sender<Vec<Outcome>>,
-}
-
-/// A running member.
-pub struct MetaNode {
-    handle: MetaHandle,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// How others in the process use the metadata. Cheap to clone.
-#[derive(Clone)]
-pub struct MetaHandle {
-    state: Family,
-    database: Database,
-    queue: Option<Sender<Submission>>,
-    metrics: MetaMetrics,
-}
-
-impl MetaNode {
-    /// Opens the store in `config.dir`, checks it, and starts the member, which leads when this returns.
-    ///
-    /// # Errors
-    /// Where the store is damaged or incomplete. Nothing has been changed then.
-    pub fn start(config: &MetaConfig, metrics: MetaMetrics) -> Result<Self, MetaError> {
-        let io = |source| MetaError::Io { path: config.dir.clone(), source };
-        durable::create_dir(&config.dir).map_err(io)?;
-        let mark_path = config.dir.join("watermark");
-        let mark = watermark::read(&mark_path)
-            .map_err(|source| MetaError::Io { path: mark_path.clone(), source })?;
-        let database = Database::open(&config.dir.join("db"), &config.tuning, &[STATE, LOG])?;
-        if database.table_bytes() <= VERIFY_AT_START_BYTES {
-            database.verify()?;
-        }
-        let state = database.family(STATE);
-        let me = MemberId(1);
-        let log = RaftLog::open(database.family(LOG), NoSnapshots, &[me], mark)?;
-        let applied = query::header(&state)?.map_or(log.compacted(), |header| header.applied_index);
-        let pump_config = PumpConfig {
-            id: me,
-            election_ticks: 10,
-            heartbeat_ticks: 3,
-            seed: u64::from(std::process::id()),
-            applied,
-        };
-        let pump = Pump::new(&pump_config, log)?;
-        let keeper = watermark::Keeper::start(&mark_path, mark).map_err(io)?;
-
-        let (sender, receiver) = bounded(QUEUE);
-        let handle =
-            MetaHandle { state: state.clone(), database, queue: Some(sender), metrics: metrics.clone() };
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut driver = Driver {
-            pump,
-            state,
-            queue: receiver,
-            pending: VecDeque::new(),
-            keeper,
-            appended_bytes: 0,
-            applied,
-            last_proposal: Instant::now(),
-            stop: stop.clone(),
-            metrics,
-        };
-        driver.drain()?;
-        let thread =
-            thread::Builder::new().name("raft".to_owned()).spawn(move || driver.run()).map_err(io)?;
-        Ok(Self { handle, stop, thread: Some(thread) })
-    }
-
-    pub fn handle(&self) -> MetaHandle {
-        self.handle.clone()
-    }
-}
-
-impl Drop for MetaNode {
-    /// Stops the thread, whoever still holds a handle: what they submit is refused from then on.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the metadata thread panicked");
-        }
-    }
-}
-
-impl MetaHandle {
-    /// Has the group agree on `requests` and apply them; durable when the future ends. They are queued, in order and
-    /// behind what was queued before, when this returns: whoever submits next is behind them.
-    ///
-    /// # Errors
-    /// The future's: [`MetaError::Busy`] where too much is queued, and [`MetaError::Stopped`] where the member stopped,
-    /// when it is unknown whether they were applied.
-    pub fn submit(
+    /// Fetches a page of a snapshot that `from` holds, behind a key.
+    fn page(
         &self,
-        requests: Vec<Request>,
-    ) -> impl Future<Output = Result<Vec<Outcome>, MetaError>> + Send + use<> {
-        let (answer, outcome) = oneshot::channel();
-        let queued = match &self.queue {
-            None => Err(MetaError::Stopped),
-            Some(queue) => queue.try_send(Submission { requests, answer }).map_err(|error| match error {
-                TrySendError::Full(_) => MetaError::Busy,
-                TrySendError::Disconnected(_) => MetaError::Stopped,
-            }),
-        };
-        async move {
-            queued?;
-            outcome.await.map_err(|_| MetaError::Stopped)
-        }
-    }
+        from: MemberId,
+        snapshot: u64,
+        after: Vec<u8>,
+    ) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+}
 
-    /// Submits one request; see [`MetaHandle::submit`].
-    ///
-    /// # Errors
-    /// As [`MetaHandle::submit`].
-    pub async fn request(&self, request: Request) -> Result<Outcome, MetaError> {
-        self.submit(vec![request]).await?.pop().ok_or(MetaError::Stopped)
-    }
+/// A group of one has no others.
+pub struct NoPeers;
 
-    /// The newest state, unmoved by later writes. Linearizable: this member is the only voter, and what it has applied
-    /// includes all that was ever acknowledged.
-    pub fn view(&self) -> Snapshot<'_> {
-        self.state.snapshot()
-    }
+impl Peers for NoPeers {
+    fn tell(&self, _: MemberId, _: Vec<u8>) {}
 
-    /// The newest state, of which each read may be newer than the one before.
-    pub fn latest(&self) -> &Family {
-        &self.state
-    }
-
-    pub(crate) fn database(&self) -> &Database {
-        &self.database
-    }
-
-    pub(crate) fn metrics(&self) -> &MetaMetrics {
-        &self.metrics
+    fn page(&self, _: MemberId, _: u64, _: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        Box::pin(std::future::ready(Err("there is no other member".to_owned())))
     }
 }
 
-/// A group of one has nobody to send snapshots to.
-struct NoSnapshots;
-
-impl SnapshotSource for NoSnapshots {
-    fn take(&self) -> Option<TakenSnapshot> {
-        None
-    }
+/// What the thread is asked.
+pub enum Input {
+    Submit(Submission),
+    Read(Reader),
+    Raft(Vec<u8>),
+    Change(MemberChange, oneshot::Sender<Result<(), MetaError>>),
+    TransferLeader(MemberId),
+    /// The snapshot that a message brought was gathered, or could not be.
+    Gathered(Vec<u8>, Result<u64, MetaError>),
 }
 
-struct Driver {
-    pump: Pump<Family, NoSnapshots>,
-    state: Family,
-    queue: Receiver<Submission>,
+/// What a member knows of its group.
+#[derive(Debug, Clone, Default)]
+pub struct GroupStatus {
+    pub leader: Option<MemberId>,
+    pub leads: bool,
+    pub alone: bool,
+    pub term: u64,
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// Learners that have nearly all of the log.
+    pub caught_up: Vec<MemberId>,
+    pub applied: u64,
+}
+
+pub struct Driver {
+    pub me: MemberId,
+    pub pump: Pump<Family, Snapshots>,
+    pub store: MetaStore,
+    pub inputs: Receiver<Input>,
+    pub back: Sender<Input>,
+    pub peers: Arc<dyn Peers>,
+    pub runtime: Option<Handle>,
+    pub status: Arc<RwLock<GroupStatus>>,
+    pub keeper: watermark::Keeper,
+    pub stop: Arc<AtomicBool>,
+    pub metrics: MetaMetrics,
+    /// Names this life of the process in read questions, which are never asked twice under one name.
+    pub boot: [u8; 16],
     /// What was proposed and is not applied yet, in log order.
-    pending: VecDeque<Proposed>,
-    keeper: watermark::Keeper,
+    pub pending: VecDeque<Proposed>,
+    pub marks: u64,
+    pub reads: Reads,
     /// Since the log was compacted.
-    appended_bytes: u64,
-    applied: u64,
-    last_proposal: Instant,
-    stop: Arc<AtomicBool>,
-    metrics: MetaMetrics,
-}
-
-/// One entry's requests belong to these submissions.
-struct Proposed {
-    at: Instant,
-    answers: Vec<Answer>,
-}
-
-/// A submission's outcomes so far; `sender` is there in its last entry.
-struct Answer {
-    outcomes: usize,
-    done: Arc<std::sync::Mutex<Vec<Outcome>>>,
-    sender: Option<oneshot::Sender<Vec<Outcome>>>,
+    pub appended_bytes: u64,
+    pub applied: u64,
+    /// When an entry was last proposed here, or seen from another leader.
+    pub last_entry: Instant,
+    pub gathering: bool,
+    /// In which the pending entries were proposed.
+    pub term: u64,
 }
 
 impl Driver {
-    fn run(mut self) {
+    pub fn run(mut self) {
+        let mut next_tick = Instant::now() + TICK;
         while !self.stop.load(Ordering::Acquire) {
-            match self.queue.recv_timeout(TICK) {
-                Ok(first) => self.propose(first),
-                Err(RecvTimeoutError::Timeout) => self.pump.tick(),
+            match self.inputs.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+                Ok(first) => self.take(first),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                self.pump.tick();
+                next_tick = now + TICK;
             }
             if let Err(error) = self.drain() {
                 fail_stop("the metadata log or state", &error);
             }
+            self.publish();
         }
     }
 
-    /// Proposes `first` and everything that waits behind it, in entries of bounded size.
-    fn propose(&mut self, first: Submission) {
-        let mut entry = EntryBuilder::default();
-        let waiting = std::iter::once(first).chain(self.queue.try_iter().take(TURN)).collect::<Vec<_>>();
-        for submission in waiting {
-            let done = Arc::new(std::sync::Mutex::new(Vec::with_capacity(submission.requests.len())));
-            let mut outcomes = 0;
-            for request in submission.requests {
-                let bytes = size_of(&request.command);
-                if entry.bytes + bytes > RAFT_ENTRY_BYTES_MAX && !entry.requests.is_empty() {
-                    entry.answers.push(Answer { outcomes, done: done.clone(), sender: None });
-                    outcomes = 0;
-                    self.propose_entry(std::mem::take(&mut entry));
+    /// Takes `first` and what waits behind it; submissions among them share entries.
+    fn take(&mut self, first: Input) {
+        let mut submissions = Vec::new();
+        let waiting: Vec<Input> = std::iter::once(first).chain(self.inputs.try_iter().take(TURN)).collect();
+        for input in waiting {
+            match input {
+                Input::Submit(submission) => submissions.push(submission),
+                Input::Read(reader) => self.reads.add(reader),
+                Input::Raft(message) => self.receive(message),
+                Input::Change(change, answer) => {
+                    let result = self.pump.propose_change(Vec::new(), change);
+                    let _unheard = answer.send(result.map_err(|_| self.not_leader()));
                 }
-                entry.bytes += bytes;
-                entry.requests.push(request);
-                outcomes += 1;
+                Input::TransferLeader(to) => self.pump.transfer_leader(to),
+                Input::Gathered(message, result) => self.gathered(message, result),
             }
-            entry.answers.push(Answer { outcomes, done, sender: Some(submission.answer) });
         }
-        self.propose_entry(entry);
+        if !submissions.is_empty() {
+            for entry in pack(submissions) {
+                self.marks += 1;
+                let mark = self.marks;
+                let (entry, requests) = {
+                    let mut entry = entry;
+                    let requests = std::mem::take(&mut entry.requests);
+                    (entry.proposed(mark), requests)
+                };
+                self.propose(entry, requests);
+            }
+        }
     }
 
-    fn propose_entry(&mut self, entry: EntryBuilder) {
+    fn not_leader(&self) -> MetaError {
+        MetaError::NotLeader(self.pump.leader().filter(|leader| *leader != self.me))
+    }
+
+    fn propose(&mut self, entry: Proposed, requests: Vec<Request>) {
         let stamp_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let elapsed_ms = self.last_proposal.elapsed().as_millis() as u64;
-        // What is less than a millisecond is counted with the next entry.
-        self.last_proposal += Duration::from_millis(elapsed_ms);
-        let data = LogEntry { stamp_ms, elapsed_ms, requests: entry.requests }.to_bytes();
-        self.appended_bytes += data.len() as u64;
-        match self.pump.propose(Vec::new(), data) {
-            Ok(()) => self.pending.push_back(Proposed { at: Instant::now(), answers: entry.answers }),
-            // The senders are dropped, and their submitters told that the service stopped.
-            Err(error) => tracing::error!(%error, "an entry could not be proposed"),
+        let elapsed_ms = self.last_entry.elapsed().as_millis() as u64;
+        let data = LogEntry { stamp_ms, elapsed_ms, requests }.to_bytes();
+        let bytes = data.len() as u64;
+        let mark = [self.boot.as_slice(), &entry.mark.to_be_bytes()].concat();
+        match self.pump.propose(mark, data) {
+            Ok(()) => {
+                // What is less than a millisecond is counted with the next entry.
+                self.last_entry += Duration::from_millis(elapsed_ms);
+                self.appended_bytes += bytes;
+                self.term = self.pump.term();
+                self.pending.push_back(entry);
+            }
+            Err(_) => entry.fail(|| self.not_leader()),
         }
     }
 
-    fn drain(&mut self) -> Result<(), MetaError> {
+    fn receive(&mut self, message: Vec<u8>) {
+        match Envelope::open(&message) {
+            Ok(Envelope { snapshot: Some(snapshot), .. }) => {
+                self.gather(message, &snapshot.data, snapshot.index)
+            }
+            Ok(Envelope { snapshot: None, .. }) => self.step(&message),
+            Err(error) => tracing::warn!(%error, "a message of another member is ignored"),
+        }
+    }
+
+    fn step(&mut self, message: &[u8]) {
+        if let Err(error) = self.pump.step(message) {
+            tracing::warn!(%error, "a message of another member is ignored");
+        }
+    }
+
+    /// Fetches a snapshot in the background. Raft hears of it when it is whole.
+    fn gather(&mut self, message: Vec<u8>, ticket: &[u8], index: u64) {
+        let Some(runtime) = self.runtime.clone().filter(|_| !self.gathering && index > self.applied) else {
+            return;
+        };
+        let begun = Ticket::from_bytes(ticket).and_then(|ticket| Ok((ticket, self.store.begin_gathering()?)));
+        let (ticket, family) = match begun {
+            Ok(begun) => begun,
+            Err(error) => fail_stop("the metadata store, to take over a snapshot", &error),
+        };
+        self.gathering = true;
+        tracing::info!(index, from = ticket.member, "taking over the metadata from another member");
+        let (peers, back) = (self.peers.clone(), self.back.clone());
+        runtime.spawn(async move {
+            let result = fetch(&*peers, ticket, &family).await.map(|()| index);
+            // The thread may have stopped.
+            let _stopped = back.send(Input::Gathered(message, result));
+        });
+    }
+
+    fn gathered(&mut self, message: Vec<u8>, result: Result<u64, MetaError>) {
+        self.gathering = false;
+        match result.and_then(|index| self.store.gathered(index)) {
+            Ok(()) => self.step(&message),
+            // The leader sends it again.
+            Err(error) => tracing::warn!(%error, "the metadata could not be taken over yet"),
+        }
+    }
+
+    pub fn drain(&mut self) -> Result<(), MetaError> {
+        self.ask_for_reads();
         while let Some(work) = self.pump.poll()? {
-            self.keeper.raise(self.pump.log().last());
-            for entry in work.apply {
-                let index = entry.index;
-                self.apply(entry)?;
-                self.pump.applied(index);
+            self.carry_out(work)?;
+            self.ask_for_reads();
+        }
+        if self.pump.leads_alone() {
+            self.reads.release_all();
+        }
+        // What was proposed by a leader that is none any more may or may not be agreed on, by others.
+        if !self.pump.leads() || self.pump.term() != self.term {
+            for entry in std::mem::take(&mut self.pending) {
+                entry.fail(|| MetaError::LostLeadership);
             }
         }
         let log = self.pump.log();
-        let applied = self.applied;
         self.metrics.log_entries.set((log.last() - log.compacted()) as i64);
         if self.appended_bytes >= COMPACT_EVERY_BYTES {
             self.appended_bytes = 0;
-            self.pump.compact(applied)?;
+            let keep = if self.pump.leads_alone() { 0 } else { KEEP_FOR_FOLLOWERS };
+            let upto = self.applied.saturating_sub(keep);
+            if upto > log.compacted() {
+                self.pump.compact(upto)?;
+            }
         }
+        Ok(())
+    }
+
+    fn ask_for_reads(&mut self) {
+        if !self.pump.leads_alone()
+            && let Some(context) = self.reads.poll_question(&self.boot, Instant::now())
+        {
+            self.pump.read_index(context);
+        }
+    }
+
+    fn carry_out(&mut self, work: Work) -> Result<(), MetaError> {
+        if let Some(snapshot) = work.install {
+            let installed = self.store.install(self.pump.log().compacted())?;
+            assert!(installed, "raft hears only of snapshots that were gathered");
+            self.applied = snapshot.index;
+            self.pump.applied(snapshot.index);
+            self.last_entry = Instant::now();
+        }
+        self.keeper.raise(self.pump.log().last());
+        for (to, message) in work.send {
+            self.peers.tell(to, message);
+        }
+        for read in work.reads {
+            self.reads.answered(&read.context, read.index);
+        }
+        for entry in work.apply {
+            let index = entry.index;
+            self.apply(entry)?;
+            self.pump.applied(index);
+        }
+        self.reads.applied(self.applied);
         Ok(())
     }
 
     fn apply(&mut self, committed: CommittedEntry) -> Result<(), MetaError> {
         let entry = match committed.data.as_slice() {
-            // A new leader's first entry.
+            // A new leader's first entry, or a change of members.
             [] => None,
-            data => Some(LogEntry::from_bytes(data).map_err(holdfast_core::kv::KvError::from)?),
+            data => Some(LogEntry::from_bytes(data).map_err(KvError::from)?),
         };
-        let proposed = entry.is_some().then(|| self.pending.pop_front()).flatten();
+        let proposed = self.proposed(&committed.context);
+        if proposed.is_none() {
+            self.last_entry = Instant::now();
+            self.appended_bytes += committed.data.len() as u64;
+        }
         if let Some(proposed) = &proposed {
             self.metrics.commit_seconds.observe(proposed.at.elapsed().as_secs_f64());
         }
         let start = Instant::now();
-        let applied = apply(&self.state, committed.index, entry)?;
-        self.state.write(&applied.batch, Durability::Buffered)?;
+        let applied = {
+            let state = self.store.state.read().unwrap_or_else(PoisonError::into_inner);
+            let applied = apply(&*state, committed.index, entry)?;
+            state.write(&applied.batch, Durability::Buffered)?;
+            applied
+        };
         self.metrics.apply_seconds.observe(start.elapsed().as_secs_f64());
         self.metrics.entries.inc();
         self.metrics.requests.inc_by(applied.outcomes.len() as u64);
@@ -319,77 +329,51 @@ impl Driver {
         self.metrics.applied_index.set(committed.index as i64);
         self.metrics.collection_stopped.set(i64::from(applied.header.collection_stopped.is_some()));
         if let Some(proposed) = proposed {
-            answer(proposed.answers, applied.outcomes);
+            proposed.answer(applied.outcomes);
         }
         Ok(())
     }
-}
 
-/// Gives each submission its share of the entry's outcomes.
-fn answer(answers: Vec<Answer>, outcomes: Vec<Outcome>) {
-    let mut outcomes = outcomes.into_iter();
-    for Answer { outcomes: count, done, sender } in answers {
-        let mut so_far = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        so_far.extend(outcomes.by_ref().take(count));
-        if let Some(sender) = sender {
-            // Nobody may be waiting any more: the request was cancelled, and is applied all the same.
-            let _unheard = sender.send(std::mem::take(&mut so_far));
+    /// The pending proposal that an entry was marked with, if it was made here, in this life.
+    fn proposed(&mut self, context: &[u8]) -> Option<Proposed> {
+        let mark = context.strip_prefix(self.boot.as_slice())?;
+        let mark = u64::from_be_bytes(mark.try_into().ok()?);
+        // Those before it were dropped with an earlier term.
+        while self.pending.front().is_some_and(|entry| entry.mark < mark) {
+            if let Some(lost) = self.pending.pop_front() {
+                lost.fail(|| MetaError::LostLeadership);
+            }
+        }
+        self.pending.pop_front_if(|entry| entry.mark == mark)
+    }
+
+    pub fn publish(&self) {
+        let log = self.pump.log();
+        let mut status = self.status.write().unwrap_or_else(PoisonError::into_inner);
+        status.leader = self.pump.leader();
+        status.leads = self.pump.leads();
+        status.alone = self.pump.leads_alone();
+        status.term = self.pump.term();
+        status.applied = self.applied;
+        if status.voters != log.voters() || status.learners != log.learners() {
+            status.voters = log.voters().to_vec();
+            status.learners = log.learners().to_vec();
+        }
+        if !status.learners.is_empty() {
+            status.caught_up = self.pump.learners_within(100);
         }
     }
 }
 
-#[derive(Default)]
-struct EntryBuilder {
-    requests: Vec<Request>,
-    answers: Vec<Answer>,
-    bytes: usize,
-}
-
-/// An upper estimate of a command's encoded bytes.
-fn size_of(command: &Command) -> usize {
-    const FRAME: usize = 512;
-    let variable = match command {
-        Command::PutObject { key, object, .. } => {
-            let content = match &object.content {
-                NewContent::Inline(bytes) => bytes.len(),
-                NewContent::Segments(segments) => segments.len() * 32,
-            };
-            key.len() + content + attributes_size(&object.attributes) + object.parts.len() * 64
+async fn fetch(peers: &dyn Peers, ticket: Ticket, family: &Family) -> Result<(), MetaError> {
+    let mut after = Vec::new();
+    loop {
+        let bytes = peers.page(MemberId(ticket.member), ticket.snapshot, after).await;
+        let page = Page::from_bytes(&bytes.map_err(MetaError::Snapshot)?)?;
+        page.store(family)?;
+        match page.records.last() {
+            Some((key, _)) if !page.last => after = key.clone(),
+            Some(_) | None => return Ok(()),
         }
-        Command::RegisterPack(pack) => pack.chunks.len() * 72,
-        Command::RegisterSegment { chunks, .. } => chunks.len() * 40,
-        Command::CreateUpload { key, attributes, .. } => key.len() + attributes_size(attributes),
-        Command::PutPart { key, segments, .. } => key.len() + segments.len() * 32,
-        Command::CompleteUpload { key, parts, .. } => key.len() + parts.len() * 24,
-        Command::ReportShards { shards } => shards.len() * 24,
-        Command::DeletePacks { packs } | Command::TombstonePacks { packs } => packs.len() * 20,
-        Command::CreatePool { pgs, .. } => pgs.iter().map(|(_, pg)| 16 + pg.devices.len() * 5).sum(),
-        Command::CreateBucket { .. }
-        | Command::DeleteBucket { .. }
-        | Command::DeleteObject { .. }
-        | Command::AbortUpload { .. }
-        | Command::HoldLease { .. }
-        | Command::DropLease { .. }
-        | Command::Collect { .. }
-        | Command::RepairShards { .. }
-        | Command::PutDevice { .. }
-        | Command::ReplaceDevice { .. }
-        | Command::StopCollection { .. }
-        | Command::ResumeCollection
-        | Command::RaiseClusterVersion { .. } => holdfast_core::limits::KEY_BYTES_MAX,
-    };
-    FRAME + variable
-}
-
-fn attributes_size(attributes: &holdfast_meta_raft_machine::records::Attributes) -> usize {
-    let fixed = [
-        &attributes.content_type,
-        &attributes.cache_control,
-        &attributes.content_disposition,
-        &attributes.content_encoding,
-        &attributes.content_language,
-        &attributes.expires,
-    ];
-    let fixed: usize = fixed.into_iter().flatten().map(String::len).sum();
-    fixed + attributes.user.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>()
+    }
 }

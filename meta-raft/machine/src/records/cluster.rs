@@ -77,8 +77,10 @@ pub enum Duty {
     Serving,
     /// It gives its share to others, and still serves what it has.
     Draining,
-    /// Nothing is expected of it: what it held is made anew elsewhere.
+    /// Nothing is expected of it: what it held is made anew elsewhere. It serves again when it comes back.
     Out,
+    /// Out for good, by the operator's word.
+    Removed,
 }
 
 /// A slot for a disk.

@@ -1,0 +1,295 @@
+//! The metadata, asked over the network: finds the leader, and tries again where that is safe.
+//!
+//! Every request may be sent twice: those with a name are carried out once, and the others change nothing the second
+//! time. So a request goes on until it is answered or its patience ends, whoever leads meanwhile.
+
+use crate::MetaError;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use holdfast_core::{buffer::BufferPool, codec, ids::HostId, kv::KvError, roles::Role};
+use holdfast_meta_raft_machine::{
+    ask::{Ask, Question, Topology, TopologyNow},
+    command::{self, Outcome, Request},
+};
+use holdfast_net::{NetError, Remote, Target, Tls};
+use holdfast_proto::{self as proto, call::Method, failure::Code, reply};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
+
+/// How long a request goes on looking for somebody who answers.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long one member may take.
+const TRY: Duration = Duration::from_secs(3);
+
+/// The pause between rounds over all members.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// Submissions that share a call.
+const BATCH: usize = 256;
+
+/// Calls with submissions that are under way at once.
+const SUBMITS: usize = 8;
+
+/// Submissions that wait.
+const QUEUE: usize = 16_384;
+
+struct Job {
+    requests: Vec<Request>,
+    answer: oneshot::Sender<Result<Vec<Outcome>, MetaError>>,
+}
+
+struct Inner {
+    tls: Tls,
+    pool: BufferPool,
+    seeds: Vec<Remote>,
+    members: ArcSwap<BTreeMap<HostId, Remote>>,
+    /// Who led when last heard; 0 where unknown.
+    leader: AtomicU64,
+    turn: AtomicUsize,
+}
+
+/// The metadata behind the network. Cheap to clone.
+#[derive(Clone)]
+pub struct RemoteMeta {
+    inner: Arc<Inner>,
+    queue: mpsc::Sender<Job>,
+}
+
+impl RemoteMeta {
+    /// The metadata whose members are at `seeds`, at least one of them. Must be called within a runtime.
+    pub fn start(tls: Tls, seeds: &[String], pool: BufferPool) -> Self {
+        let seed = |address: &String| {
+            Remote::new(tls.clone(), Target::Any(Role::Meta), address.clone(), pool.clone())
+        };
+        let inner = Arc::new(Inner {
+            seeds: seeds.iter().map(seed).collect(),
+            tls,
+            pool,
+            members: ArcSwap::default(),
+            leader: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
+        });
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        tokio::spawn(run(inner.clone(), jobs));
+        Self { inner, queue }
+    }
+
+    /// See [`crate::MetaHandle::submit`].
+    ///
+    /// # Errors
+    /// The future's: where nobody answered in time, when it is unknown whether the requests are carried out.
+    pub fn submit(
+        &self,
+        requests: Vec<Request>,
+    ) -> impl Future<Output = Result<Vec<Outcome>, MetaError>> + Send + use<> {
+        let (answer, outcome) = oneshot::channel();
+        let queued = self.queue.try_send(Job { requests, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => MetaError::Busy,
+            mpsc::error::TrySendError::Closed(_) => MetaError::Stopped,
+        });
+        async move {
+            queued?;
+            outcome.await.map_err(|_| MetaError::Stopped)?
+        }
+    }
+
+    /// The linearizable answer to a question.
+    ///
+    /// # Errors
+    /// Where nobody answered in time.
+    pub async fn ask<Q: Question>(&self, question: Q) -> Result<Q::Answer, MetaError> {
+        let ask: Ask = question.into();
+        let payload = Bytes::from(ask.to_bytes());
+        let (_, bytes) = self.inner.call(Method::Ask(proto::Ask {}), payload, PATIENCE).await?;
+        Ok(codec::decode("an answer of the metadata", &bytes).map_err(KvError::from)?)
+    }
+
+    /// Calls whichever member answers, the leader first.
+    ///
+    /// # Errors
+    /// Where nobody answered in time, or it was refused.
+    pub async fn call(&self, method: Method, payload: Bytes) -> Result<reply::Result, MetaError> {
+        Ok(self.inner.call(method, payload, PATIENCE).await?.0)
+    }
+
+    /// Tells all members something that needs no answer.
+    pub fn tell_all(&self, method: &Method) {
+        let members = self.inner.members.load();
+        let members: Vec<Remote> =
+            if members.is_empty() { self.inner.seeds.clone() } else { members.values().cloned().collect() };
+        members.iter().for_each(|member| member.tell(method.clone(), Bytes::new()));
+    }
+
+    /// Reads who belongs to the cluster, and speaks with its members from then on.
+    ///
+    /// # Errors
+    /// Where nobody answered in time.
+    pub async fn refresh(&self) -> Result<Topology, MetaError> {
+        let topology = self.ask(TopologyNow {}).await?;
+        let known = self.inner.members.load();
+        let mut members = BTreeMap::new();
+        for (id, host) in
+            topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked)
+        {
+            let remote = known.get(id).filter(|remote| remote.address() == host.address).cloned();
+            let remote = remote.unwrap_or_else(|| {
+                let Inner { tls, pool, .. } = &*self.inner;
+                Remote::new(tls.clone(), Target::Host(*id), host.address.clone(), pool.clone())
+            });
+            members.insert(*id, remote);
+        }
+        self.inner.members.store(Arc::new(members));
+        Ok(topology)
+    }
+}
+
+impl Inner {
+    /// Whom to try now: the leader where it is known, or else one after another.
+    fn pick(&self) -> Option<Remote> {
+        let members = self.members.load();
+        let leader = HostId(self.leader.load(Ordering::Relaxed));
+        if let Some(remote) = members.get(&leader) {
+            return Some(remote.clone());
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if members.is_empty() {
+            return self.seeds.get(turn % self.seeds.len().max(1)).cloned();
+        }
+        members.values().nth(turn % members.len()).cloned()
+    }
+
+    /// What to make of a failed try: `None` where another may do better.
+    fn learn(&self, error: &NetError) -> Option<MetaError> {
+        match error {
+            NetError::Failed(failure) => match failure.code() {
+                Code::NotLeader => self.leader.store(failure.given, Ordering::Relaxed),
+                Code::Busy | Code::Stopping | Code::Deadline | Code::Internal => self.forget_leader(),
+                Code::Unknown
+                | Code::Unimplemented
+                | Code::Denied
+                | Code::BadRequest
+                | Code::NotFound
+                | Code::Damaged
+                | Code::StaleEpoch
+                | Code::Full
+                | Code::Range
+                | Code::Disk
+                | Code::Index
+                | Code::NoDevice
+                | Code::Rejected => return Some(MetaError::Refused(failure.message.clone())),
+            },
+            NetError::Unreachable { .. }
+            | NetError::Broken(_)
+            | NetError::Deadline(_)
+            | NetError::Protocol(_) => {
+                self.forget_leader();
+            }
+        }
+        None
+    }
+
+    fn forget_leader(&self) {
+        self.leader.store(0, Ordering::Relaxed);
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<(reply::Result, Bytes), MetaError> {
+        let deadline = Instant::now() + patience;
+        let mut tries = 0;
+        loop {
+            let Some(remote) = self.pick() else {
+                return Err(MetaError::Unreachable("no member is known".to_owned()));
+            };
+            let error = match remote.call(method.clone(), payload.clone(), TRY).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if let Some(refused) = self.learn(&error) {
+                return Err(refused);
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(MetaError::Unreachable(error.to_string()));
+            }
+            tries += 1;
+            // A hint is followed at once; a whole round without an answer is followed by a pause.
+            if tries % self.members.load().len().max(self.seeds.len()).max(1) == 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Sends submissions, in order, many to a call.
+async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>) {
+    let permits = Arc::new(Semaphore::new(SUBMITS));
+    while let Some(first) = jobs.recv().await {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        let mut counts = Vec::with_capacity(batch.len());
+        let mut requests = Vec::new();
+        for job in batch {
+            counts.push((job.requests.len(), job.answer));
+            requests.extend(job.requests);
+        }
+        let payload = Bytes::from(command::encode_requests(requests));
+        // The first try is sent from here, so that calls leave in order.
+        let method = || Method::Submit(proto::Submit {});
+        let first = match inner.pick() {
+            Some(remote) => remote.start(method(), payload.clone(), TRY).await.ok(),
+            None => None,
+        };
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let answer = match first {
+                Some(pending) => match pending.answer().await {
+                    Ok(answer) => Ok(answer),
+                    Err(error) => match inner.learn(&error) {
+                        Some(refused) => Err(refused),
+                        None => inner.call(method(), payload, PATIENCE).await,
+                    },
+                },
+                None => {
+                    inner.forget_leader();
+                    inner.call(method(), payload, PATIENCE).await
+                }
+            };
+            let outcomes = answer.and_then(|(_, bytes)| {
+                command::decode_outcomes(&bytes).map_err(|error| MetaError::Store(error.into()))
+            });
+            match outcomes {
+                Ok(outcomes) => {
+                    let mut outcomes = outcomes.into_iter();
+                    for (count, answer) in counts {
+                        let _unheard = answer.send(Ok(outcomes.by_ref().take(count).collect()));
+                    }
+                }
+                Err(error) => {
+                    for (_, answer) in counts {
+                        let _unheard = answer.send(Err(MetaError::Unreachable(error.to_string())));
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,388 @@
+//! What a metadata member answers to others: requests and questions, raft, joining, heartbeats.
+
+use crate::{Beats, MetaError, MetaHandle, Peers};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use holdfast_core::{
+    buffer::BufferPool,
+    ids::HostId,
+    roles::{Role, Roles},
+};
+use holdfast_meta_raft_machine::{
+    ask::{Ask, AuthorityNow, TopologyNow},
+    command::{self, Command, Outcome, Request},
+    records::{Authority, Host},
+};
+use holdfast_meta_raft_pump::{MemberChange, MemberId};
+use holdfast_net::{Answer, Caller, Handler, Remote, Target, Tls, authority};
+use holdfast_proto::{
+    self as proto, Done, Failure, HealthNow, Joined, Renewed, call::Method, failure::Code, reply,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+/// How long another member may take over a page of a snapshot.
+const PAGE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The other members, as their addresses are known.
+pub struct NetPeers {
+    tls: Tls,
+    pool: BufferPool,
+    members: ArcSwap<BTreeMap<HostId, Remote>>,
+}
+
+impl NetPeers {
+    pub fn new(tls: Tls, pool: BufferPool) -> Self {
+        Self { tls, pool, members: ArcSwap::default() }
+    }
+
+    /// Speaks with these members from now on.
+    pub fn set(&self, addresses: &BTreeMap<HostId, String>) {
+        let known = self.members.load();
+        let same = addresses.len() == known.len()
+            && addresses
+                .iter()
+                .all(|(id, address)| known.get(id).is_some_and(|one| one.address() == address));
+        if same {
+            return;
+        }
+        let remote = |(id, address): (&HostId, &String)| {
+            let remote = known.get(id).filter(|remote| remote.address() == address).cloned();
+            let remote = remote.unwrap_or_else(|| {
+                Remote::new(self.tls.clone(), Target::Host(*id), address.clone(), self.pool.clone())
+            });
+            (*id, remote)
+        };
+        self.members.store(Arc::new(addresses.iter().map(remote).collect()));
+    }
+}
+
+impl Peers for NetPeers {
+    fn tell(&self, to: MemberId, message: Vec<u8>) {
+        if let Some(remote) = self.members.load().get(&HostId(to.0)) {
+            remote.tell(Method::Raft(proto::Raft {}), message.into());
+        }
+    }
+
+    fn page(
+        &self,
+        from: MemberId,
+        snapshot: u64,
+        after: Vec<u8>,
+    ) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let remote = self.members.load().get(&HostId(from.0)).cloned();
+        Box::pin(async move {
+            let remote = remote.ok_or_else(|| "the member's address is not known yet".to_owned())?;
+            let method = Method::SnapshotPage(proto::SnapshotPage { snapshot, after });
+            let answer = remote.call(method, Bytes::new(), PAGE_PATIENCE).await;
+            answer.map(|(_, page)| page.to_vec()).map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// A member's side of the network. Raft's thread is known once it runs.
+#[derive(Clone, Default)]
+pub struct MetaService {
+    handle: Arc<OnceLock<MetaHandle>>,
+    beats: Beats,
+}
+
+impl MetaService {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves from now on.
+    pub fn open(&self, handle: MetaHandle) {
+        let _opened_before = self.handle.set(handle);
+    }
+
+    pub fn beats(&self) -> &Beats {
+        &self.beats
+    }
+}
+
+fn failure(error: MetaError) -> Failure {
+    let code = match &error {
+        MetaError::NotLeader(leader) => {
+            let given = leader.map_or(0, |leader| leader.0);
+            return Failure { given, ..Failure::new(Code::NotLeader, error.to_string()) };
+        }
+        MetaError::Busy => Code::Busy,
+        MetaError::Stopped => Code::Stopping,
+        MetaError::LostLeadership | MetaError::Snapshot(_) | MetaError::Unreachable(_) => Code::NotLeader,
+        MetaError::Refused(_) => Code::Denied,
+        MetaError::Store(_) | MetaError::Log(_) | MetaError::Pump(_) | MetaError::Io { .. } => Code::Internal,
+    };
+    Failure::new(code, error.to_string())
+}
+
+fn denied(what: &str) -> Failure {
+    Failure::new(Code::Denied, format!("only {what} may do that"))
+}
+
+fn done(payload: Vec<u8>) -> Answer {
+    Ok((reply::Result::Done(Done {}), payload.into()))
+}
+
+/// Who may give a command.
+fn permitted(command: &Command, caller: Caller) -> bool {
+    let (operator, meta) = (caller.has(Role::Operator), caller.has(Role::Meta));
+    let (storage, gateway) = (caller.has(Role::Storage), caller.has(Role::Gateway));
+    match command {
+        Command::CreateBucket { .. }
+        | Command::DeleteBucket { .. }
+        | Command::PutObject { .. }
+        | Command::DeleteObject { .. }
+        | Command::CreateUpload { .. }
+        | Command::PutPart { .. }
+        | Command::CompleteUpload { .. }
+        | Command::AbortUpload { .. }
+        | Command::RegisterSegment { .. }
+        | Command::HoldLease { .. }
+        | Command::DropLease { .. } => gateway,
+        Command::RegisterPack(_) | Command::ReportShards { .. } => gateway || storage,
+        Command::DeletePacks { .. }
+        | Command::TombstonePacks { .. }
+        | Command::RepairShards { .. }
+        | Command::ReplaceDevice { .. }
+        | Command::PlacePack { .. }
+        | Command::SettlePg { .. } => storage,
+        // Only of itself.
+        Command::MoveHost { id, .. } | Command::AddDevice { host: id, .. } => caller.host() == Some(*id),
+        Command::MakeToken { .. }
+        | Command::RevokeHost { .. }
+        | Command::SetDuty { .. }
+        | Command::Reweigh { .. }
+        | Command::AllowReplacement { .. }
+        | Command::FoundPool { .. }
+        | Command::StopCollection { .. }
+        | Command::ResumeCollection => operator || meta,
+        // Members do these themselves, and nobody from outside.
+        Command::FoundCluster { .. }
+        | Command::AdmitHost { .. }
+        | Command::ReassignPg { .. }
+        | Command::Collect { .. }
+        | Command::PutDevice { .. }
+        | Command::CreatePool { .. }
+        | Command::RaiseClusterVersion { .. } => false,
+    }
+}
+
+/// Who may know an answer: secrets are for those who need them.
+fn may_know(ask: &Ask, caller: Caller) -> bool {
+    match ask {
+        Ask::AuthorityNow(_) | Ask::TokenOf(_) => false,
+        Ask::AccessKeys(_) => caller.has(Role::Gateway) || caller.has(Role::Operator),
+        Ask::HeaderNow(_)
+        | Ask::BucketNamed(_)
+        | Ask::AllBuckets(_)
+        | Ask::CurrentVersion(_)
+        | Ask::InlineBytes(_)
+        | Ask::SegmentOf(_)
+        | Ask::ChunksOf(_)
+        | Ask::Locate(_)
+        | Ask::Deduplicates(_)
+        | Ask::PackOf(_)
+        | Ask::Packs(_)
+        | Ask::DegradedPacks(_)
+        | Ask::ReclaimablePacks(_)
+        | Ask::TopologyNow(_)
+        | Ask::UploadOf(_)
+        | Ask::UploadsAfter(_)
+        | Ask::PartsOf(_)
+        | Ask::Listing(_)
+        | Ask::HostOf(_) => true,
+    }
+}
+
+impl Handler for MetaService {
+    fn call(&self, from: Caller, method: Method, payload: Bytes) -> BoxFuture<'static, Answer> {
+        let Some(handle) = self.handle.get().cloned() else {
+            let starting = Failure::new(Code::Stopping, "the member is starting");
+            return Box::pin(std::future::ready(Err(starting)));
+        };
+        if let Err(refused) = check_caller(&handle, from) {
+            return Box::pin(std::future::ready(Err(refused)));
+        }
+        match method {
+            Method::Submit(_) => submit(&handle, from, &payload),
+            Method::Ask(_) => Box::pin(ask(handle, from, payload)),
+            Method::Raft(_) => {
+                let known = from.has(Role::Meta);
+                let result = if known {
+                    handle.receive(payload.to_vec()).map_err(failure)
+                } else {
+                    Err(denied("members"))
+                };
+                Box::pin(std::future::ready(result.map(|()| (reply::Result::Done(Done {}), Bytes::new()))))
+            }
+            Method::SnapshotPage(wanted) => Box::pin(async move {
+                if !from.has(Role::Meta) {
+                    return Err(denied("members"));
+                }
+                match handle.snapshot_page(wanted.snapshot, &wanted.after).map_err(failure)? {
+                    Some(page) => done(page),
+                    None => Err(Failure::new(Code::NotFound, "the snapshot is not held any more")),
+                }
+            }),
+            Method::Join(wanted) => Box::pin(join(handle, wanted)),
+            Method::Renew(wanted) => Box::pin(renew(handle, from, wanted)),
+            Method::Beat(beat) => {
+                if let Some(host) = from.host() {
+                    self.beats.heard(host, beat.devices);
+                }
+                Box::pin(std::future::ready(done(Vec::new())))
+            }
+            Method::Health(_) => {
+                let answer = reply::Result::Health(health(&handle, &self.beats));
+                Box::pin(std::future::ready(Ok((answer, Bytes::new()))))
+            }
+            Method::ChangeMember(wanted) => Box::pin(async move {
+                if !from.has(Role::Operator) {
+                    return Err(denied("operators"));
+                }
+                let member = MemberId(wanted.host);
+                let change = if wanted.remove {
+                    MemberChange::Remove(member)
+                } else {
+                    MemberChange::AddLearner(member)
+                };
+                handle.change(change).await.map_err(failure)?;
+                done(Vec::new())
+            }),
+            Method::TransferLeader(wanted) => Box::pin(async move {
+                if !from.has(Role::Operator) {
+                    return Err(denied("operators"));
+                }
+                if !handle.leads() {
+                    return Err(failure(MetaError::NotLeader(handle.status().leader)));
+                }
+                handle.transfer_leader(MemberId(wanted.host)).map_err(failure)?;
+                done(Vec::new())
+            }),
+            Method::PutShard(_) | Method::ReadShard(_) | Method::DeleteShards(_) => {
+                let nothing = Failure::new(Code::Unimplemented, "this process keeps no shards");
+                Box::pin(std::future::ready(Err(nothing)))
+            }
+        }
+    }
+}
+
+/// Refuses hosts that were revoked. What this member knows may be a moment old.
+fn check_caller(handle: &MetaHandle, from: Caller) -> Result<(), Failure> {
+    let Caller::Host { host, .. } = from else { return Ok(()) };
+    let record = handle.glance(&holdfast_meta_raft_machine::ask::HostOf { id: host }).map_err(failure)?;
+    match record {
+        Some(record) if record.revoked => Err(Failure::new(Code::Denied, format!("host {host} was revoked"))),
+        // A member that is behind does not know it yet.
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn submit(handle: &MetaHandle, from: Caller, payload: &[u8]) -> BoxFuture<'static, Answer> {
+    let requests = command::decode_requests(payload);
+    let requests = match requests {
+        Ok(requests) => requests,
+        Err(error) => {
+            let failure = Failure::new(Code::BadRequest, error.to_string());
+            return Box::pin(std::future::ready(Err(failure)));
+        }
+    };
+    if let Some(request) = requests.iter().find(|request| !permitted(&request.command, from)) {
+        let text = format!("the caller may not do that: {:.40}", format!("{:?}", request.command));
+        return Box::pin(std::future::ready(Err(Failure::new(Code::Denied, text))));
+    }
+    // Queued before this returns, so that calls of one connection keep their order.
+    let submitted = handle.submit(requests);
+    Box::pin(async move { done(command::encode_outcomes(submitted.await.map_err(failure)?)) })
+}
+
+async fn ask(handle: MetaHandle, from: Caller, payload: Bytes) -> Answer {
+    let ask = Ask::from_bytes(&payload).map_err(|error| Failure::new(Code::BadRequest, error.to_string()))?;
+    if !may_know(&ask, from) {
+        return Err(denied("others"));
+    }
+    done(handle.ask_any(&ask).await.map_err(failure)?)
+}
+
+fn health(handle: &MetaHandle, beats: &Beats) -> HealthNow {
+    let status = handle.status();
+    let (hosts, devices) = beats.report();
+    HealthNow {
+        leader: status.leader.map_or(0, |leader| leader.0),
+        term: status.term,
+        voters: status.voters,
+        learners: status.learners,
+        applied: status.applied,
+        hosts,
+        devices,
+    }
+}
+
+async fn authority_of(handle: &MetaHandle) -> Result<Authority, Failure> {
+    let authority = handle.ask(AuthorityNow {}).await.map_err(failure)?;
+    authority.ok_or_else(|| Failure::new(Code::Internal, "this system is no cluster"))
+}
+
+/// Lets a host in that knows a token's secret.
+async fn join(handle: MetaHandle, wanted: proto::Join) -> Answer {
+    let bad = |text: String| Failure::new(Code::BadRequest, text);
+    if !handle.leads() {
+        // Its address goes along: who joins knows no other member yet.
+        let topology = handle.glance(&TopologyNow {}).map_err(failure)?;
+        let leader = handle.status().leader.map(|leader| HostId(leader.0));
+        let address =
+            topology.hosts.iter().find(|(id, _)| Some(*id) == leader).map(|(_, host)| &host.address);
+        let text = address.cloned().unwrap_or_default();
+        return Err(Failure::new(Code::NotLeader, text));
+    }
+    let mut secret = [0; 32];
+    hex_decode(&wanted.secret, &mut secret).ok_or_else(|| bad("the token is malformed".to_owned()))?;
+    let place = wanted.place.parse().map_err(|error| bad(format!("{error}")))?;
+    let roles: Roles = Role::ALL.into_iter().filter(|role| wanted.roles & *role as u32 != 0).collect();
+    let authority = authority_of(&handle).await?;
+    let host = Host { name: wanted.name, roles, address: wanted.address, place, revoked: false };
+    let admit = Command::AdmitHost { token: *blake3::hash(&secret).as_bytes(), host };
+    let outcome = handle.request(Request::idempotent(admit)).await.map_err(failure)?;
+    let outcome =
+        outcome.accepted().map_err(|rejection| Failure::new(Code::Denied, rejection.to_string()))?;
+    let Outcome::Host(host) = outcome else {
+        return Err(Failure::new(Code::Internal, "the host was let in without a number"));
+    };
+    let certificate = certify(&authority, &wanted.request, host, roles).map_err(bad)?;
+    tracing::info!(%host, %roles, "a host joined");
+    let joined =
+        Joined { host: host.0, certificate, authority: authority.certificate, cluster: authority.cluster };
+    Ok((reply::Result::Joined(joined), Bytes::new()))
+}
+
+fn hex_decode(text: &str, into: &mut [u8; 32]) -> Option<()> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let bytes = text.as_bytes();
+    if bytes.len() != 64 {
+        return None;
+    }
+    for (into, pair) in into.iter_mut().zip(bytes.chunks(2)) {
+        *into = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(())
+}
+
+fn certify(authority: &Authority, request: &[u8], host: HostId, roles: Roles) -> Result<Vec<u8>, String> {
+    let signer = authority::Signed { certificate: authority.certificate.clone(), key: authority.key.clone() };
+    authority::sign(&signer, request, host, roles, authority::HOST_LIFE).map_err(|error| error.to_string())
+}
+
+/// Gives a host a new certificate, in the roles that it has.
+async fn renew(handle: MetaHandle, from: Caller, wanted: proto::Renew) -> Answer {
+    let Caller::Host { host, roles } = from else { return Err(denied("hosts")) };
+    let authority = authority_of(&handle).await?;
+    let certificate = certify(&authority, &wanted.request, host, roles);
+    let certificate = certificate.map_err(|text| Failure::new(Code::BadRequest, text))?;
+    Ok((reply::Result::Renewed(Renewed { certificate }), Bytes::new()))
+}
