@@ -6,7 +6,7 @@ use crate::{
     identity::{Identity, IdentityError},
 };
 use holdfast_core::{
-    ids::{DeviceId, Incarnation},
+    ids::{DeviceId, HostId, Incarnation},
     topology::FailureDomain,
 };
 use holdfast_gateway_server::{
@@ -17,13 +17,14 @@ use holdfast_gateway_server::{
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
+    CLUSTER_VERSION,
+    ask::TopologyNow,
     command::{Command, Outcome, Request},
-    query,
-    records::{Device as DeviceRecord, Pool},
+    records::{DeviceSpec, PoolSpec},
 };
 use holdfast_meta_raft_planner::{first_table, lint};
 use holdfast_meta_raft_server::{
-    Collector, CollectorConfig, MetaConfig, MetaError, MetaHandle, MetaMetrics, MetaNode,
+    Collector, CollectorConfig, MemberId, Meta, MetaConfig, MetaError, MetaMetrics, MetaNode, NoPeers,
 };
 use holdfast_storage_node_server::{Device, DeviceMetrics};
 use prometheus::Registry;
@@ -79,6 +80,11 @@ fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> SystemE
     move |error| SystemError::Io(path.as_ref().display().to_string(), error)
 }
 
+/// The only member of a system in one process.
+fn lone_member(dir: PathBuf) -> MetaConfig {
+    MetaConfig::new(dir, MemberId(HostId::LOCAL.0), true, rand::random())
+}
+
 /// Lets garbage collection go on in a system that is not running.
 ///
 /// # Errors
@@ -90,7 +96,7 @@ pub fn resume_collection(data: &Path) -> Result<(), SystemError> {
     }
     let lock = DirLock::acquire(data).map_err(io_at(data))?;
     let _lock = lock.ok_or_else(|| SystemError::InUse(data.display().to_string()))?;
-    let node = MetaNode::start(&MetaConfig::new(dir), MetaMetrics::new(&Registry::new())?)?;
+    let node = MetaNode::start(&lone_member(dir), Arc::new(NoPeers), MetaMetrics::new(&Registry::new())?)?;
     let resume = node.handle().submit(vec![Request::idempotent(Command::ResumeCollection)]);
     futures::executor::block_on(resume)?;
     println!("garbage collection goes on when the system starts");
@@ -115,8 +121,10 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let mut identity = Identity::read_or_make(&config)?;
     let registry = Registry::new();
     let meta_metrics = MetaMetrics::new(&registry)?;
-    let node = MetaNode::start(&MetaConfig::new(config.data.join("meta")), meta_metrics)?;
-    let meta = node.handle();
+    let node = MetaNode::start(&lone_member(config.data.join("meta")), Arc::new(NoPeers), meta_metrics)?;
+    let local = node.handle();
+    let meta = Meta::Local(local.clone());
+    raise_version(&meta).await?;
     let (slots, open_device) = open_devices(&config, &identity, &registry)?;
     if !identity.ready {
         set_up(&config, &meta, &slots).await?;
@@ -127,7 +135,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
 
     let engine_config = EngineConfig::new(config.profile, config.gc_grace);
     let gateway_metrics = GatewayMetrics::new(&registry)?;
-    let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone())?;
+    let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone()).await?;
     let maintenance_config = MaintenanceConfig {
         open_device,
         scrub_period: config.scrub_period,
@@ -136,7 +144,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let maintenance = Maintenance::new(engine.clone(), maintenance_config);
     maintenance.admit_all().await?;
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
-    let collector = Collector::new(meta.clone(), collector_config);
+    let collector = Collector::new(local, collector_config);
 
     let service =
         S3Door::new(engine).into_service(Credentials::new(keys.access_key.clone(), keys.secret_key.clone()));
@@ -222,26 +230,35 @@ fn open_devices(
     Ok((DeviceSlots::new(slots), open))
 }
 
+/// One process is one version: nobody else has to understand it.
+async fn raise_version(meta: &Meta) -> Result<(), SystemError> {
+    let command = Command::RaiseClusterVersion { version: CLUSTER_VERSION };
+    match meta.request(Request::idempotent(command)).await? {
+        Outcome::Done => Ok(()),
+        other => Err(SystemError::SetUp(other)),
+    }
+}
+
 /// Makes the pool: devices, placement groups.
-async fn set_up(config: &Config, meta: &MetaHandle, slots: &DeviceSlots) -> Result<(), SystemError> {
+async fn set_up(config: &Config, meta: &Meta, slots: &DeviceSlots) -> Result<(), SystemError> {
     let mut devices = BTreeMap::new();
     for (slot, device) in slots.ids().zip(&config.devices) {
-        let Some(opened) = slots.get(slot) else {
+        let Some(opened) = slots.local(slot) else {
             let (in_service, total) = (slots.in_service().len(), config.devices.len());
             return Err(SystemError::TooFewDevices { in_service, total, need: total });
         };
         // Devices of one process share its disk: none is larger than another.
-        let record =
-            DeviceRecord { incarnation: opened.incarnation(), place: device.place.clone(), weight: 1 };
-        devices.insert(slot, record);
+        let spec = DeviceSpec { incarnation: opened.incarnation(), place: device.place.clone(), weight: 1 };
+        devices.insert(slot, spec);
     }
-    if query::pool(meta.latest()).map_err(MetaError::from)?.is_some() {
+    if meta.ask(TopologyNow {}).await?.pool.is_some() {
         return Ok(());
     }
     let domain = FailureDomain::Device;
-    let table = first_table(config.profile, domain, &devices, PG_COUNT)
+    let records = devices.iter().map(|(id, spec)| (*id, spec.clone().on(HostId::LOCAL))).collect();
+    let table = first_table(config.profile, domain, &records, PG_COUNT)
         .map_err(|e| SystemError::Plan(e.to_string()))?;
-    let breaches = lint(config.profile, domain, &devices, &table);
+    let breaches = lint(config.profile, domain, &records, &table);
     if !breaches.is_empty() {
         return Err(SystemError::Plan(breaches.join("; ")));
     }
@@ -249,7 +266,8 @@ async fn set_up(config: &Config, meta: &MetaHandle, slots: &DeviceSlots) -> Resu
         .into_iter()
         .map(|(id, device)| Request::idempotent(Command::PutDevice { id, device }))
         .collect();
-    let pool = Pool { profile: config.profile, pg_count: PG_COUNT };
+    let pool = PoolSpec { profile: config.profile, pg_count: PG_COUNT };
+    let table = table.into_iter().map(|(id, pg)| (id, pg.spec())).collect();
     requests.push(Request::idempotent(Command::CreatePool { pool, pgs: table }));
     match meta.submit(requests).await?.pop() {
         Some(Outcome::Done) => Ok(()),

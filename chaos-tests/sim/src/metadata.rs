@@ -457,6 +457,6 @@ fn put(key: &str, value: u64) -> Command {
 
 fn read(state: &MemStore, key: &str) -> Option<u64> {
     let version = query::object(state, BUCKET, key.as_bytes()).ok()??;
-    let bytes = query::inline(state, BUCKET, &version).ok()??;
+    let bytes = query::inline(state, BUCKET, version.node, version.id).ok()??;
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }

@@ -1,6 +1,9 @@
 //! Time, for the drivers: what is pure gets it as an argument.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// The wall clock, in milliseconds since 1970.
 pub fn unix_ms() -> u64 {
@@ -23,5 +26,27 @@ impl Stopwatch {
     /// The instant at which the stopwatch shows `at`.
     pub fn instant(&self, at: Duration) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.0 + at)
+    }
+}
+
+/// How long the metadata's clock is believed without asking. Far less than any grace period or memory of requests.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// The metadata's clock as it was last read, and how much time has passed here since.
+#[derive(Default)]
+pub struct MetaClock(Mutex<Option<(u64, Instant)>>);
+
+impl MetaClock {
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clock in milliseconds; never ahead of it, and `None` where it must be read again.
+    pub fn now(&self) -> Option<u64> {
+        (*self.lock()).filter(|(_, at)| at.elapsed() < BELIEVED).map(|(clock_ms, _)| clock_ms)
+    }
+
+    pub fn set(&self, clock_ms: u64) {
+        *self.lock() = Some((clock_ms, Instant::now()));
     }
 }

@@ -12,10 +12,10 @@ use holdfast_core::{
     pack::Entry,
 };
 use holdfast_meta_raft_machine::{
-    query,
-    records::{ChunkRef, Content, Pack, SegmentRef, Version},
+    ask::{ChunksOf, Found, InlineBytes, Locate, SegmentOf},
+    records::{ChunkRef, Content, SegmentRef, Version},
 };
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Runs that are read at once for one client.
@@ -39,7 +39,7 @@ impl Engine {
     ///
     /// # Errors
     /// Where the metadata cannot be read. Errors of the bytes come in the stream, which ends then.
-    pub fn content(
+    pub async fn content(
         &self,
         bucket: BucketId,
         version: &Version,
@@ -47,8 +47,8 @@ impl Engine {
     ) -> Result<impl Stream<Item = Result<Bytes, EngineError>> + Send + use<>, EngineError> {
         let segments = match &version.content {
             Content::Inline => {
-                let bytes =
-                    query::inline(self.shared.meta.latest(), bucket, version)?.ok_or(EngineError::Gone)?;
+                let question = InlineBytes { bucket, node: version.node, version: version.id };
+                let bytes = self.shared.meta.ask(question).await?.ok_or(EngineError::Gone)?;
                 let bytes = Bytes::from(bytes);
                 let wanted = bytes.slice(range.start as usize..range.end as usize);
                 return Ok(stream::once(std::future::ready(Ok(wanted))).left_stream());
@@ -57,12 +57,16 @@ impl Engine {
         };
         let shared = self.shared.clone();
         let resolve = shared.clone();
-        let runs = stream::iter(segments).flat_map(move |(segment, wanted)| {
-            match runs_of(&resolve, segment, wanted) {
-                Ok(runs) => stream::iter(runs.into_iter().map(Ok).collect::<Vec<_>>()),
-                Err(error) => stream::iter(vec![Err(error)]),
+        let runs = stream::iter(segments).then(move |(segment, wanted)| {
+            let shared = resolve.clone();
+            async move {
+                match runs_of(&shared, segment, wanted).await {
+                    Ok(runs) => stream::iter(runs.into_iter().map(Ok).collect::<Vec<_>>()),
+                    Err(error) => stream::iter(vec![Err(error)]),
+                }
             }
         });
+        let runs = Box::pin(runs).flatten();
         let read = runs.map(move |run| {
             let shared = shared.clone();
             async move { shared.read_run(run?).await }
@@ -113,8 +117,8 @@ fn wanted_segments(segments: &[SegmentRef], range: &Range<u64>) -> Vec<(SegmentR
 }
 
 /// The runs of a segment's part: chunks that lie one behind another in one pack.
-fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<Vec<Run>, EngineError> {
-    let record = query::segment(shared.meta.latest(), segment.id)?.ok_or(EngineError::Gone)?;
+async fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<Vec<Run>, EngineError> {
+    let record = shared.meta.ask(SegmentOf { id: segment.id }).await?.ok_or(EngineError::Gone)?;
     let mut start = 0;
     let mut chunks = Vec::new();
     for chunk in record.chunks {
@@ -124,7 +128,8 @@ fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<V
         }
         start = end;
     }
-    let found = query::chunks(shared.meta.latest(), DOMAIN, chunks.iter().map(|(chunk, _)| chunk.id))?;
+    let ids = chunks.iter().map(|(chunk, _)| chunk.id).collect();
+    let found = shared.meta.ask(ChunksOf { domain: DOMAIN, ids }).await?;
     let mut runs: Vec<Run> = Vec::new();
     // Where the last run ends: its pack, the offset behind it, and its stored bytes.
     let mut tail: Option<(PackId, u32, u32)> = None;
@@ -177,7 +182,7 @@ impl Shared {
         domain: DomainId,
         chunks: &[ChunkRef],
     ) -> Result<Vec<Bytes>, EngineError> {
-        let located = self.locate(domain, chunks)?;
+        let located = self.locate(domain, chunks).await?;
         let mut read = Vec::with_capacity(chunks.len());
         // One run, unless chunks were moved since it was made.
         for run in
@@ -188,20 +193,12 @@ impl Shared {
         Ok(read)
     }
 
-    fn locate(&self, domain: DomainId, chunks: &[ChunkRef]) -> Result<Vec<Located>, EngineError> {
-        let view = self.meta.view();
-        let found = query::chunks(&view, domain, chunks.iter().map(|chunk| chunk.id))?;
-        let mut packs: HashMap<PackId, Pack> = HashMap::new();
+    async fn locate(&self, domain: DomainId, chunks: &[ChunkRef]) -> Result<Vec<Located>, EngineError> {
+        let ids = chunks.iter().map(|chunk| chunk.id).collect();
+        let found = self.meta.ask(Locate { domain, ids }).await?;
         let mut located = Vec::with_capacity(chunks.len());
-        for (chunk, place) in chunks.iter().zip(found) {
-            let place = place.ok_or(EngineError::Gone)?;
-            let pack = match packs.get(&place.pack) {
-                Some(pack) => pack,
-                None => {
-                    let pack = query::pack(&view, place.pack)?.ok_or(EngineError::Gone)?;
-                    packs.entry(place.pack).or_insert(pack)
-                }
-            };
+        for (chunk, found) in chunks.iter().zip(found) {
+            let Found { chunk: place, pack } = found.ok_or(EngineError::Gone)?;
             let entry = Entry {
                 chunk: chunk.id,
                 offset: place.offset,
@@ -212,6 +209,7 @@ impl Shared {
             located.push(Located {
                 entry,
                 pack: place.pack,
+                epoch: pack.epoch,
                 shard_len: pack.shard_len,
                 missing: pack.missing,
             });

@@ -1,6 +1,7 @@
 //! What all doors share: metadata, devices, budgets.
 
 use crate::{
+    clock::MetaClock,
     md5_lanes::Md5Lanes,
     metrics::GatewayMetrics,
     packer::Packer,
@@ -14,10 +15,10 @@ use holdfast_core::{
 };
 use holdfast_erasure::ErasureCode;
 use holdfast_meta_raft_machine::{
+    ask::HeaderNow,
     command::{Command, Outcome, Rejection, Request},
-    query,
 };
-use holdfast_meta_raft_server::{MetaError, MetaHandle};
+use holdfast_meta_raft_server::{Meta, MetaError};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -102,8 +103,9 @@ pub struct Engine {
 
 pub(crate) struct Shared {
     pub config: EngineConfig,
-    pub meta: MetaHandle,
+    pub meta: Meta,
     pub placement: Placement,
+    pub clock: MetaClock,
     pub code: ErasureCode,
     pub buffers: BufferPool,
     pub md5: Md5Lanes,
@@ -121,13 +123,13 @@ impl Engine {
     ///
     /// # Errors
     /// Where the placement cannot be read.
-    pub fn new(
+    pub async fn new(
         config: EngineConfig,
-        meta: MetaHandle,
+        meta: Meta,
         devices: DeviceSlots,
         metrics: GatewayMetrics,
     ) -> Result<Self, EngineError> {
-        let placement = Placement::new(meta.clone(), devices)?;
+        let placement = Placement::new(meta.clone(), devices).await?;
         let shared = Arc::new(Shared {
             code: ErasureCode::new(config.profile),
             md5: Md5Lanes::start().map_err(EngineError::Thread)?,
@@ -136,6 +138,7 @@ impl Engine {
             upload_slots: Arc::new(Semaphore::new(config.uploads_max)),
             download_memory: Arc::new(Semaphore::new(config.download_budget_mib)),
             config,
+            clock: MetaClock::default(),
             meta,
             placement,
             metrics,
@@ -144,7 +147,7 @@ impl Engine {
         Ok(Self { shared, packer })
     }
 
-    pub fn meta(&self) -> &MetaHandle {
+    pub fn meta(&self) -> &Meta {
         &self.shared.meta
     }
 
@@ -153,13 +156,13 @@ impl Engine {
     /// # Errors
     /// Its rejection, and what keeps it from being applied.
     pub async fn run(&self, command: Command) -> Result<Outcome, EngineError> {
-        let request = Request { id: Some(self.new_request_id()?), command };
+        let request = Request { id: Some(self.new_request_id().await?), command };
         Ok(self.shared.meta.request(request).await?.accepted()?)
     }
 
     /// A name for a request of now, by the metadata's own clock: this host's may jump.
-    pub(crate) fn new_request_id(&self) -> Result<RequestId, EngineError> {
-        let clock_ms = query::header(self.shared.meta.latest())?.map_or(0, |header| header.clock_ms);
+    pub(crate) async fn new_request_id(&self) -> Result<RequestId, EngineError> {
+        let clock_ms = self.shared.clock_ms().await?;
         Ok(RequestId::new(clock_ms, rand::random()))
     }
 
@@ -169,6 +172,18 @@ impl Engine {
 
     pub fn metrics(&self) -> &GatewayMetrics {
         &self.shared.metrics
+    }
+}
+
+impl Shared {
+    /// The metadata's own clock, in milliseconds, as of a moment ago.
+    pub async fn clock_ms(&self) -> Result<u64, EngineError> {
+        if let Some(clock_ms) = self.clock.now() {
+            return Ok(clock_ms);
+        }
+        let clock_ms = self.meta.ask(HeaderNow {}).await?.map_or(0, |header| header.clock_ms);
+        self.clock.set(clock_ms);
+        Ok(clock_ms)
     }
 }
 

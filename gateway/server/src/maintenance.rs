@@ -6,13 +6,13 @@
 mod compact;
 mod devices;
 mod reconcile;
+mod relocate;
 mod repair;
 mod scrub;
 
 pub use devices::OpenDevice;
 
 use crate::engine::{Engine, EngineError};
-use holdfast_meta_raft_server::MetaError;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
@@ -53,6 +53,7 @@ impl Maintenance {
         let mut duties = JoinSet::new();
         duties.spawn(self.clone().every(PACE, |this| async move { this.watch_devices().await }));
         duties.spawn(self.clone().every(PACE, |this| async move { this.repair_some().await }));
+        duties.spawn(self.clone().every(PACE, |this| async move { this.relocate_some().await }));
         let compaction =
             (self.config().gc_grace / 8).clamp(Duration::from_millis(250), Duration::from_secs(30));
         duties.spawn(self.clone().every(compaction, |this| async move { this.compact_some().await }));
@@ -81,7 +82,10 @@ impl Maintenance {
         loop {
             ticks.tick().await;
             match step(self.clone()).await {
-                Ok(()) | Err(EngineError::Meta(MetaError::Busy)) => {}
+                Ok(()) => {}
+                Err(EngineError::Meta(error)) if error.is_passing() => {
+                    tracing::debug!(%error, "maintenance waits for the metadata");
+                }
                 Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::ShuttingDown)) => {
                     return Err(error);
                 }

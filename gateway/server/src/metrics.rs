@@ -21,6 +21,7 @@ pub struct GatewayMetrics {
     pub hedged_reads: IntCounter,
     pub bad_shards: IntCounter,
     pub repaired_shards: IntCounter,
+    pub moved_shards: IntCounter,
     pub scrubbed_shards: IntCounter,
     pub compacted_packs: IntCounter,
     pub deleted_packs: IntCounter,
@@ -80,6 +81,7 @@ impl GatewayMetrics {
                 "Shards found missing or damaged while reading",
             )?,
             repaired_shards: counter("holdfast_repaired_shards_total", "Shards written again")?,
+            moved_shards: counter("holdfast_moved_shards_total", "Shards copied to another device")?,
             scrubbed_shards: counter(
                 "holdfast_scrubbed_shards_total",
                 "Shards read from their medium and verified",

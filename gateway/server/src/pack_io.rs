@@ -7,7 +7,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{
-    ids::{DeviceId, DomainId, PackId},
+    ids::{DeviceId, DomainId, Epoch, PackId},
     pack::Entry,
 };
 use holdfast_gateway_object::{
@@ -35,6 +35,8 @@ struct Attempt {
 pub struct Located {
     pub entry: Entry,
     pub pack: PackId,
+    /// Tells where the pack's shards are.
+    pub epoch: Epoch,
     pub shard_len: u32,
     /// Shards known to be missing.
     pub missing: u32,
@@ -71,14 +73,14 @@ impl Shared {
                     });
                 }
                 WriteOutcome::Failed { .. } if attempt.stale => {
-                    self.placement.refresh()?;
+                    self.placement.refresh().await?;
                     // The pack's name says its group; only the epoch is new.
                     group = self.placement.group(sealed.id.pg()).ok_or(EngineError::Full)?;
                     unavailable = 0;
                 }
                 WriteOutcome::Failed { durable } => {
                     let nobody_else = self.placement.choose(for_user).is_none_or(|(_, mask)| mask != 0);
-                    let full = attempt.full || (nobody_else && self.all_full());
+                    let full = attempt.full || (nobody_else && self.placement.all_full());
                     return Err(if full {
                         EngineError::Full
                     } else {
@@ -90,15 +92,11 @@ impl Shared {
         Err(EngineError::BelowQuorum { durable: 0, quorum })
     }
 
-    fn all_full(&self) -> bool {
-        self.placement.devices.in_service().iter().any(|device| device.nearly_full())
-    }
-
     async fn write_shards(
         self: &Arc<Self>,
         sealed: &SealedPack,
         devices: &[DeviceId],
-        epoch: holdfast_core::ids::Epoch,
+        epoch: Epoch,
         unavailable: u32,
         class: WriteClass,
     ) -> Attempt {
@@ -137,6 +135,9 @@ impl Shared {
                         Ok(()) => {}
                         Err(ShardError::StaleEpoch { .. }) => stale = true,
                         Err(ShardError::Full { .. }) => full = true,
+                        Err(error @ ShardError::Unreachable(_)) => {
+                            tracing::debug!(pack = %sealed.id, index, %error, "a shard was not written");
+                        }
                         Err(error) => tracing::warn!(pack = %sealed.id, index, %error, "a shard was not written"),
                     }
                     session.handle_result(index, result.is_ok());
@@ -149,30 +150,29 @@ impl Shared {
     /// Reads `len` bytes from `offset` of a pack's data, avoiding shards, and which shards gave them.
     async fn read_range(
         self: &Arc<Self>,
-        pack: PackId,
+        (pack, epoch): (PackId, Epoch),
         shard_len: u32,
         offset: u32,
         len: u32,
         avoid: u32,
     ) -> Result<(Vec<Bytes>, u32), EngineError> {
-        let group = self.placement.group(pack.pg()).ok_or(EngineError::Unreadable(pack))?;
+        let devices = self.placement.devices_of(pack, epoch).await?.ok_or(EngineError::Unreadable(pack))?;
         let mut session = ReadSession::new(&self.code, shard_len, offset, len, avoid);
         let mut fetches = FuturesUnordered::new();
         let mut damaged = 0u32;
         let mut gone = true;
         loop {
             while let Some(fetch) = session.poll_fetch() {
-                let device = self.placement.devices.get(group.devices[fetch.shard]);
+                let device = devices.get(fetch.shard).and_then(|device| self.placement.devices.get(*device));
                 fetches.push(async move {
                     let Some(device) = device else { return (fetch, None) };
                     let id = ShardId { pack, index: fetch.shard as u8 };
-                    let read = tokio::task::spawn_blocking(move || device.read(id, fetch.offset, fetch.len));
-                    (fetch, read.await.ok())
+                    (fetch, Some(device.read(id, fetch.offset, fetch.len).await))
                 });
             }
             if let Some(result) = session.poll_result() {
                 if damaged != 0 {
-                    self.report(pack, damaged);
+                    self.report(pack, epoch, damaged);
                 }
                 return match result {
                     Ok(pieces) => Ok((pieces, session.used())),
@@ -202,11 +202,11 @@ impl Shared {
     }
 
     /// Tells the metadata of shards found bad, without waiting.
-    pub fn report(&self, pack: PackId, mask: u32) {
+    pub fn report(&self, pack: PackId, epoch: Epoch, mask: u32) {
         self.metrics.bad_shards.inc_by(u64::from(mask.count_ones()));
         tracing::warn!(%pack, mask, "shards are missing or damaged: they are read around and will be repaired");
-        let report =
-            self.meta.submit(vec![Request::idempotent(Command::ReportShards { shards: vec![(pack, mask)] })]);
+        let report = Command::ReportMissing { shards: vec![(pack, epoch, mask)] };
+        let report = self.meta.submit(vec![Request::idempotent(report)]);
         tokio::spawn(async move {
             if let Err(error) = report.await {
                 tracing::warn!(%error, "bad shards could not be reported: they are found again later");
@@ -222,7 +222,7 @@ impl Shared {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
         let offset = first.entry.offset;
         let len = last.entry.offset + last.entry.stored - offset;
-        let read = |avoid| self.read_range(first.pack, first.shard_len, offset, len, avoid);
+        let read = |avoid| self.read_range((first.pack, first.epoch), first.shard_len, offset, len, avoid);
         let (pieces, used) = match read(first.missing).await {
             Err(EngineError::Unreadable(_)) if first.missing != 0 => read(0).await?,
             other => other?,
@@ -235,7 +235,7 @@ impl Shared {
             let Ok((pieces, _)) = read(avoid).await else { continue };
             if let Some(chunks) = open_run(run, &pieces) {
                 tracing::error!(pack = %first.pack, mask = avoid, "a device returned wrong bytes with right checksums");
-                self.report(first.pack, avoid);
+                self.report(first.pack, first.epoch, avoid);
                 return Ok(chunks);
             }
         }
@@ -253,7 +253,10 @@ impl Shared {
         let mut avoid_sets = vec![pack.missing, 0];
         avoid_sets.extend(suspects(((1u64 << pack.profile.total()) - 1) as u32, pack.profile.parity()));
         for avoid in avoid_sets {
-            let Ok((pieces, _)) = self.read_range(id, pack.shard_len, 0, len, avoid).await else { continue };
+            let Ok((pieces, _)) = self.read_range((id, pack.epoch), pack.shard_len, 0, len, avoid).await
+            else {
+                continue;
+            };
             let whole = Bytes::from(pieces.concat());
             let footer = &whole[whole.len() - holdfast_core::pack::FOOTER_BYTES..];
             let Ok(tail) = holdfast_core::pack::table_bytes(footer) else { continue };

@@ -142,7 +142,7 @@ impl Shared {
                 Ok([holdfast_meta_raft_machine::command::Outcome::Rejected(rejection)]) => {
                     // Whoever leans on it is told that its chunks are gone, and writes them again.
                     tracing::warn!(pack = %id, %rejection, "a pack was not registered");
-                    if let Err(error) = shared.placement.refresh() {
+                    if let Err(error) = shared.placement.refresh().await {
                         tracing::error!(%error, "the placement table cannot be read");
                     }
                 }

@@ -1,46 +1,66 @@
 //! Which devices hold a placement group, and which of them can be used.
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use holdfast_core::{
-    ids::{DeviceId, Epoch, PgId},
-    kv::KvError,
+use holdfast_core::ids::{DeviceId, Epoch, PackId, PgId};
+use holdfast_meta_raft_machine::{
+    ask::{Topology, TopologyNow},
+    records::Pg,
 };
-use holdfast_meta_raft_machine::{query, records::Pg};
-use holdfast_meta_raft_server::MetaHandle;
-use holdfast_storage_node_server::Device;
+use holdfast_meta_raft_server::{Meta, MetaError};
+use holdfast_storage_node_server::{Device, DeviceAccess, RemoteDevice};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The devices of this process, by slot: a slot is empty while its device is out of service.
+/// The devices that a process can reach. Its own have slots, which are empty while a device is out of service.
 #[derive(Clone)]
 pub struct DeviceSlots {
     slots: Arc<BTreeMap<DeviceId, ArcSwapOption<Device>>>,
+    remote: Arc<ArcSwap<BTreeMap<DeviceId, RemoteDevice>>>,
 }
 
 impl DeviceSlots {
     pub fn new(slots: impl IntoIterator<Item = (DeviceId, Option<Device>)>) -> Self {
         let slot = |(id, device): (DeviceId, Option<Device>)| (id, ArcSwapOption::from(device.map(Arc::new)));
-        Self { slots: Arc::new(slots.into_iter().map(slot).collect()) }
+        Self { slots: Arc::new(slots.into_iter().map(slot).collect()), remote: Arc::default() }
     }
 
-    /// The device in a slot, if it is in service.
-    pub fn get(&self, slot: DeviceId) -> Option<Arc<Device>> {
+    /// The device in a slot, if it is worth asking.
+    pub fn get(&self, slot: DeviceId) -> Option<DeviceAccess> {
+        if self.slots.contains_key(&slot) {
+            return self.local(slot).map(DeviceAccess::Local);
+        }
+        self.remote.load().get(&slot).filter(|device| device.is_up()).cloned().map(DeviceAccess::Remote)
+    }
+
+    /// The device in a slot of this process, if it is in service.
+    pub fn local(&self, slot: DeviceId) -> Option<Arc<Device>> {
         self.slots.get(&slot)?.load_full().filter(|device| !device.has_failed())
     }
 
-    /// Puts a device into service, or takes it out.
+    /// Puts a device of this process into service, or takes it out.
     pub fn set(&self, slot: DeviceId, device: Option<Device>) {
         if let Some(place) = self.slots.get(&slot) {
             place.store(device.map(Arc::new));
         }
     }
 
+    /// The devices of other processes.
+    pub fn remote(&self) -> Arc<BTreeMap<DeviceId, RemoteDevice>> {
+        self.remote.load_full()
+    }
+
+    /// Reaches these devices of other processes from now on.
+    pub fn set_remote(&self, devices: BTreeMap<DeviceId, RemoteDevice>) {
+        self.remote.store(Arc::new(devices));
+    }
+
+    /// The slots of this process.
     pub fn ids(&self) -> impl Iterator<Item = DeviceId> {
         self.slots.keys().copied()
     }
 
-    /// All devices in service.
+    /// All devices of this process that are in service.
     pub fn in_service(&self) -> Vec<Arc<Device>> {
-        self.slots.keys().filter_map(|slot| self.get(*slot)).collect()
+        self.slots.keys().filter_map(|slot| self.local(*slot)).collect()
     }
 }
 
@@ -54,7 +74,7 @@ pub struct Group {
 
 /// The placement table, as it was last read, and the devices.
 pub struct Placement {
-    meta: MetaHandle,
+    meta: Meta,
     pub devices: DeviceSlots,
     table: ArcSwap<Vec<(PgId, Pg)>>,
 }
@@ -62,26 +82,59 @@ pub struct Placement {
 impl Placement {
     /// # Errors
     /// Where the table cannot be read.
-    pub fn new(meta: MetaHandle, devices: DeviceSlots) -> Result<Self, KvError> {
-        let table = query::pgs(&meta.view())?;
-        Ok(Self { meta, devices, table: ArcSwap::from_pointee(table) })
+    pub async fn new(meta: Meta, devices: DeviceSlots) -> Result<Self, MetaError> {
+        let placement = Self { meta, devices, table: ArcSwap::default() };
+        placement.refresh().await?;
+        Ok(placement)
     }
 
     /// Reads the table again: an epoch was refused.
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn refresh(&self) -> Result<(), KvError> {
-        self.table.store(Arc::new(query::pgs(&self.meta.view())?));
+    pub async fn refresh(&self) -> Result<(), MetaError> {
+        self.take(&self.meta.ask(TopologyNow {}).await?);
         Ok(())
     }
 
-    /// The group `id`.
-    pub fn group(&self, id: PgId) -> Option<Group> {
+    /// Takes the table of a topology that was just read.
+    pub fn take(&self, topology: &Topology) {
+        self.table.store(Arc::new(topology.pgs.clone()));
+    }
+
+    /// The record of the group `id`.
+    pub fn pg(&self, id: PgId) -> Option<Pg> {
         let table = self.table.load();
         let at = table.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        let (id, pg) = table.get(at)?;
-        Some(Group { id: *id, epoch: pg.epoch, devices: pg.devices.clone() })
+        table.get(at).map(|(_, pg)| pg.clone())
+    }
+
+    /// All groups.
+    pub fn table(&self) -> Arc<Vec<(PgId, Pg)>> {
+        self.table.load_full()
+    }
+
+    /// The group `id`, for writing.
+    pub fn group(&self, id: PgId) -> Option<Group> {
+        self.pg(id).map(|pg| Group { id, epoch: pg.epoch, devices: pg.devices })
+    }
+
+    /// Where the shards of a pack of `epoch` are. A table that is older than the pack is read again first.
+    ///
+    /// # Errors
+    /// Where the table cannot be read.
+    pub async fn devices_of(&self, pack: PackId, epoch: Epoch) -> Result<Option<Vec<DeviceId>>, MetaError> {
+        if self.pg(pack.pg()).is_none_or(|pg| pg.epoch < epoch) {
+            self.refresh().await?;
+        }
+        Ok(self.pg(pack.pg()).map(|pg| pg.devices_at(epoch).to_vec()))
+    }
+
+    /// Whether this process looks after a group: its first device that is in service is here.
+    pub fn is_mine(&self, id: PgId) -> bool {
+        let Some(pg) = self.pg(id) else { return false };
+        let first = pg.devices.iter().find(|device| self.devices.get(**device).is_some());
+        first.is_some_and(|device| self.devices.local(*device).is_some())
     }
 
     /// The group with the fewest devices that are out of service or full, by chance among equals; and the mask of those.
@@ -102,6 +155,13 @@ impl Placement {
         let (at, unavailable) = best?;
         let (id, pg) = &table[at];
         Some((Group { id: *id, epoch: pg.epoch, devices: pg.devices.clone() }, unavailable))
+    }
+
+    /// Whether no device takes new data.
+    pub fn all_full(&self) -> bool {
+        let table = self.table.load();
+        let mut devices = table.iter().flat_map(|(_, pg)| &pg.devices);
+        devices.any(|id| self.devices.get(*id).is_some_and(|device| device.nearly_full()))
     }
 
     /// Bit `i`: the group's device `i` takes no writes now.

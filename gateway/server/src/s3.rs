@@ -18,8 +18,8 @@ pub use auth::Credentials;
 
 use crate::engine::Engine;
 use holdfast_meta_raft_machine::{
+    ask::{BucketNamed, Question},
     command::{Command, Outcome},
-    query,
     records::Bucket,
 };
 use s3s::{
@@ -54,8 +54,13 @@ impl S3Door {
         self.engine.run(command).await.map_err(error::engine)
     }
 
-    fn bucket(&self, name: &str) -> S3Result<Bucket> {
-        let bucket = query::bucket(self.engine.meta().latest(), name).map_err(error::kv)?;
+    /// The answer of the metadata to a question.
+    async fn ask<Q: Question>(&self, question: Q) -> S3Result<Q::Answer> {
+        self.engine.meta().ask(question).await.map_err(|failed| error::engine(failed.into()))
+    }
+
+    async fn bucket(&self, name: &str) -> S3Result<Bucket> {
+        let bucket = self.ask(BucketNamed { name: name.to_owned() }).await?;
         bucket.ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))
     }
 }

@@ -17,8 +17,8 @@ use holdfast_core::{
     limits::SEGMENT_CHUNKS_MAX,
 };
 use holdfast_meta_raft_machine::{
+    ask::Deduplicates,
     command::{Command, NewContent, Outcome, Rejection, Request},
-    query,
     records::{ChunkRef, SegmentRef},
 };
 use lease::Lease;
@@ -150,7 +150,8 @@ impl Engine {
             chunks.push((ChunkId::of(&chunk), chunk));
         }
         self.shared.metrics.chunk_bytes.inc_by(bytes);
-        let known = query::deduplicates(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
+        let ids = chunks.iter().map(|(id, _)| *id).collect();
+        let known = self.shared.meta.ask(Deduplicates { domain: DOMAIN, ids }).await?;
         let mut fresh = Vec::new();
         for ((id, plain), known) in chunks.iter().zip(known) {
             if known {
@@ -192,7 +193,7 @@ impl Engine {
             let mut requests: Vec<Request> = ingested.segments.iter().map(register).collect();
             // A name of its own for each attempt: the rejection of the one before is remembered under its name.
             let command = command(ingested.content.clone());
-            requests.push(Request { id: Some(self.new_request_id()?), command });
+            requests.push(Request { id: Some(self.new_request_id().await?), command });
             requests.extend(ingested.lease.take().map(Lease::release));
             let mut outcomes = self.shared.meta.submit(requests).await?;
             outcomes.truncate(ingested.segments.len() + 1);

@@ -331,6 +331,10 @@ pub enum Command {
         epoch: Epoch,
         missing: u32,
     },
+    /// Shards found missing or damaged where a pack of this epoch has them: pack, epoch and mask.
+    ReportMissing {
+        shards: Vec<(PackId, Epoch, u32)>,
+    },
     /// Looks at up to `steps` packs of a group that moves, and forgets where they were once none is left there.
     SettlePg {
         pg: PgId,
@@ -356,6 +360,7 @@ impl Command {
             | Self::FoundPool { .. }
             | Self::ReassignPg { .. }
             | Self::PlacePack { .. }
+            | Self::ReportMissing { .. }
             | Self::SettlePg { .. } => 2,
             Self::CreateBucket { .. }
             | Self::DeleteBucket { .. }

@@ -39,8 +39,8 @@ pub fn change(
 ) -> Plan {
     let mut work = Work::new(profile, domain, devices, table);
     let mut plan = Plan::default();
-    for at in 0..table.len() {
-        if table[at].1.previous.is_none() {
+    for (at, (_, pg)) in table.iter().enumerate() {
+        if pg.previous.is_none() {
             work.replace_leaving(at, &mut plan);
         }
     }

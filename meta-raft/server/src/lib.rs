@@ -31,7 +31,8 @@ pub use steward::{Steward, StewardConfig};
 
 use holdfast_core::kv::KvError;
 use holdfast_kv::Tuning;
-use holdfast_meta_raft_pump::{LogError, MemberId, PumpError};
+pub use holdfast_meta_raft_pump::MemberId;
+use holdfast_meta_raft_pump::{LogError, PumpError};
 use std::path::PathBuf;
 use thiserror::Error;
 

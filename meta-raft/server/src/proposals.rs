@@ -114,6 +114,7 @@ fn size_of(command: &Command) -> usize {
         Command::PutPart { key, segments, .. } => key.len() + segments.len() * 32,
         Command::CompleteUpload { key, parts, .. } => key.len() + parts.len() * 24,
         Command::ReportShards { shards } => shards.len() * 24,
+        Command::ReportMissing { shards } => shards.len() * 32,
         Command::DeletePacks { packs } | Command::TombstonePacks { packs } => packs.len() * 20,
         Command::CreatePool { pgs, .. } | Command::FoundPool { pgs, .. } => {
             pgs.iter().map(|(_, pg)| 16 + pg.devices.len() * 5).sum()

@@ -145,7 +145,9 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::RegisterSegment { .. }
         | Command::HoldLease { .. }
         | Command::DropLease { .. } => gateway,
-        Command::RegisterPack(_) | Command::ReportShards { .. } => gateway || storage,
+        Command::RegisterPack(_) | Command::ReportShards { .. } | Command::ReportMissing { .. } => {
+            gateway || storage
+        }
         Command::DeletePacks { .. }
         | Command::TombstonePacks { .. }
         | Command::RepairShards { .. }

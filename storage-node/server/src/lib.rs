@@ -3,8 +3,15 @@
 //! Writes from all gateways meet in one queue, and what waits there shares a sync. Reads go straight to the store. A
 //! failed sync ends the process; a device that cannot be opened is left out, and the others serve.
 
+mod access;
 mod metrics;
+mod remote;
+mod service;
 mod superblock;
+
+pub use access::DeviceAccess;
+pub use remote::RemoteDevice;
+pub use service::{FindDevice, Revoked, ShardService};
 
 pub use metrics::DeviceMetrics;
 pub use superblock::{Superblock, SuperblockError};
@@ -15,7 +22,7 @@ use holdfast_core::ids::{DeviceId, Incarnation};
 use holdfast_core::kv::KvError;
 use holdfast_kv::{Database, Family, Tuning, durable::DirLock, fail_stop};
 use holdfast_storage_node_store::{
-    Disk, FsDisk, Inventory, PutShard, Recovered, ShardError, ShardId, ShardStore, StoreConfig, Usage,
+    Disk, FsDisk, Inventory, PutShard, Recovered, ShardError, ShardId, ShardStore, Space, StoreConfig, Usage,
 };
 use std::{
     io,
@@ -241,6 +248,14 @@ impl Device {
 
     pub fn usage(&self) -> Usage {
         self.store.usage()
+    }
+
+    /// The file system's room.
+    ///
+    /// # Errors
+    /// Where the disk does not tell.
+    pub fn space(&self) -> io::Result<Space> {
+        self.store.space()
     }
 }
 

@@ -86,6 +86,8 @@ pub enum ShardError {
     Disk(io::Error),
     #[error("the device's index failed: {0}")]
     Index(#[from] KvError),
+    #[error("the device cannot be reached: {0}")]
+    Unreachable(String),
 }
 
 impl From<io::Error> for ShardError {

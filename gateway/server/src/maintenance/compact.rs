@@ -4,13 +4,13 @@ use super::Maintenance;
 use crate::engine::{EngineError, Shared};
 use bytes::Bytes;
 use holdfast_core::{
-    ids::{ChunkId, DomainId, PackId},
+    ids::{ChunkId, DomainId, Epoch, PackId},
     pack::Entry,
 };
 use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::{
+    ask::{ChunksOf, HeaderNow, PackOf, ReclaimablePacks},
     command::{Command, Request},
-    query,
     records::Pack,
 };
 use holdfast_storage_node_store::{ShardId, WriteClass};
@@ -18,6 +18,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Packs that are looked at together: their survivors fill new packs.
 const STEP: usize = 128;
+
+/// Packs among which those are looked for that this process looks after.
+const LOOK: u32 = 2048;
 
 /// A pack that is being filled with survivors, and where each came from.
 struct Target {
@@ -29,17 +32,21 @@ impl Maintenance {
     pub(super) async fn compact_some(self) -> Result<(), EngineError> {
         let shared = self.engine.shared.clone();
         loop {
-            if query::header(shared.meta.latest())?.is_some_and(|header| header.collection_stopped.is_some())
-            {
+            let header = shared.meta.ask(HeaderNow {}).await?;
+            if header.is_some_and(|header| header.collection_stopped.is_some()) {
                 return Ok(());
             }
-            let candidates = query::reclaimable(&shared.meta.view(), STEP)?;
+            let mut candidates = shared.meta.ask(ReclaimablePacks { limit: LOOK }).await?;
+            candidates.retain(|pack| shared.placement.is_mine(pack.pg()));
+            candidates.truncate(STEP);
             if candidates.is_empty() {
                 return Ok(());
             }
             let mut targets: BTreeMap<DomainId, Target> = BTreeMap::new();
+            let mut epochs: BTreeMap<PackId, Epoch> = BTreeMap::new();
             for id in &candidates {
-                let Some(pack) = query::pack(shared.meta.latest(), *id)? else { continue };
+                let Some(pack) = shared.meta.ask(PackOf { id: *id }).await? else { continue };
+                epochs.insert(*id, pack.epoch);
                 if pack.entries > 0 {
                     match move_out(&shared, *id, &pack, &mut targets).await {
                         Ok(()) => self.engine.metrics().compacted_packs.inc(),
@@ -53,7 +60,7 @@ impl Maintenance {
             for (domain, target) in targets {
                 write(&shared, domain, target).await?;
             }
-            let deleted = self.delete_empty(&candidates).await?;
+            let deleted = self.delete_empty(&epochs).await?;
             // What could not be moved now is not tried again at once.
             if deleted < candidates.len() {
                 return Ok(());
@@ -62,20 +69,20 @@ impl Maintenance {
     }
 
     /// Deletes those of `packs` in which nothing is left; how many.
-    async fn delete_empty(&self, packs: &[PackId]) -> Result<usize, EngineError> {
+    async fn delete_empty(&self, packs: &BTreeMap<PackId, Epoch>) -> Result<usize, EngineError> {
         let shared = &self.engine.shared;
         let delete = |id: &PackId| Request::idempotent(Command::DeletePacks { packs: vec![*id] });
-        let outcomes = shared.meta.submit(packs.iter().map(delete).collect()).await?;
+        let outcomes = shared.meta.submit(packs.keys().map(delete).collect()).await?;
         let mut deleted = 0;
         let mut by_device: BTreeMap<_, Vec<ShardId>> = BTreeMap::new();
-        for (id, outcome) in packs.iter().zip(outcomes) {
+        for ((id, epoch), outcome) in packs.iter().zip(outcomes) {
             if let Err(rejection) = outcome.accepted() {
                 tracing::debug!(pack = %id, %rejection, "the pack is kept");
                 continue;
             }
             deleted += 1;
-            let Some(group) = shared.placement.group(id.pg()) else { continue };
-            for (index, device) in group.devices.into_iter().enumerate() {
+            let devices = shared.placement.devices_of(*id, *epoch).await?.unwrap_or_default();
+            for (index, device) in devices.into_iter().enumerate() {
                 by_device.entry(device).or_default().push(ShardId { pack: *id, index: index as u8 });
             }
         }
@@ -83,8 +90,7 @@ impl Maintenance {
         for (slot, shards) in by_device {
             // A device that is away finds them when its inventory is compared.
             let Some(device) = shared.placement.devices.get(slot) else { continue };
-            let result = tokio::task::spawn_blocking(move || device.delete(&shards)).await;
-            if let Ok(Err(error)) = result {
+            if let Err(error) = device.delete(shards).await {
                 tracing::warn!(device = %slot, %error, "shards could not be deleted yet");
             }
         }
@@ -100,8 +106,8 @@ async fn move_out(
     targets: &mut BTreeMap<DomainId, Target>,
 ) -> Result<(), EngineError> {
     let (data, contents) = shared.read_pack(id, pack).await?;
-    let places =
-        query::chunks(shared.meta.latest(), pack.domain, contents.entries.iter().map(|entry| entry.chunk))?;
+    let ids = contents.entries.iter().map(|entry| entry.chunk).collect();
+    let places = shared.meta.ask(ChunksOf { domain: pack.domain, ids }).await?;
     let alive =
         contents.entries.iter().zip(places).filter(|(entry, place)| {
             place.is_some_and(|place| place.pack == id && place.offset == entry.offset)

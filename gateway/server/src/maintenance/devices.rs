@@ -4,8 +4,8 @@ use super::Maintenance;
 use crate::engine::EngineError;
 use holdfast_core::ids::DeviceId;
 use holdfast_meta_raft_machine::{
+    ask::TopologyNow,
     command::{Command, Request},
-    query,
 };
 use holdfast_storage_node_server::{Device, DeviceError};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl Maintenance {
         let slots = &self.engine.shared.placement.devices;
         let mut out = 0;
         for slot in slots.ids().collect::<Vec<_>>() {
-            match slots.get(slot) {
+            match slots.local(slot) {
                 Some(device) if device.is_in_place() => {}
                 Some(_) => {
                     tracing::error!(device = %slot, "the device's directory was emptied or replaced: it is taken out of service");
@@ -57,14 +57,14 @@ impl Maintenance {
 
     /// Tells the metadata if another disk stands in the slot.
     async fn admit(&self, device: &Device) -> Result<(), EngineError> {
-        let known = query::devices(&self.engine.meta().view())?;
+        let known = self.engine.meta().ask(TopologyNow {}).await?.devices;
         let (slot, incarnation) = (device.slot(), device.incarnation());
         let replaced = known.iter().any(|(id, record)| *id == slot && record.incarnation != incarnation);
         if replaced {
             tracing::warn!(device = %slot, %incarnation, "AN EMPTY DEVICE DIRECTORY WAS FOUND: it counts as a replaced disk, and everything that was on it is rebuilt");
             let command = Command::ReplaceDevice { id: slot, incarnation };
             self.engine.meta().request(Request::idempotent(command)).await?;
-            self.engine.shared.placement.refresh()?;
+            self.engine.shared.placement.refresh().await?;
         }
         Ok(())
     }

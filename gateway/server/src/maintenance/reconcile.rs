@@ -1,21 +1,33 @@
-//! Comparing what a device has with what the metadata says it should have.
+//! Comparing what a device has with what the metadata says it should have, placement group by placement group.
 
 use super::Maintenance;
 use crate::{clock::unix_ms, engine::EngineError};
-use holdfast_core::ids::PackId;
+use holdfast_core::ids::{DeviceId, PackId, PgId};
 use holdfast_meta_raft_machine::{
+    ask::Packs,
     command::{Command, Outcome, Request},
-    query,
+    records::{Pack, Pg},
 };
 use holdfast_storage_node_server::Device;
 use holdfast_storage_node_store::{Inventory, ShardError, ShardId};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Packs that are compared at a time: bounds memory.
-const PAGE: usize = 1000;
+const PAGE: u32 = 1000;
 
 /// Shards of a device that are read from its index at a time.
 const INVENTORY_PAGE: usize = 4096;
+
+/// Some packs of one group, and the range of names that they cover.
+struct Span {
+    packs: BTreeMap<PackId, Pack>,
+    after: Option<PackId>,
+    upto: PackId,
+    last: bool,
+}
 
 impl Maintenance {
     pub(super) async fn reconcile_all(self) -> Result<(), EngineError> {
@@ -27,81 +39,125 @@ impl Maintenance {
 
     /// Reports shards that the device lacks, and removes those that nothing needs.
     pub(super) async fn reconcile(&self, device: Arc<Device>) -> Result<(), EngineError> {
-        let mut after: Option<PackId> = None;
-        loop {
-            // The metadata is read before the inventory: a shard without a record may be newer than the records.
-            let page = query::packs(&self.engine.meta().view(), after, PAGE)?;
-            let last = page.last().map(|(id, _)| *id).filter(|_| page.len() == PAGE);
-            let Some(inventory) = inventory_between(&device, after, last).await else { return Ok(()) };
-            let mut extra: Vec<Inventory> = Vec::new();
-            let mut found: BTreeSet<ShardId> = BTreeSet::new();
-            let mut expected: BTreeSet<ShardId> = BTreeSet::new();
-            let mut missing = Vec::new();
-            found.extend(inventory.iter().map(|entry| entry.id));
-            for (id, pack) in &page {
-                let Some(group) = self.engine.shared.placement.group(id.pg()) else { continue };
-                for (index, _) in group.devices.iter().enumerate().filter(|(_, slot)| **slot == device.slot())
-                {
-                    let shard = ShardId { pack: *id, index: index as u8 };
-                    expected.insert(shard);
-                    if !found.contains(&shard) && pack.missing >> index & 1 == 0 {
-                        missing.push((*id, 1 << index));
-                    }
+        self.engine.shared.placement.refresh().await?;
+        for (id, pg) in &*self.engine.shared.placement.table() {
+            let mut after = None;
+            loop {
+                let span = self.span(*id, after).await?;
+                if !self.compare(&device, pg, &span).await? {
+                    return Ok(());
                 }
-            }
-            extra.extend(inventory.into_iter().filter(|entry| !expected.contains(&entry.id)));
-            if !missing.is_empty() {
-                tracing::warn!(device = %device.slot(), shards = missing.len(), "the device lacks shards: they will be rebuilt");
-                let report = Command::ReportShards { shards: missing };
-                self.engine.meta().request(Request::idempotent(report)).await?;
-            }
-            self.remove_orphans(&device, extra).await?;
-            match last {
-                Some(last) => after = Some(last),
-                None => return Ok(()),
+                if span.last {
+                    break;
+                }
+                after = Some(span.upto);
             }
         }
+        Ok(())
     }
 
-    /// Deletes shards whose pack does not exist, once its name can never come into use.
-    async fn remove_orphans(&self, device: &Arc<Device>, extra: Vec<Inventory>) -> Result<(), EngineError> {
+    /// The metadata is read before the inventory: a shard without a record may be newer than the records.
+    async fn span(&self, pg: PgId, after: Option<PackId>) -> Result<Span, EngineError> {
+        let page = self.engine.meta().ask(Packs { pg: Some(pg), after, limit: PAGE }).await?;
+        let last = page.len() < PAGE as usize;
+        let end = PackId::new(pg, [0xff; 12]);
+        let upto = page.last().map(|(id, _)| *id).filter(|_| !last).unwrap_or(end);
+        Ok(Span { packs: page.into_iter().collect(), after, upto, last })
+    }
+
+    /// Whether the device could be compared.
+    async fn compare(&self, device: &Arc<Device>, pg: &Pg, span: &Span) -> Result<bool, EngineError> {
+        let start = span.after.unwrap_or(PackId::new(span.upto.pg(), [0; 12]));
+        let Some(inventory) = inventory_between(device, start, span.after.is_some(), span.upto).await else {
+            return Ok(false);
+        };
+        let mine = |slot: &DeviceId| *slot == device.slot();
+        let found: BTreeSet<ShardId> = inventory.iter().map(|entry| entry.id).collect();
+        let mut expected: BTreeSet<ShardId> = BTreeSet::new();
+        let mut missing = Vec::new();
+        for (id, pack) in &span.packs {
+            for (index, _) in pg.devices_at(pack.epoch).iter().enumerate().filter(|(_, slot)| mine(slot)) {
+                let shard = ShardId { pack: *id, index: index as u8 };
+                expected.insert(shard);
+                if !found.contains(&shard) && pack.missing >> index & 1 == 0 {
+                    missing.push((*id, pack.epoch, 1 << index));
+                }
+            }
+        }
+        if !missing.is_empty() {
+            tracing::warn!(device = %device.slot(), shards = missing.len(), "the device lacks shards: they will be rebuilt");
+            let report = Command::ReportMissing { shards: missing };
+            self.engine.meta().request(Request::idempotent(report)).await?;
+        }
+        // A group that moves has copies in two places, and the new ones may not be told of yet.
+        let extra: Vec<Inventory> = if pg.previous.is_some() {
+            Vec::new()
+        } else {
+            inventory.into_iter().filter(|entry| !expected.contains(&entry.id)).collect()
+        };
+        self.remove_extra(device, extra, span).await?;
+        Ok(true)
+    }
+
+    /// Deletes shards that are in the wrong place, and those whose pack does not exist once its name can never come into
+    /// use.
+    async fn remove_extra(
+        &self,
+        device: &Arc<Device>,
+        extra: Vec<Inventory>,
+        span: &Span,
+    ) -> Result<(), EngineError> {
         let grace_ms = self.config().gc_grace.as_millis() as u64;
         let old_enough = |entry: &&Inventory| entry.written_ms.saturating_add(grace_ms) < unix_ms();
-        let orphans: Vec<ShardId> = extra.iter().filter(old_enough).map(|entry| entry.id).collect();
-        for some in orphans.chunks(PAGE) {
+        let old: Vec<ShardId> = extra.iter().filter(old_enough).map(|entry| entry.id).collect();
+        let (stray, orphans): (Vec<ShardId>, Vec<ShardId>) =
+            old.into_iter().partition(|shard| span.packs.contains_key(&shard.pack));
+        // Its right place must have it.
+        let elsewhere = |shard: &ShardId| {
+            span.packs.get(&shard.pack).is_some_and(|pack| pack.missing >> shard.index & 1 == 0)
+        };
+        let stray: Vec<ShardId> = stray.into_iter().filter(elsewhere).collect();
+        delete(device, stray, "removing shards that moved to other devices").await;
+        for some in orphans.chunks(PAGE as usize) {
             let bar = |id: &ShardId| Request::idempotent(Command::TombstonePacks { packs: vec![id.pack] });
             let outcomes = self.engine.meta().submit(some.iter().map(bar).collect()).await?;
             let barred = some.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Outcome::Done);
             let barred: Vec<ShardId> = barred.map(|(id, _)| *id).collect();
-            if barred.is_empty() {
-                continue;
-            }
-            tracing::info!(device = %device.slot(), shards = barred.len(), "removing shards that belong to no pack");
-            let device = device.clone();
-            let result = tokio::task::spawn_blocking(move || device.delete(&barred)).await;
-            if let Ok(Err(error)) = result {
-                tracing::warn!(%error, "orphaned shards could not be deleted yet");
-            }
+            delete(device, barred, "removing shards that belong to no pack").await;
         }
         Ok(())
     }
 }
 
-/// A device's shards of packs above `after`, up to `last` where there is one; `None` where the device fails.
+async fn delete(device: &Arc<Device>, shards: Vec<ShardId>, why: &str) {
+    if shards.is_empty() {
+        return;
+    }
+    tracing::info!(device = %device.slot(), shards = shards.len(), "{why}");
+    let device = device.clone();
+    let result = tokio::task::spawn_blocking(move || device.delete(&shards)).await;
+    if let Ok(Err(error)) = result {
+        tracing::warn!(%error, "shards could not be deleted yet");
+    }
+}
+
+/// A device's shards of packs from `start`, or above it, up to `upto`; `None` where the device fails.
 async fn inventory_between(
     device: &Arc<Device>,
-    after: Option<PackId>,
-    last: Option<PackId>,
+    start: PackId,
+    above: bool,
+    upto: PackId,
 ) -> Option<Vec<Inventory>> {
     let device = device.clone();
     let read = move || -> Result<Vec<Inventory>, ShardError> {
         let mut all: Vec<Inventory> = Vec::new();
-        let mut cursor = after.map(|pack| ShardId { pack, index: u8::MAX });
+        let first = if above { Some(start) } else { before(start) };
+        let mut cursor = first.map(|pack| ShardId { pack, index: u8::MAX });
         loop {
             let page = device.inventory(cursor, INVENTORY_PAGE)?;
             let whole = page.len() == INVENTORY_PAGE;
             cursor = page.last().map(|entry| entry.id);
-            let beyond = |entry: &Inventory| last.is_some_and(|last| entry.id.pack > last);
+            let beyond = |entry: &Inventory| entry.id.pack > upto;
             let done = page.last().is_some_and(beyond);
             all.extend(page.into_iter().filter(|entry| !beyond(entry)));
             if done || !whole {
@@ -117,4 +173,9 @@ async fn inventory_between(
         }
         Err(_) => None,
     }
+}
+
+/// The greatest name below `pack`, if there is one.
+fn before(pack: PackId) -> Option<PackId> {
+    u128::from_be_bytes(pack.0).checked_sub(1).map(|number| PackId(number.to_be_bytes()))
 }

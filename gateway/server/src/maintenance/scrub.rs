@@ -2,6 +2,7 @@
 
 use super::Maintenance;
 use crate::engine::EngineError;
+use holdfast_meta_raft_machine::ask::PackOf;
 use holdfast_storage_node_server::Device;
 use holdfast_storage_node_store::{ShardError, ShardId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -31,7 +32,11 @@ impl Maintenance {
                 self.engine.metrics().scrubbed_shards.inc_by(seen);
                 *cursor = next;
                 for shard in bad {
-                    self.engine.shared.report(shard.pack, 1 << shard.index);
+                    // Found where it should be, or where nobody looks for it any more.
+                    let pack = self.engine.meta().ask(PackOf { id: shard.pack }).await?;
+                    if let Some(pack) = pack {
+                        self.engine.shared.report(shard.pack, pack.epoch, 1 << shard.index);
+                    }
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! Buckets.
 
-use super::{REGION, S3Door, attributes::timestamp, error, objects::refuse_unknown};
+use super::{REGION, S3Door, attributes::timestamp, objects::refuse_unknown};
 use crate::engine::DOMAIN;
 use holdfast_core::chunker::ChunkerProfile;
-use holdfast_meta_raft_machine::{command::Command, query};
+use holdfast_meta_raft_machine::{ask::AllBuckets, command::Command};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -61,23 +61,21 @@ pub async fn delete_bucket(
     Ok(S3Response::new(DeleteBucketOutput::default()))
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn head_bucket(
     door: &S3Door,
     request: S3Request<HeadBucketInput>,
 ) -> S3Result<S3Response<HeadBucketOutput>> {
-    door.bucket(&request.input.bucket)?;
+    door.bucket(&request.input.bucket).await?;
     Ok(S3Response::new(HeadBucketOutput { bucket_region: Some(REGION.to_owned()), ..Default::default() }))
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn list_buckets(
     door: &S3Door,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
     let ListBucketsInput { prefix, continuation_token, max_buckets, .. } = request.input;
     let limit = max_buckets.map_or(usize::MAX, |max| max.max(1) as usize);
-    let all = query::buckets(&door.engine.meta().view()).map_err(error::kv)?;
+    let all = door.ask(AllBuckets {}).await?;
     let mut wanted = all
         .into_iter()
         .filter(|bucket| prefix.as_ref().is_none_or(|prefix| bucket.name.starts_with(prefix)))
@@ -98,22 +96,20 @@ pub async fn list_buckets(
     }))
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn get_bucket_location(
     door: &S3Door,
     request: S3Request<GetBucketLocationInput>,
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-    door.bucket(&request.input.bucket)?;
+    door.bucket(&request.input.bucket).await?;
     // S3 writes its first region as no region.
     let location_constraint = None::<BucketLocationConstraint>;
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn get_bucket_versioning(
     door: &S3Door,
     request: S3Request<GetBucketVersioningInput>,
 ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-    door.bucket(&request.input.bucket)?;
+    door.bucket(&request.input.bucket).await?;
     Ok(S3Response::new(GetBucketVersioningOutput::default()))
 }

@@ -13,8 +13,8 @@ use crate::{engine::EngineError, upload::Incoming};
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
+    ask::{InlineBytes, UploadOf},
     command::{Command, Condition, NewContent, NewObject, Rejection},
-    query,
     records::{Bucket, Content, Version},
 };
 use hyper::HeaderMap;
@@ -31,13 +31,13 @@ use std::ops::Range;
 /// Times that a source is resolved again which was replaced meanwhile.
 const RETRIES: usize = 8;
 
-fn source<'a>(door: &S3Door, copied: &'a CopySource) -> S3Result<(Bucket, &'a str)> {
+async fn source<'a>(door: &S3Door, copied: &'a CopySource) -> S3Result<(Bucket, &'a str)> {
     match copied {
         CopySource::Bucket { bucket, key, version_id } => {
             if version_id.as_deref().is_some_and(|version| version != "null") {
                 return Err(s3_error!(NoSuchVersion, "The specified version does not exist."));
             }
-            Ok((door.bucket(bucket)?, key))
+            Ok((door.bucket(bucket).await?, key))
         }
         CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
             Err(s3_error!(NotImplemented, "Copies from access points are not implemented"))
@@ -76,9 +76,9 @@ pub async fn copy_object(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let S3Request { mut input, headers, .. } = request;
-    let target = door.bucket(&input.bucket)?;
+    let target = door.bucket(&input.bucket).await?;
     check_key(&input.key)?;
-    let (from, from_key) = source(door, &input.copy_source)?;
+    let (from, from_key) = source(door, &input.copy_source).await?;
     let condition = destination_condition(&headers)?;
     let replace = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == MetadataDirective::REPLACE);
     if !replace && from.id == target.id && from_key == input.key && condition == Condition::Always {
@@ -90,7 +90,7 @@ pub async fn copy_object(
     let replaced = attributes(attribute_fields!(input))?;
     let key = input.key.clone().into_bytes();
     for _ in 0..RETRIES {
-        let version = current(door, &from, from_key)?;
+        let version = current(door, &from, from_key).await?;
         source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
         if version.bytes > PUT_BYTES_MAX {
             return Err(s3_error!(
@@ -98,7 +98,7 @@ pub async fn copy_object(
                 "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
             ));
         }
-        let Some(content) = content_of(door, &from, &version)? else { continue };
+        let Some(content) = content_of(door, &from, &version).await? else { continue };
         let object = NewObject {
             bytes: version.bytes,
             etag: version.etag,
@@ -130,10 +130,11 @@ fn copied(version: &Version) -> CopyObjectOutput {
 }
 
 /// A version's content as a new version may name it; `None` where it was replaced meanwhile.
-fn content_of(door: &S3Door, bucket: &Bucket, version: &Version) -> S3Result<Option<NewContent>> {
+async fn content_of(door: &S3Door, bucket: &Bucket, version: &Version) -> S3Result<Option<NewContent>> {
     match &version.content {
         Content::Inline => {
-            let bytes = query::inline(door.engine.meta().latest(), bucket.id, version).map_err(error::kv)?;
+            let bytes =
+                door.ask(InlineBytes { bucket: bucket.id, node: version.node, version: version.id }).await?;
             Ok(bytes.map(NewContent::Inline))
         }
         Content::Segments(segments) => Ok(Some(NewContent::Segments(segments.clone()))),
@@ -169,13 +170,14 @@ pub async fn upload_part_copy(
     request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let upload_id = parse_upload_id(&input.upload_id)?;
     part_number(input.part_number)?;
-    let upload = query::upload(door.engine.meta().latest(), bucket.id, input.key.as_bytes(), upload_id);
-    let upload = upload.map_err(error::kv)?.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))?;
-    let (from, from_key) = source(door, &input.copy_source)?;
-    let version = current(door, &from, from_key)?;
+    let upload =
+        door.ask(UploadOf { bucket: bucket.id, key: input.key.as_bytes().to_vec(), id: upload_id }).await?;
+    let upload = upload.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))?;
+    let (from, from_key) = source(door, &input.copy_source).await?;
+    let version = current(door, &from, from_key).await?;
     source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
     let range = match &input.copy_source_range {
         Some(text) => copy_range(text, version.bytes)?,
@@ -189,7 +191,7 @@ pub async fn upload_part_copy(
         ));
     }
     // A range's chunks are found again by their content: nothing but its two ends is stored anew.
-    let content = door.engine.content(from.id, &version, range).map_err(error::engine)?;
+    let content = door.engine.content(from.id, &version, range).await.map_err(error::engine)?;
     let body = Box::pin(content.map(|piece| piece.map_err(|error: EngineError| Box::new(error).into())));
     let expected = Expected::new(&HeaderMap::new(), None, None, upload.checksum.map(|(sum, _)| sum), None)?;
     let mut digest = expected.digest(&door.engine, Some(length));

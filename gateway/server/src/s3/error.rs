@@ -69,7 +69,16 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
         | Rejection::NoSuchDevice
         | Rejection::PoolExists
         | Rejection::CollectionStopped(_)
-        | Rejection::NeedsClusterVersion(_) => {
+        | Rejection::NeedsClusterVersion(_)
+        | Rejection::ClusterExists
+        | Rejection::BadToken
+        | Rejection::TokenExpired
+        | Rejection::RolesNotAllowed
+        | Rejection::NameTaken
+        | Rejection::NoSuchHost
+        | Rejection::PgMoving(_)
+        | Rejection::DeviceInUse
+        | Rejection::NotYourDevice => {
             tracing::error!(%rejection, "a request was rejected for a reason that no client should see");
             s3_error!(InternalError, "We encountered an internal error. Please try again.")
         }
@@ -105,6 +114,10 @@ pub fn engine(error: EngineError) -> S3Error {
                 ServiceUnavailable,
                 "Too few devices are available to store the object durably. Please try again."
             )
+        }
+        EngineError::Meta(error) if error.is_passing() && !matches!(error, MetaError::Busy) => {
+            tracing::warn!(%error, "the metadata did not answer in time");
+            s3_error!(ServiceUnavailable, "The metadata cannot be reached. Please try again.")
         }
         EngineError::Meta(MetaError::Busy) | EngineError::Gone => {
             s3_error!(SlowDown, "Please reduce your request rate")

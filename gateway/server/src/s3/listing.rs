@@ -4,11 +4,13 @@ use super::{
     S3Door,
     attributes::{algorithm_name, checksum_type, etag, timestamp},
     buckets::owner,
-    error,
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use holdfast_core::limits::LIST_KEYS_MAX;
-use holdfast_meta_raft_machine::list::{Item, ListRequest, Page, list};
+use holdfast_meta_raft_machine::{
+    ask::Listing,
+    list::{Item, ListRequest, Page},
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -87,13 +89,12 @@ fn objects(page: &Page, encoding: Encoding, with_owner: bool) -> (Vec<Object>, V
     (objects, prefixes)
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn list_objects(
     door: &S3Door,
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_keys)?;
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
@@ -103,7 +104,7 @@ pub async fn list_objects(
         after: input.marker.clone().unwrap_or_default().into_bytes(),
         max,
     };
-    let page = list(&door.engine.meta().view(), bucket.id, &wanted).map_err(error::kv)?;
+    let page = door.ask(Listing { bucket: bucket.id, wanted }).await?;
     let (contents, common_prefixes) = objects(&page, encoding, true);
     // Without a delimiter, clients continue after the last key.
     let next = page.items.last().filter(|_| page.truncated && delimiter.is_some());
@@ -122,13 +123,12 @@ pub async fn list_objects(
     }))
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn list_objects_v2(
     door: &S3Door,
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_keys)?;
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
@@ -143,7 +143,7 @@ pub async fn list_objects_v2(
         after,
         max,
     };
-    let page = list(&door.engine.meta().view(), bucket.id, &wanted).map_err(error::kv)?;
+    let page = door.ask(Listing { bucket: bucket.id, wanted }).await?;
     let (contents, common_prefixes) = objects(&page, encoding, input.fetch_owner == Some(true));
     let next = page.items.last().filter(|_| page.truncated);
     Ok(S3Response::new(ListObjectsV2Output {

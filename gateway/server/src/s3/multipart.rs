@@ -24,8 +24,8 @@ use holdfast_core::{
 };
 use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::{
+    ask::{CurrentVersion, PartsOf, UploadOf, UploadsAfter},
     command::{Command, NamedPart, NewContent, Rejection},
-    query,
     records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Part, Upload},
 };
 use s3s::{
@@ -46,10 +46,9 @@ pub fn parse_upload_id(text: &str) -> S3Result<UploadId> {
     UploadId::from_hex(text).ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
 }
 
-fn find(door: &S3Door, bucket: &Bucket, key: &str, id: &str) -> S3Result<(UploadId, Upload)> {
+async fn find(door: &S3Door, bucket: &Bucket, key: &str, id: &str) -> S3Result<(UploadId, Upload)> {
     let id = parse_upload_id(id)?;
-    let upload =
-        query::upload(door.engine.meta().latest(), bucket.id, key.as_bytes(), id).map_err(error::kv)?;
+    let upload = door.ask(UploadOf { bucket: bucket.id, key: key.as_bytes().to_vec(), id }).await?;
     upload.map(|upload| (id, upload)).ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
 }
 
@@ -78,7 +77,7 @@ pub async fn create_multipart_upload(
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     refuse_unknown(&request.uri, &request.headers)?;
     let mut input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     check_key(&input.key)?;
     let checksum = checksum_of(&input)?;
     let attributes = attributes(attribute_fields!(input))?;
@@ -108,9 +107,9 @@ pub async fn upload_part(
     request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let S3Request { mut input, headers, trailing_headers, .. } = request;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     part_number(input.part_number)?;
-    let (id, upload) = find(door, &bucket, &input.key, &input.upload_id)?;
+    let (id, upload) = find(door, &bucket, &input.key, &input.upload_id).await?;
     let given = given_checksum!(input);
     let default = upload.checksum.map(|(algorithm, _)| algorithm);
     let expected = Expected::new(&headers, input.content_md5.as_deref(), given, default, trailing_headers)?;
@@ -165,17 +164,16 @@ pub async fn put_part(
     Ok(())
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn list_parts(
     door: &S3Door,
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
-    let (id, upload) = find(door, &bucket, &input.key, &input.upload_id)?;
+    let bucket = door.bucket(&input.bucket).await?;
+    let (id, upload) = find(door, &bucket, &input.key, &input.upload_id).await?;
     let max = page_size(input.max_parts)?;
     let after = input.part_number_marker.unwrap_or(0);
-    let parts = query::parts(&door.engine.meta().view(), id).map_err(error::kv)?;
+    let parts = door.ask(PartsOf { id }).await?;
     let mut wanted = parts.into_iter().filter(|(number, _)| i32::from(*number) > after).peekable();
     let page: Vec<(u16, Part)> = wanted.by_ref().take(max).collect();
     let truncated = wanted.peek().is_some();
@@ -207,13 +205,12 @@ pub async fn list_parts(
     }))
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn list_multipart_uploads(
     door: &S3Door,
     request: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_uploads)?;
     let prefix = input.prefix.clone().unwrap_or_default().into_bytes();
@@ -223,14 +220,13 @@ pub async fn list_multipart_uploads(
     let id_marker =
         input.upload_id_marker.as_deref().and_then(UploadId::from_hex).unwrap_or(UploadId([0xff; 16]));
     let after = (!key_marker.is_empty()).then_some((key_marker.as_bytes(), id_marker));
-    let view = door.engine.meta().view();
     let (mut uploads, mut prefixes) = (Vec::new(), Vec::<String>::new());
     let mut cursor: Option<(Vec<u8>, UploadId)> = after.map(|(key, id)| (key.to_vec(), id));
     let mut last: Option<(Vec<u8>, UploadId)> = None;
     let mut truncated = false;
     'pages: loop {
-        let from = cursor.as_ref().map(|(key, id)| (key.as_slice(), *id));
-        let page = query::uploads(&view, bucket.id, from, 1000).map_err(error::kv)?;
+        let question = UploadsAfter { bucket: bucket.id, after: cursor.take(), limit: 1000 };
+        let page = door.ask(question).await?;
         let Some((key, id, _)) = page.last() else { break };
         cursor = Some((key.clone(), *id));
         for (key, id, upload) in page.into_iter().filter(|(key, ..)| key.starts_with(&prefix)) {
@@ -347,19 +343,18 @@ pub async fn complete_multipart_upload(
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let mut input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let named = named_parts(&input)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let mut all_md5 = Md5::default();
     named.iter().for_each(|part| all_md5.update(&part.md5));
     let whole = Etag::Multipart { md5: all_md5.finish(), parts: named.len() as u16 };
 
-    let (id, upload) = match find(door, &bucket, &input.key, &input.upload_id) {
+    let (id, upload) = match find(door, &bucket, &input.key, &input.upload_id).await {
         Ok(found) => found,
-        Err(missing) => return repeated(door, &bucket, &input, &whole).ok_or(missing),
+        Err(missing) => return repeated(door, &bucket, &input, &whole).await.ok_or(missing),
     };
-    let stored: BTreeMap<u16, Part> =
-        query::parts(&door.engine.meta().view(), id).map_err(error::kv)?.into_iter().collect();
+    let stored: BTreeMap<u16, Part> = door.ask(PartsOf { id }).await?.into_iter().collect();
     let parts: Vec<(u64, Option<&Checksum>)> = named
         .iter()
         .filter_map(|part| stored.get(&part.number))
@@ -395,7 +390,7 @@ pub async fn complete_multipart_upload(
     match door.run(command).await {
         Ok(_) => Ok(S3Response::new(completed(&input, &whole, checksum.as_ref()))),
         // Another completion of the same upload was first.
-        Err(failed) => repeated(door, &bucket, &input, &whole).ok_or(failed),
+        Err(failed) => repeated(door, &bucket, &input, &whole).await.ok_or(failed),
     }
 }
 
@@ -417,14 +412,15 @@ fn completed(
 }
 
 /// The answer to a completion that was carried out before.
-fn repeated(
+async fn repeated(
     door: &S3Door,
     bucket: &Bucket,
     input: &CompleteMultipartUploadInput,
     whole: &Etag,
 ) -> Option<S3Response<CompleteMultipartUploadOutput>> {
     let id = UploadId::from_hex(&input.upload_id)?;
-    let version = query::object(&door.engine.meta().view(), bucket.id, input.key.as_bytes()).ok()??;
+    let version =
+        door.ask(CurrentVersion { bucket: bucket.id, key: input.key.as_bytes().to_vec() }).await.ok()??;
     let same = version.upload == Some(id) && version.etag == *whole;
     same.then(|| S3Response::new(completed(input, whole, version.checksum.as_ref())))
 }
@@ -434,7 +430,7 @@ pub async fn abort_multipart_upload(
     request: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let id = parse_upload_id(&input.upload_id)?;
     door.run(Command::AbortUpload { bucket: bucket.id, key: input.key.into_bytes(), id }).await?;
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))

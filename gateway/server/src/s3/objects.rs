@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use holdfast_core::limits::{KEY_BYTES_MAX, LIST_KEYS_MAX, PUT_BYTES_MAX};
 use holdfast_meta_raft_machine::{
+    ask::CurrentVersion,
     command::{Command, Condition, NewObject, Rejection, Request},
-    query,
     records::{Bucket, ChecksumAlgorithm, Content, Etag, Version},
 };
 use hyper::{HeaderMap, Uri};
@@ -41,7 +41,7 @@ pub async fn put_object(
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let S3Request { mut input, headers, trailing_headers, uri, .. } = request;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
@@ -165,11 +165,9 @@ pub fn check_key(key: &str) -> S3Result<()> {
 ///
 /// # Errors
 /// 404.
-pub fn current(door: &S3Door, bucket: &Bucket, key: &str) -> S3Result<Version> {
-    let version = query::object(door.engine.meta().latest(), bucket.id, key.as_bytes());
-    // Two reads, between which the object may have been replaced: on one view then.
-    let version = version.or_else(|_| query::object(&door.engine.meta().view(), bucket.id, key.as_bytes()));
-    version.map_err(error::kv)?.ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))
+pub async fn current(door: &S3Door, bucket: &Bucket, key: &str) -> S3Result<Version> {
+    let version = door.ask(CurrentVersion { bucket: bucket.id, key: key.as_bytes().to_vec() }).await?;
+    version.ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))
 }
 
 /// The bytes that a read asks for: all, a range, or a part; and whether it is not all.
@@ -248,15 +246,15 @@ pub async fn get_object(
     request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     refuse_version(input.version_id.as_deref())?;
     // An object that is replaced between being resolved and being opened is resolved again.
     for _ in 0..8 {
-        let version = current(door, &bucket, &input.key)?;
+        let version = current(door, &bucket, &input.key).await?;
         read_conditions!(input).check(&version.etag, version.modified_ms)?;
         let range = input.range.as_ref().filter(|_| if_range(&request.headers, &version));
         let (range, partial) = wanted(&version, range, input.part_number)?;
-        let content = match door.engine.content(bucket.id, &version, range.clone()) {
+        let content = match door.engine.content(bucket.id, &version, range.clone()).await {
             Err(EngineError::Gone) => continue,
             other => other.map_err(error::engine)?,
         };
@@ -309,15 +307,14 @@ impl<S: Stream<Item = Result<Bytes, EngineError>>> ByteStream for Sized<S> {
     }
 }
 
-#[expect(clippy::unused_async, reason = "all operations have one shape")]
 pub async fn head_object(
     door: &S3Door,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     refuse_version(input.version_id.as_deref())?;
-    let version = current(door, &bucket, &input.key)?;
+    let version = current(door, &bucket, &input.key).await?;
     read_conditions!(input).check(&version.etag, version.modified_ms)?;
     let (range, partial) = wanted(&version, input.range.as_ref(), input.part_number)?;
     let mut output = HeadObjectOutput::default();
@@ -343,7 +340,7 @@ pub async fn delete_object(
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
     refuse_unknown(&request.uri, &request.headers)?;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     check_key(&input.key)?;
     refuse_version(input.version_id.as_deref())?;
     let condition = write_condition(input.if_match.as_ref(), None)?;
@@ -358,7 +355,7 @@ pub async fn delete_objects(
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
     digest::verify_body(&request)?;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket)?;
+    let bucket = door.bucket(&input.bucket).await?;
     let (objects, quiet) = (input.delete.objects, input.delete.quiet == Some(true));
     if objects.is_empty() || objects.len() > LIST_KEYS_MAX {
         return Err(s3_error!(
@@ -376,7 +373,7 @@ pub async fn delete_objects(
         };
         let command =
             Command::DeleteObject { bucket: bucket.id, key: object.key.clone().into_bytes(), condition };
-        let id = door.engine.new_request_id().map_err(error::engine)?;
+        let id = door.engine.new_request_id().await.map_err(error::engine)?;
         requests.push(Request { id: Some(id), command });
     }
     let outcomes = door.engine.meta().submit(requests).await.map_err(|e| error::engine(e.into()))?;

@@ -2,10 +2,7 @@
 
 use crate::engine::{EngineError, Shared, new_lease_id};
 use holdfast_core::ids::LeaseId;
-use holdfast_meta_raft_machine::{
-    command::{Command, Request},
-    query,
-};
+use holdfast_meta_raft_machine::command::{Command, Request};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -30,8 +27,8 @@ impl Lease {
 impl LeaseKeeper {
     /// # Errors
     /// Where the metadata cannot be read.
-    pub fn start(shared: &Shared) -> Result<Self, EngineError> {
-        let since_ms = query::header(shared.meta.latest())?.map_or(0, |header| header.clock_ms);
+    pub async fn start(shared: &Shared) -> Result<Self, EngineError> {
+        let since_ms = shared.clock_ms().await?;
         Ok(Self { started: Instant::now(), since_ms, held: None })
     }
 

@@ -10,8 +10,8 @@ use futures::{Stream, StreamExt};
 use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, limits::SEGMENT_CHUNKS_MAX};
 use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::{
+    ask::Deduplicates,
     command::{Command, NewContent, Request},
-    query,
     records::{ChunkRef, SegmentRef},
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -66,7 +66,7 @@ impl<'a> StreamIngest<'a> {
             pending: Vec::new(),
             written: HashSet::new(),
             segments: Vec::new(),
-            lease: LeaseKeeper::start(shared)?,
+            lease: LeaseKeeper::start(shared).await?,
         })
     }
 
@@ -144,7 +144,8 @@ impl<'a> StreamIngest<'a> {
             at += len;
         }
         self.shared.metrics.chunk_bytes.inc_by(at as u64);
-        let known = query::deduplicates(self.shared.meta.latest(), DOMAIN, chunks.iter().map(|(id, _)| *id))?;
+        let ids = chunks.iter().map(|(id, _)| *id).collect();
+        let known = self.shared.meta.ask(Deduplicates { domain: DOMAIN, ids }).await?;
         for ((id, range), known) in chunks.into_iter().zip(known) {
             let plain = &window[range];
             if known || self.written.contains(&id) {

@@ -67,6 +67,18 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(Outcome::Done)
     }
 
+    /// What was found where a pack was before it moved says nothing of where it is.
+    pub(super) fn report_missing(&mut self, shards: &[(PackId, Epoch, u32)]) -> Step<Outcome> {
+        for &(id, epoch, mask) in shards {
+            let Some(mut pack) = self.read::<Pack>(&keys::pack(id))? else { continue };
+            if pack.epoch == epoch {
+                let missing = pack.missing | (mask & pack.profile.mask());
+                self.set_missing(id, &mut pack, missing);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
     pub(super) fn repair_shards(&mut self, id: PackId, epoch: Epoch, mask: u32) -> Step<Outcome> {
         let mut pack: Pack = self.read(&keys::pack(id))?.ok_or(Rejection::NoSuchPack)?;
         let pg: Pg = self.read(&keys::pg(id.pg()))?.ok_or(Rejection::NoSuchPg)?;

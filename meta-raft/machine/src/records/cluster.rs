@@ -114,6 +114,11 @@ pub struct Previous {
 }
 
 impl Pg {
+    /// The group as commands name it, where it does not move.
+    pub fn spec(self) -> PgSpec {
+        PgSpec { epoch: self.epoch, devices: self.devices }
+    }
+
     /// Where the shards of a pack of `epoch` are.
     pub fn devices_at(&self, epoch: Epoch) -> &[DeviceId] {
         match &self.previous {

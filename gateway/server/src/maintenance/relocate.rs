@@ -1,0 +1,150 @@
+//! Moving the packs of placement groups that were given other devices.
+//!
+//! A pack's epoch says where its shards are. Each shard that changes its place is copied, verified, from where it was, or
+//! made anew; only then is the pack said to be in its new place. When no pack is left behind, the group is settled, and
+//! what lies in the old places belongs to nobody: its device removes it.
+
+use super::Maintenance;
+use crate::engine::EngineError;
+use bytes::Bytes;
+use holdfast_core::ids::{PackId, PgId};
+use holdfast_meta_raft_machine::{
+    ask::Packs,
+    command::{Command, Outcome, Request},
+    records::{Pack, Pg},
+};
+use holdfast_storage_node_server::DeviceAccess;
+use holdfast_storage_node_store::ShardId;
+
+/// Packs that are looked at together.
+const PAGE: u32 = 500;
+
+/// Packs that one command looks at, to settle a group.
+const SETTLE_STEPS: u32 = 2000;
+
+impl Maintenance {
+    pub(super) async fn relocate_some(self) -> Result<(), EngineError> {
+        let shared = &self.engine.shared;
+        let table = shared.placement.table();
+        let moving = table.iter().filter(|(id, pg)| pg.previous.is_some() && shared.placement.is_mine(*id));
+        // The most endangered first: those whose old places are gone.
+        let mut moving: Vec<(usize, &(PgId, Pg))> = moving
+            .map(|group| {
+                let old = group.1.previous.iter().flat_map(|previous| &previous.devices);
+                (old.filter(|device| shared.placement.devices.get(**device).is_some()).count(), group)
+            })
+            .collect();
+        moving.sort_by_key(|(reachable, _)| *reachable);
+        for (_, (id, pg)) in moving {
+            self.relocate(*id, pg).await?;
+        }
+        Ok(())
+    }
+
+    async fn relocate(&self, id: PgId, pg: &Pg) -> Result<(), EngineError> {
+        let Some(previous) = &pg.previous else { return Ok(()) };
+        let mut after = None;
+        let mut whole = true;
+        loop {
+            let page = self.engine.meta().ask(Packs { pg: Some(id), after, limit: PAGE }).await?;
+            for (pack_id, pack) in page.iter().filter(|(_, pack)| pack.epoch < previous.since) {
+                match self.move_pack(*pack_id, pack, pg).await {
+                    Ok(moved) => whole &= moved,
+                    Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
+                    Err(error) => {
+                        whole = false;
+                        tracing::warn!(pack = %pack_id, %error, "a pack could not be moved yet");
+                    }
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE as usize => after = Some(*last),
+                Some(_) | None => break,
+            }
+        }
+        if whole { self.settle(id, pg).await } else { Ok(()) }
+    }
+
+    /// Brings a pack's shards to where they belong; whether it is there now.
+    async fn move_pack(&self, id: PackId, pack: &Pack, pg: &Pg) -> Result<bool, EngineError> {
+        let shared = &self.engine.shared;
+        let old = pg.devices_at(pack.epoch);
+        let mut missing = pack.missing;
+        let mut rebuild: Vec<(usize, DeviceAccess)> = Vec::new();
+        let mut unreachable = 0u32;
+        for index in 0..pack.profile.total() {
+            let (from, to) = (old[index], pg.devices[index]);
+            if from == to {
+                continue;
+            }
+            let Some(target) = shared.placement.devices.get(to) else {
+                unreachable |= 1 << index;
+                continue;
+            };
+            let shard = ShardId { pack: id, index: index as u8 };
+            let source = shared.placement.devices.get(from).filter(|_| missing >> index & 1 == 0);
+            let copied = match copy(source, shard, pack.shard_len).await {
+                Some(bytes) => shared.rewrite(target.clone(), shard, pg.epoch, bytes).await,
+                None => false,
+            };
+            if copied {
+                missing &= !(1 << index);
+                self.engine.metrics().moved_shards.inc();
+            } else {
+                rebuild.push((index, target));
+            }
+        }
+        if !rebuild.is_empty() {
+            let wanted = rebuild.iter().fold(0u32, |mask, (index, _)| mask | 1 << index);
+            let made = shared.rebuild(id, pack, rebuild, pg.epoch).await?;
+            missing = (missing | wanted) & !made;
+            self.engine.metrics().repaired_shards.inc_by(u64::from(made.count_ones()));
+        }
+        missing |= unreachable;
+        // Where a target cannot be reached for now, the shard in the old place still counts.
+        if missing.count_ones() > pack.missing.count_ones() && self.may_wait(pg, unreachable) {
+            return Ok(false);
+        }
+        let place = Command::PlacePack { pack: id, epoch: pg.epoch, missing };
+        match self.engine.meta().request(Request::idempotent(place)).await?.accepted() {
+            Ok(_) => Ok(true),
+            Err(rejection) => {
+                tracing::debug!(pack = %id, %rejection, "a move came too late");
+                shared.placement.refresh().await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the old places of shards that cannot be written now are still there.
+    fn may_wait(&self, pg: &Pg, unreachable: u32) -> bool {
+        let Some(previous) = &pg.previous else { return false };
+        let there =
+            |index: usize| self.engine.shared.placement.devices.get(previous.devices[index]).is_some();
+        (0..previous.devices.len()).any(|index| unreachable >> index & 1 == 1 && there(index))
+    }
+
+    async fn settle(&self, id: PgId, pg: &Pg) -> Result<(), EngineError> {
+        let mut after = None;
+        loop {
+            let settle = Command::SettlePg { pg: id, epoch: pg.epoch, after, steps: SETTLE_STEPS };
+            match self.engine.meta().request(Request::idempotent(settle)).await?.accepted() {
+                Ok(Outcome::Settling { after: Some(seen) }) => after = Some(seen),
+                Ok(_) => {
+                    tracing::info!(pg = %id, "a placement group is settled on its new devices");
+                    break;
+                }
+                Err(rejection) => {
+                    tracing::debug!(pg = %id, %rejection, "the group cannot be settled yet");
+                    break;
+                }
+            }
+        }
+        Ok(self.engine.shared.placement.refresh().await?)
+    }
+}
+
+/// A whole shard, verified, from where it is.
+async fn copy(source: Option<DeviceAccess>, shard: ShardId, len: u32) -> Option<Bytes> {
+    source?.read(shard, 0, len).await.ok()
+}
