@@ -18,6 +18,7 @@ use std::{
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::TcpStream,
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -52,6 +53,8 @@ struct Inner {
     in_flight: Arc<Semaphore>,
     /// The last attempt to reach it failed.
     down: AtomicBool,
+    /// Threads outside of the runtime tell things too.
+    runtime: Handle,
 }
 
 #[derive(Default)]
@@ -127,6 +130,7 @@ impl Pending {
 }
 
 impl Remote {
+    /// Must be called within a runtime.
     pub fn new(tls: Tls, target: Target, address: String, pool: BufferPool) -> Self {
         let inner = Inner {
             tls,
@@ -136,6 +140,7 @@ impl Remote {
             connection: tokio::sync::Mutex::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_KIB)),
             down: AtomicBool::new(false),
+            runtime: Handle::current(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -215,7 +220,7 @@ impl Remote {
             None => {
                 drop(slot);
                 let this = self.clone();
-                tokio::spawn(async move {
+                self.inner.runtime.spawn(async move {
                     if this.connection().await.is_ok() {
                         this.tell(method, payload);
                     }

@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use holdfast_core::profile::Profile;
+use holdfast_core::{profile::Profile, roles::Role, topology::FailureDomain};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Holdfast: a durable, deduplicating, erasure-coded object store.
@@ -10,6 +10,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -18,6 +20,11 @@ pub enum Command {
     Dev(DevArgs),
     /// Runs the roles that a configuration file names
     Server(ServerArgs),
+    /// Makes a cluster, and lets hosts into it
+    #[command(subcommand)]
+    Cluster(FoundCommand),
+    #[command(flatten)]
+    Operator(OperatorCommand),
     /// Lets garbage collection go on after the auditor stopped it, and what it found was looked into
     ResumeCollection(ResumeArgs),
 }
@@ -77,6 +84,155 @@ pub struct ServerArgs {
     /// The configuration; docs/operations.md describes each setting
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Joins the cluster that this metadata member belongs to, if this host has not joined before
+    #[arg(long, value_name = "HOST:PORT", requires = "token")]
+    pub join: Option<String>,
+    /// The token that "holdfast cluster token create" printed
+    #[arg(long, value_name = "T", env = "HOLDFAST_JOIN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+/// How an operator reaches the cluster, and how answers look.
+#[derive(Debug, ClapArgs)]
+pub struct OperatorArgs {
+    /// Where the operator's identity is, which "holdfast cluster init" made
+    #[arg(long, global = true, value_name = "DIR", env = "HOLDFAST_OPERATOR", default_value = "./operator")]
+    pub operator: PathBuf,
+    /// Prints JSON instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FoundCommand {
+    /// Makes a cluster: its certificate authority, its first host, the operator's identity and S3 keys
+    Init {
+        /// The configuration of the first host, which must have the role meta
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Tokens that let hosts join
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Makes a token that lets one host join, once
+    Create(TokenArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct TokenArgs {
+    /// The roles that the host may have
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ROLE")]
+    pub role: Vec<Role>,
+    /// How long the token is good
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub ttl: Duration,
+}
+
+/// What reaches the metadata with the operator's identity.
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Shows the cluster's health in one screen
+    Status,
+    #[command(skip)]
+    Cluster(ClusterCommand),
+    /// Lists devices, and orders what becomes of them
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Lists hosts, and orders what becomes of them
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Lists and makes pools
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Lists placement groups
+    #[command(subcommand)]
+    Pg(PgCommand),
+    /// Lists metadata members, and moves their leadership
+    #[command(subcommand)]
+    Meta(MetaCommand),
+    /// Prints what the placement planner would change now, and why
+    #[command(name = "repair-plan")]
+    Repair,
+}
+
+#[derive(Debug)]
+pub enum ClusterCommand {
+    Token(TokenArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Lists devices with their load
+    List,
+    /// Moves a device's shards to others; it serves until they are there
+    Drain { device: u32 },
+    /// Lets a device hold its share again
+    Serve { device: u32 },
+    /// Takes a device out of the cluster for good
+    Remove {
+        device: u32,
+        /// Though shards are on it: they are made anew elsewhere
+        #[arg(long)]
+        force: bool,
+    },
+    /// Lets an empty disk take a device's place
+    Replace { device: u32 },
+    /// Changes how much of the data a device should hold, beside others
+    Reweigh { device: u32, weight: u64 },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Lists hosts
+    List,
+    /// Drains all devices of a host
+    Drain { node: String },
+    /// Takes a host out of the cluster for good, and refuses it from then on
+    Remove {
+        node: String,
+        /// Though shards are on its devices: they are made anew elsewhere
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Lists pools
+    List,
+    /// Makes the pool, by default with the best profile that the devices carry
+    Create(PoolArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PoolArgs {
+    /// The erasure profile
+    #[arg(long, value_name = "K+M")]
+    pub profile: Option<Profile>,
+    /// The failure domain that it survives the loss of: device, node, rack or zone
+    #[arg(long)]
+    pub domain: Option<FailureDomain>,
+    /// How many placement groups
+    #[arg(long, value_name = "N")]
+    pub groups: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PgCommand {
+    /// Lists placement groups with their devices
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MetaCommand {
+    /// Lists members
+    Members,
+    /// Hands leadership to another member
+    TransferLeader { host: String },
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub struct DeviceConfig {
 
 /// All that is wrong with a configuration, a line each.
 #[derive(Debug)]
-pub struct ConfigError(Vec<String>);
+pub struct ConfigError(pub Vec<String>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,6 +51,62 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// The mistakes of a file, each with its line.
+pub struct Mistakes<'a> {
+    name: &'a str,
+    text: &'a str,
+    found: Vec<String>,
+}
+
+impl<'a> Mistakes<'a> {
+    pub fn new(name: &'a str, text: &'a str) -> Self {
+        Self { name, text, found: Vec::new() }
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text[..at.min(self.text.len())].matches('\n').count() + 1
+    }
+
+    /// The only mistake of a file that is no TOML of the right shape.
+    pub fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let line = error.span().map_or(1, |span| self.line(span.start));
+        ConfigError(vec![format!("{}:{line}: {}", self.name, error.message())])
+    }
+
+    pub fn at<T>(&mut self, value: &Spanned<T>, text: &str) {
+        let line = self.line(value.span().start);
+        self.found.push(format!("{}:{line}: {text}", self.name));
+    }
+
+    /// A mistake of no single place.
+    pub fn whole(&mut self, text: &str) {
+        self.found.push(format!("{}: {text}", self.name));
+    }
+
+    /// A value as `parse` reads it; `default` where it is absent or wrong.
+    pub fn parse<T>(
+        &mut self,
+        field: Option<&Spanned<String>>,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        let Some(value) = field else { return default };
+        match parse(value.get_ref()) {
+            Ok(value) => value,
+            Err(error) => {
+                self.at(value, &error);
+                default
+            }
+        }
+    }
+
+    /// # Errors
+    /// With all mistakes, if there is one.
+    pub fn finish<T>(self, config: T) -> Result<T, ConfigError> {
+        if self.found.is_empty() { Ok(config) } else { Err(ConfigError(self.found)) }
+    }
+}
 
 /// The file as it is written: every value with its place, checked in [`validate`].
 #[derive(Debug, Deserialize)]
@@ -139,66 +195,40 @@ impl Config {
 
 /// Turns a file's text into a configuration, or into all its mistakes.
 fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
-    let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
-    let raw: RawFile = toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(1, |span| line(span.start));
-        ConfigError(vec![format!("{name}:{at}: {}", error.message())])
-    })?;
-    let mut mistakes = Vec::new();
-    fn parse<T>(
-        field: Option<&Spanned<String>>,
-        default: T,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-        mut mistake: impl FnMut(usize, String),
-    ) -> T {
-        let Some(value) = field else { return default };
-        match parse(value.get_ref()) {
-            Ok(value) => value,
-            Err(error) => {
-                mistake(value.span().start, error);
-                default
-            }
-        }
-    }
-    let mut mistake = |at: usize, error: String| mistakes.push(format!("{name}:{}: {error}", line(at)));
+    let mut mistakes = Mistakes::new(name, text);
+    let raw: RawFile = toml::from_str(text).map_err(|error| mistakes.syntax(&error))?;
     let address =
         |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("{text:?} is not an address and port"));
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let s3 = parse(raw.s3.as_ref(), at(9000), address, &mut mistake);
-    let metrics = parse(raw.metrics.as_ref(), at(9001), address, &mut mistake);
+    let s3 = mistakes.parse(raw.s3.as_ref(), at(9000), address);
+    let metrics = mistakes.parse(raw.metrics.as_ref(), at(9001), address);
     let four_two = Profile::new(4, 2).expect("a profile");
-    let profile = parse(
-        raw.ec.as_ref(),
-        four_two,
-        |text| text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string()),
-        &mut mistake,
-    );
+    let profile = mistakes.parse(raw.ec.as_ref(), four_two, |text| {
+        text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string())
+    });
     let duration =
         |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
-    let gc_grace = parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration, &mut mistake);
-    let scrub_period = parse(raw.scrub_period.as_ref(), SCRUB_PERIOD, duration, &mut mistake);
+    let gc_grace = mistakes.parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration);
+    let scrub_period = mistakes.parse(raw.scrub_period.as_ref(), SCRUB_PERIOD, duration);
     let secret = |path: &str| {
         std::fs::read_to_string(path).map(|s| Some(s.trim().to_owned())).map_err(|e| format!("{path}: {e}"))
     };
-    let secret_key = parse(raw.secret_key_file.as_ref(), None, secret, &mut mistake);
+    let secret_key = mistakes.parse(raw.secret_key_file.as_ref(), None, secret);
     let access_key = raw.access_key.as_ref().map(|key| key.get_ref().clone());
     match (&raw.access_key, &raw.secret_key_file) {
-        (Some(key), None) => mistake(key.span().start, "access_key needs secret_key_file".to_owned()),
-        (None, Some(file)) => mistake(file.span().start, "secret_key_file needs access_key".to_owned()),
+        (Some(key), None) => mistakes.at(key, "access_key needs secret_key_file"),
+        (None, Some(file)) => mistakes.at(file, "secret_key_file needs access_key"),
         (Some(_), Some(_)) | (None, None) => {}
     }
     let mut devices: Vec<DeviceConfig> = Vec::new();
     for device in &raw.device {
         let dir = PathBuf::from(device.get_ref().dir.get_ref());
         let place = device.get_ref().place.as_ref();
-        let place = parse(
-            place,
-            local(),
-            |text| text.parse().map_err(|e: holdfast_core::topology::PlaceError| e.to_string()),
-            &mut mistake,
-        );
+        let place = mistakes.parse(place, local(), |text| {
+            text.parse().map_err(|e: holdfast_core::topology::PlaceError| e.to_string())
+        });
         if devices.iter().any(|other| other.dir == dir) {
-            mistake(device.get_ref().dir.span().start, format!("device {} is there twice", dir.display()));
+            mistakes.at(&device.get_ref().dir, &format!("device {} is there twice", dir.display()));
         }
         devices.push(DeviceConfig { dir, place });
     }
@@ -213,8 +243,8 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
         scrub_period,
         keys: access_key.zip(secret_key),
     };
-    mistakes.extend(config.mistakes().into_iter().map(|mistake| format!("{name}: {mistake}")));
-    if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
+    config.mistakes().iter().for_each(|mistake| mistakes.whole(mistake));
+    mistakes.finish(config)
 }
 
 #[cfg(test)]

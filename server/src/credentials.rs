@@ -25,6 +25,12 @@ fn letters<const N: usize>(alphabet: &[u8; N], count: usize) -> String {
     (0..count).map(|_| char::from(alphabet[usize::from(rand::random::<u8>()) % N])).collect()
 }
 
+/// A new key pair.
+pub fn make() -> Keys {
+    let access_key = format!("HF{}", letters(ACCESS_LETTERS, 18));
+    Keys { access_key, secret_key: letters(SECRET_LETTERS, 40) }
+}
+
 /// Reads the kept keys, or makes them; and whether they are new.
 ///
 /// # Errors
@@ -41,8 +47,7 @@ pub fn load_or_make(data: &Path) -> io::Result<(Keys, bool)> {
             Ok((keys, false))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let access_key = format!("HF{}", letters(ACCESS_LETTERS, 18));
-            let keys = Keys { access_key, secret_key: letters(SECRET_LETTERS, 40) };
+            let keys = make();
             let text = toml::to_string(&keys).map_err(io::Error::other)?;
             durable::replace(&path, text.as_bytes(), 0o600)?;
             Ok((keys, true))

@@ -1,13 +1,18 @@
 //! `holdfast`: the server's binary. Parses, validates, runs, and answers with an exit code.
 
 mod args;
+mod cluster;
 mod config;
 mod credentials;
 mod identity;
+mod operator;
 mod system;
 
-use args::{Args, Command};
+use args::{
+    Args, ClusterCommand, Command, FoundCommand, OperatorArgs, OperatorCommand, ServerArgs, TokenCommand,
+};
 use clap::Parser;
+use cluster::config::HostConfig;
 use config::Config;
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 use tracing_subscriber::EnvFilter;
@@ -30,11 +35,45 @@ fn main() -> ExitCode {
         .with_ansi(ansi)
         .with_target(false)
         .init();
-    let config = match args.command {
-        Command::Dev(dev) => Config::from_dev(dev),
-        Command::Server(server) => Config::from_file(&server.config),
-        Command::ResumeCollection(resume) => return finish(system::resume_collection(&resume.data)),
-    };
+    let OperatorArgs { operator, json } = args.operator;
+    match args.command {
+        Command::Dev(dev) => with(Config::from_dev(dev), system::run),
+        Command::Server(server) if !is_host(&server.config) => {
+            with(Config::from_file(&server.config), system::run)
+        }
+        Command::Server(ServerArgs { config, join, token }) => {
+            with(HostConfig::from_file(&config), async |config| {
+                if let (Some(seed), Some(token)) = (join, token) {
+                    cluster::found::join(&config, &seed, &token).await?;
+                }
+                cluster::run(config).await
+            })
+        }
+        Command::Cluster(FoundCommand::Init { config }) => {
+            with(HostConfig::from_file(&config), async |config| {
+                cluster::found::init(&config, &operator).await
+            })
+        }
+        Command::Cluster(FoundCommand::Token(TokenCommand::Create(token))) => {
+            let command = OperatorCommand::Cluster(ClusterCommand::Token(token));
+            with(Ok(()), async |()| operator::run(&operator, json, command).await)
+        }
+        Command::Operator(command) => with(Ok(()), async |()| operator::run(&operator, json, command).await),
+        Command::ResumeCollection(resume) => finish(system::resume_collection(&resume.data)),
+    }
+}
+
+/// Whether a configuration is a cluster host's: it names roles.
+fn is_host(path: &std::path::Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("roles"))
+}
+
+/// Does something with a valid configuration, on a runtime.
+fn with<C>(
+    config: Result<C, config::ConfigError>,
+    work: impl AsyncFnOnce(C) -> Result<(), system::SystemError>,
+) -> ExitCode {
     let config = match config {
         Ok(config) => config,
         Err(error) => {
@@ -53,7 +92,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(system::run(config));
+    let result = runtime.block_on(work(config));
     // Reads that block on a disk that does not answer are not waited for.
     runtime.shutdown_timeout(Duration::from_secs(5));
     finish(result)

@@ -74,9 +74,17 @@ pub enum SystemError {
     TooFewDevices { in_service: usize, total: usize, need: usize },
     #[error("the system could not be set up: {0:?}")]
     SetUp(Outcome),
+    #[error("{0}")]
+    Cluster(String),
+    #[error(transparent)]
+    HostIdentity(#[from] crate::cluster::identity::IdentityError),
+    #[error(transparent)]
+    Tls(#[from] holdfast_net::TlsError),
+    #[error(transparent)]
+    Device(#[from] holdfast_storage_node_server::DeviceError),
 }
 
-fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> SystemError {
+pub fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> SystemError {
     move |error| SystemError::Io(path.as_ref().display().to_string(), error)
 }
 
@@ -176,7 +184,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     result.and(drained)
 }
 
-fn flatten<E: Into<SystemError>>(
+pub fn flatten<E: Into<SystemError>>(
     result: Result<Result<(), E>, tokio::task::JoinError>,
 ) -> Result<(), SystemError> {
     match result {
@@ -185,7 +193,7 @@ fn flatten<E: Into<SystemError>>(
     }
 }
 
-async fn told_to_stop() {
+pub async fn told_to_stop() {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -235,7 +243,7 @@ async fn raise_version(meta: &Meta) -> Result<(), SystemError> {
     let command = Command::RaiseClusterVersion { version: CLUSTER_VERSION };
     match meta.request(Request::idempotent(command)).await? {
         Outcome::Done => Ok(()),
-        other => Err(SystemError::SetUp(other)),
+        refused => Err(SystemError::SetUp(refused)),
     }
 }
 

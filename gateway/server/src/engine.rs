@@ -15,7 +15,7 @@ use holdfast_core::{
 };
 use holdfast_erasure::ErasureCode;
 use holdfast_meta_raft_machine::{
-    ask::HeaderNow,
+    ask::{HeaderNow, Topology},
     command::{Command, Outcome, Rejection, Request},
 };
 use holdfast_meta_raft_server::{Meta, MetaError};
@@ -164,6 +164,16 @@ impl Engine {
     pub(crate) async fn new_request_id(&self) -> Result<RequestId, EngineError> {
         let clock_ms = self.shared.clock_ms().await?;
         Ok(RequestId::new(clock_ms, rand::random()))
+    }
+
+    /// The devices that the engine reaches.
+    pub fn devices(&self) -> &DeviceSlots {
+        &self.shared.placement.devices
+    }
+
+    /// Takes note of a topology that was just read.
+    pub fn take_topology(&self, topology: &Topology) {
+        self.shared.placement.take(topology);
     }
 
     pub fn config(&self) -> &EngineConfig {

@@ -301,6 +301,11 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         &self.members.voters
     }
 
+    /// Whether nobody else has a vote, not even in a configuration that is being left.
+    pub fn is_only_voter(&self, member: MemberId) -> bool {
+        self.members.voters == [member.0] && self.members.voters_outgoing.is_empty()
+    }
+
     /// The members that follow without a vote.
     pub fn learners(&self) -> &[u64] {
         &self.members.learners

@@ -136,7 +136,7 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         // What was applied was committed, even where the log was not told before a crash.
         log.raise_commit(config.applied);
         let timeout = config.election_ticks + (config.seed % config.election_ticks as u64) as usize;
-        let alone = log.voters() == [config.id.0] && log.learners().is_empty();
+        let alone = log.is_only_voter(config.id);
         let raft_config = raft::Config {
             id: config.id.0,
             election_tick: config.election_ticks,
@@ -235,11 +235,9 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         let last = self.node.store().last();
         let learners = self.node.store().learners();
         let matched = |id: &u64| self.node.raft.prs().get(*id).map_or(0, |progress| progress.matched);
-        learners
-            .iter()
-            .filter(|id| self.leads() && matched(id) + lag >= last)
-            .map(|id| MemberId(*id))
-            .collect()
+        // Who has nothing is not near, however short the log is.
+        let near = |id: &&u64| matched(id) > 0 && matched(id) + lag >= last;
+        learners.iter().filter(|id| self.leads() && near(id)).map(|id| MemberId(*id)).collect()
     }
 
     /// Whether this member leads, as far as it knows.
@@ -249,7 +247,7 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
 
     /// Whether it is the only voter: then nobody else can have led since, and what it applied is the newest state.
     pub fn leads_alone(&self) -> bool {
-        self.leads() && self.node.store().voters() == [self.node.raft.id]
+        self.leads() && self.node.store().is_only_voter(MemberId(self.node.raft.id))
     }
 
     pub fn term(&self) -> u64 {

@@ -97,3 +97,92 @@ fn messages_from_outside_never_panic() {
         assert!(matches!(pump.step(bytes), Err(PumpError::Message) | Ok(())));
     }
 }
+
+/// A group in memory, whose state is just how far it has applied.
+struct Group {
+    members: Vec<(MemStore, Pump<MemStore, Whole>, std::rc::Rc<std::cell::Cell<u64>>)>,
+}
+
+struct Whole(std::rc::Rc<std::cell::Cell<u64>>);
+
+impl SnapshotSource for Whole {
+    fn take(&self) -> Option<TakenSnapshot> {
+        Some(TakenSnapshot { index: self.0.get(), data: vec![1] })
+    }
+}
+
+impl Group {
+    fn add(&mut self, id: u64, founds: bool) {
+        let (store, applied) = (MemStore::default(), std::rc::Rc::new(std::cell::Cell::new(0)));
+        let bootstrap: &[MemberId] = if founds { &[MemberId(id)] } else { &[] };
+        let log =
+            RaftLog::open(store.clone(), Whole(applied.clone()), bootstrap, Watermark(0)).expect("a log");
+        applied.set(log.compacted());
+        let config = PumpConfig {
+            id: MemberId(id),
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            seed: id * 3,
+            applied: applied.get(),
+        };
+        self.members.push((store, Pump::new(&config, log).expect("a member"), applied));
+    }
+
+    /// Lets messages and time pass.
+    fn run(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            let mut sent = Vec::new();
+            for (_, pump, applied) in &mut self.members {
+                pump.tick();
+                while let Some(work) = pump.poll().expect("memory takes the log") {
+                    sent.extend(work.send);
+                    if let Some(snapshot) = work.install {
+                        applied.set(snapshot.index);
+                        pump.applied(snapshot.index);
+                    }
+                    for entry in work.apply {
+                        applied.set(entry.index);
+                        pump.applied(entry.index);
+                    }
+                }
+            }
+            for (to, message) in sent {
+                if let Some((_, pump, _)) = self.members.get_mut(to.0 as usize - 1) {
+                    pump.step(&message).expect("members understand each other");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn members_come_as_learners_and_go() {
+    let mut group = Group { members: Vec::new() };
+    group.add(1, true);
+    group.run(5);
+    for (id, voters) in [(2, vec![1, 2]), (3, vec![1, 2, 3])] {
+        group.add(id, false);
+        let (_, leader, _) = &mut group.members[0];
+        leader.propose_change(Vec::new(), MemberChange::AddLearner(MemberId(id))).expect("a proposal");
+        group.run(20);
+        assert_eq!(group.members[0].1.learners_within(10), [MemberId(id)]);
+        let (_, leader, _) = &mut group.members[0];
+        leader.propose_change(Vec::new(), MemberChange::Promote(MemberId(id))).expect("a proposal");
+        group.run(20);
+        let mut now = group.members[0].1.log().voters().to_vec();
+        now.sort_unstable();
+        assert_eq!(now, voters);
+    }
+    let (_, leader, applied) = &mut group.members[0];
+    let before = applied.get();
+    leader.propose(Vec::new(), b"x".to_vec()).expect("a proposal");
+    group.run(5);
+    assert!(group.members.iter().all(|(_, _, applied)| applied.get() > before));
+    group.members[0].1.propose_change(Vec::new(), MemberChange::Remove(MemberId(3))).expect("a proposal");
+    group.run(20);
+    assert!(!group.members[0].1.log().voters().contains(&3));
+    // A restart finds the members that were agreed on last.
+    let (store, _, applied) = &group.members[0];
+    let log = RaftLog::open(store.clone(), Whole(applied.clone()), &[], Watermark(0)).expect("a log");
+    assert_eq!(log.voters().len(), 2);
+}

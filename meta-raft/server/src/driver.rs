@@ -359,6 +359,7 @@ impl Driver {
             status.voters = log.voters().to_vec();
             status.learners = log.learners().to_vec();
         }
+        status.caught_up.clear();
         if !status.learners.is_empty() {
             status.caught_up = self.pump.learners_within(100);
         }

@@ -10,7 +10,7 @@ use holdfast_core::{
     roles::{Role, Roles},
 };
 use holdfast_meta_raft_machine::{
-    ask::{Ask, AuthorityNow, TopologyNow},
+    ask::{Ask, AuthorityNow, Topology, TopologyNow},
     command::{self, Command, Outcome, Request},
     records::{Authority, Host},
 };
@@ -40,8 +40,13 @@ impl NetPeers {
         Self { tls, pool, members: ArcSwap::default() }
     }
 
-    /// Speaks with these members from now on.
-    pub fn set(&self, addresses: &BTreeMap<HostId, String>) {
+    /// Speaks with the members of a topology from now on.
+    pub fn set_from(&self, topology: &Topology) {
+        let members = topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
+        self.set(&members.map(|(id, host)| (*id, host.address.clone())).collect());
+    }
+
+    fn set(&self, addresses: &BTreeMap<HostId, String>) {
         let known = self.members.load();
         let same = addresses.len() == known.len()
             && addresses

@@ -78,8 +78,10 @@ impl Steward {
 
     /// Members speak with all members, and with hosts that are about to become some.
     fn introduce(&self, topology: &Topology) {
-        let members = topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
-        self.peers.set(&members.map(|(id, host)| (*id, host.address.clone())).collect());
+        // A member that just joined knows nobody by itself: it was told from outside.
+        if !topology.hosts.is_empty() {
+            self.peers.set_from(topology);
+        }
     }
 
     async fn round(&self, topology: &Topology, leading_since: Instant) -> Result<(), MetaError> {

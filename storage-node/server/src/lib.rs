@@ -64,6 +64,11 @@ pub enum DeviceError {
     Index(#[from] KvError),
     #[error("the device's shards cannot be opened: {0}")]
     Store(#[from] ShardError),
+    #[error(
+        "{path} is empty, and device {slot} should be there. Mount its disk; or, if the disk was replaced, say so with \
+             \"holdfast device replace {slot}\""
+    )]
+    Empty { path: PathBuf, slot: DeviceId },
 }
 
 type FsStore = ShardStore<FsDisk, Family>;

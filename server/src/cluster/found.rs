@@ -1,0 +1,163 @@
+//! Making a cluster, and joining one.
+
+use super::{
+    config::HostConfig,
+    identity::{HostIdentity, Parts},
+};
+use crate::{credentials, system::SystemError};
+use holdfast_core::{
+    buffer::BufferPool,
+    ids::HostId,
+    roles::{Role, Roles},
+};
+use holdfast_kv::durable::{self, DirLock};
+use holdfast_meta_raft_machine::{
+    CLUSTER_VERSION,
+    command::{Command, Outcome, Request},
+    records::{AccessKey, Authority, Host},
+};
+use holdfast_meta_raft_server::{MemberId, MetaConfig, MetaMetrics, MetaNode, NoPeers};
+use holdfast_net::{NetError, Remote, Secret, Target, authority, join_client};
+use holdfast_proto::{Join, call::Method, failure::Code, reply};
+use prometheus::Registry;
+use std::{path::Path, sync::Arc, time::Duration};
+
+/// How long an operator's certificate is valid: as long as the cluster is run by the same people.
+const OPERATOR_LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 60 * 60);
+
+/// An operator is no host.
+const OPERATOR: HostId = HostId(0);
+
+/// How long a member may take over letting a host in.
+const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes a cluster whose first host is configured by `config`; its operator's identity is kept in `operator`.
+///
+/// # Errors
+/// Where the host has an identity already, or its files cannot be written.
+pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemError> {
+    let refuse = |text: &str| Err(SystemError::Cluster(text.to_owned()));
+    if !config.roles.has(Role::Meta) {
+        return refuse("the first host of a cluster keeps its metadata: give it the role meta");
+    }
+    durable::create_dir(&config.data).map_err(crate::system::io_at(&config.data))?;
+    let lock = DirLock::acquire(&config.data).map_err(crate::system::io_at(&config.data))?;
+    let _lock = lock.ok_or_else(|| SystemError::InUse(config.data.display().to_string()))?;
+    if HostIdentity::read(&config.data)?.is_some() {
+        return refuse("this host belongs to a cluster already");
+    }
+    if HostIdentity::read(operator)?.is_some() {
+        return refuse("there is an operator's identity already: choose another directory with --operator");
+    }
+    let cluster = hex::encode(rand::random::<[u8; 16]>());
+    let signer = authority::make(&cluster)?;
+    let members = vec![config.advertise.clone()];
+    let identity = |host: HostId, roles: Roles, life| -> Result<HostIdentity, SystemError> {
+        let (key, request) = authority::request()?;
+        let certificate = authority::sign(&signer, &request, host, roles, life)?;
+        Ok(HostIdentity::new(Parts {
+            cluster: cluster.clone(),
+            host,
+            roles,
+            members: members.clone(),
+            authority: signer.certificate.clone(),
+            certificate,
+            key,
+        }))
+    };
+    let first = identity(HostId::LOCAL, config.roles, authority::HOST_LIFE)?;
+    let boss = identity(OPERATOR, Roles::NONE.with(Role::Operator), OPERATOR_LIFE)?;
+    let keys = credentials::make();
+    let host = Host {
+        name: config.name.clone(),
+        roles: config.roles,
+        address: config.advertise.clone(),
+        place: config.place.clone(),
+        revoked: false,
+    };
+    let authority = Authority {
+        cluster: cluster.clone(),
+        certificate: signer.certificate.clone(),
+        key: signer.key.clone(),
+    };
+    let key = AccessKey { access: keys.access_key.clone(), secret: keys.secret_key.clone() };
+    let meta = MetaConfig::new(config.data.join("meta"), MemberId(HostId::LOCAL.0), true, rand::random());
+    let node = MetaNode::start(&meta, Arc::new(NoPeers), MetaMetrics::new(&Registry::new())?)?;
+    let commands = [
+        Command::RaiseClusterVersion { version: CLUSTER_VERSION },
+        Command::FoundCluster { authority, host, key },
+    ];
+    let outcomes = node.handle().submit(commands.map(Request::idempotent).to_vec()).await?;
+    if let Some(Outcome::Rejected(rejection)) = outcomes.last() {
+        return refuse(&format!("the metadata in {} refuses: {rejection}", config.data.display()));
+    }
+    drop(node);
+    // Written last: what has an identity is whole.
+    boss.write(operator)?;
+    first.write(&config.data)?;
+    println!("made cluster {cluster}, with {} as its first host", config.name);
+    println!("the operator's identity is in {}: keep it safe", operator.display());
+    println!("\nThese S3 keys were just made. They are not shown again:");
+    println!("  export AWS_ACCESS_KEY_ID={}", keys.access_key);
+    println!("  export AWS_SECRET_ACCESS_KEY={}", keys.secret_key);
+    println!("\nStart it with: holdfast server --config FILE");
+    Ok(())
+}
+
+/// Lets this host join the cluster that `seed` belongs to.
+///
+/// # Errors
+/// Where the token is refused, or nobody can be reached.
+pub async fn join(config: &HostConfig, seed: &str, token: &str) -> Result<(), SystemError> {
+    durable::create_dir(&config.data).map_err(crate::system::io_at(&config.data))?;
+    if let Some(known) = HostIdentity::read(&config.data)? {
+        tracing::info!(host = known.host, "this host has joined before: the token is not needed");
+        return Ok(());
+    }
+    let secret: Secret = token.parse()?;
+    let tls = join_client(&secret)?;
+    let (key, request) = authority::request()?;
+    let call = Join {
+        secret: secret.secret.clone(),
+        request,
+        name: config.name.clone(),
+        roles: config.roles.iter().fold(0, |bits, role| bits | role as u32),
+        address: config.advertise.clone(),
+        place: config.place.to_string(),
+    };
+    let mut address = seed.to_owned();
+    let pool = BufferPool::new(0);
+    // The seed may name another member as the leader, and an election may be under way.
+    for _ in 0..20 {
+        let remote = Remote::new(tls.clone(), Target::Any(Role::Meta), address.clone(), pool.clone());
+        let joined = remote.call(Method::Join(call.clone()), bytes::Bytes::new(), JOIN_PATIENCE).await;
+        match joined {
+            Ok((reply::Result::Joined(joined), _)) => {
+                let identity = HostIdentity::new(Parts {
+                    cluster: joined.cluster,
+                    host: HostId(joined.host),
+                    roles: config.roles,
+                    members: vec![address, seed.to_owned()],
+                    authority: joined.authority,
+                    certificate: joined.certificate,
+                    key,
+                });
+                identity.write(&config.data)?;
+                println!("joined as host {}", joined.host);
+                return Ok(());
+            }
+            Ok(_) => return Err(SystemError::Cluster(format!("{address} answered with something else"))),
+            Err(NetError::Failed(failure)) if failure.code() == Code::NotLeader => {
+                if failure.message.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                } else {
+                    address = failure.message;
+                }
+            }
+            Err(error) => {
+                return Err(SystemError::Cluster(format!("the cluster did not let this host in: {error}")));
+            }
+        }
+    }
+    Err(SystemError::Cluster("the cluster has no leader: try again when it has".to_owned()))
+}

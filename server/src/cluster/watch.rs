@@ -1,0 +1,164 @@
+//! What a host keeps knowing of the others: who they are, where they are, and how they are.
+
+use super::storage::Seen;
+use crate::system::SystemError;
+use bytes::Bytes;
+use holdfast_core::{
+    buffer::BufferPool,
+    ids::{DeviceId, HostId},
+};
+use holdfast_gateway_server::{DeviceSlots, Engine};
+use holdfast_meta_raft_machine::ask::Topology;
+use holdfast_meta_raft_server::RemoteMeta;
+use holdfast_net::{Remote, Target, Tls};
+use holdfast_proto::{self as proto, Beat, DeviceBeat, DeviceHealth, HealthNow, call::Method, reply};
+use holdfast_storage_node_server::{Device, RemoteDevice, Revoked};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often a host says that it is alive, and looks at the others.
+const PACE: Duration = Duration::from_millis(500);
+
+/// A device that was silent for so long is not asked.
+const SUSPECT: Duration = Duration::from_secs(3);
+
+/// How long a host that could not be reached may take to answer.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// A host's view of the others.
+pub struct Watch {
+    pub host: HostId,
+    pub tls: Tls,
+    pub pool: BufferPool,
+    pub meta: RemoteMeta,
+    pub seen: Seen,
+    pub revoked: Revoked,
+    /// The host's own devices.
+    pub own: DeviceSlots,
+    pub engine: Option<Engine>,
+}
+
+impl Watch {
+    /// Watches until the future is dropped.
+    ///
+    /// # Errors
+    /// None: what cannot be read now is read later.
+    pub async fn run(self) -> Result<(), SystemError> {
+        let mut ticks = interval(PACE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut hosts: BTreeMap<HostId, Remote> = BTreeMap::new();
+        let look = async {
+            loop {
+                ticks.tick().await;
+                match self.meta.refresh().await {
+                    Ok(topology) => self.take(topology, &mut hosts),
+                    Err(error) => tracing::warn!(%error, "the cluster's state cannot be read"),
+                }
+                self.look_after_devices(&hosts).await;
+            }
+        };
+        // Whoever waits for an answer still is alive.
+        tokio::join!(look, self.beat());
+        Ok(())
+    }
+
+    async fn beat(&self) {
+        let mut ticks = interval(PACE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let devices = self.own.in_service();
+            let devices = tokio::task::spawn_blocking(move || {
+                devices.iter().map(|device| beat_of(device)).collect::<Vec<_>>()
+            });
+            let Ok(devices) = devices.await else { continue };
+            self.meta.tell_all(&Method::Beat(Beat { devices }));
+        }
+    }
+
+    fn take(&self, topology: Topology, hosts: &mut BTreeMap<HostId, Remote>) {
+        let revoked = topology.hosts.iter().filter(|(_, host)| host.revoked).map(|(id, _)| *id);
+        self.revoked.store(Arc::new(revoked.collect()));
+        if let Some(engine) = &self.engine {
+            engine.take_topology(&topology);
+            let slots = engine.devices();
+            let known = slots.remote();
+            let mut remote = BTreeMap::new();
+            for (id, device) in topology.devices.iter().filter(|(_, device)| device.host != self.host) {
+                let Some((_, host)) = topology.hosts.iter().find(|(id, _)| *id == device.host) else {
+                    continue;
+                };
+                if host.revoked {
+                    continue;
+                }
+                let entry = match known.get(id).filter(|device| device.is_at(&host.address)) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let fresh = || {
+                            let target = Target::Host(device.host);
+                            Remote::new(self.tls.clone(), target, host.address.clone(), self.pool.clone())
+                        };
+                        let remote = hosts.entry(device.host).or_insert_with(fresh);
+                        if remote.address() != host.address {
+                            *remote = fresh();
+                        }
+                        RemoteDevice::new(*id, remote.clone())
+                    }
+                };
+                remote.insert(*id, entry);
+            }
+            slots.set_remote(remote);
+        }
+        self.seen.store(Arc::new(topology));
+    }
+
+    /// Learns how the other devices are, and finds out whether hosts that could not be reached are back.
+    async fn look_after_devices(&self, hosts: &BTreeMap<HostId, Remote>) {
+        let Some(engine) = &self.engine else { return };
+        for remote in hosts.values().filter(|remote| remote.is_down()) {
+            let remote = remote.clone();
+            tokio::spawn(async move {
+                // Any answer is a sign of life, a refusal too.
+                let _alive = remote.call(Method::Health(proto::Health {}), Bytes::new(), PROBE).await;
+            });
+        }
+        let health = match self.meta.call(Method::Health(proto::Health {}), Bytes::new()).await {
+            Ok(reply::Result::Health(health)) => health,
+            Ok(_) | Err(_) => return,
+        };
+        let heard = by_device(&health);
+        for (id, device) in &*engine.devices().remote() {
+            match heard.get(id) {
+                Some((beat, silent)) => {
+                    device.set_condition(*silent < SUSPECT, beat.nearly_full, beat.backed_up);
+                }
+                // The member may have started a moment ago, and not have heard of it yet.
+                None => device.set_condition(true, false, false),
+            }
+        }
+    }
+}
+
+fn by_device(health: &HealthNow) -> BTreeMap<DeviceId, (&DeviceBeat, Duration)> {
+    let entry = |device: &DeviceHealth| -> Option<(DeviceId, Duration)> {
+        Some((DeviceId(device.beat.as_ref()?.device), Duration::from_millis(device.silent_ms)))
+    };
+    let devices = health.devices.iter();
+    devices.filter_map(|device| Some((entry(device)?.0, (device.beat.as_ref()?, entry(device)?.1)))).collect()
+}
+
+fn beat_of(device: &Device) -> DeviceBeat {
+    let space = device.space().ok();
+    let usage = device.usage();
+    DeviceBeat {
+        device: device.slot().0,
+        incarnation: device.incarnation().as_bytes().to_vec(),
+        total: space.map_or(0, |space| space.total),
+        free: space.map_or(0, |space| space.free),
+        live: usage.live,
+        shards: usage.shards,
+        nearly_full: device.nearly_full(),
+        backed_up: device.is_backed_up(),
+        scrubbed: 0,
+    }
+}

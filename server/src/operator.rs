@@ -1,0 +1,78 @@
+//! What operators ask and order: one connection to the metadata, and tables for people or JSON for programs.
+
+mod orders;
+mod show;
+mod status;
+
+use crate::{
+    args::{
+        ClusterCommand, DeviceCommand, MetaCommand, NodeCommand, OperatorCommand, PgCommand, PoolCommand,
+    },
+    cluster::identity::HostIdentity,
+    system::SystemError,
+};
+use bytes::Bytes;
+use holdfast_core::buffer::BufferPool;
+use holdfast_meta_raft_machine::{
+    ask::Topology,
+    command::{Command, Request},
+};
+use holdfast_meta_raft_server::RemoteMeta;
+use holdfast_proto::{self as proto, HealthNow, call::Method, reply};
+use std::path::Path;
+
+/// An operator's way to a cluster.
+pub struct Operator {
+    identity: HostIdentity,
+    meta: RemoteMeta,
+    json: bool,
+}
+
+/// Carries out an operator's command.
+///
+/// # Errors
+/// Where the cluster cannot be reached or refuses.
+pub async fn run(dir: &Path, json: bool, command: OperatorCommand) -> Result<(), SystemError> {
+    let identity = HostIdentity::read(dir)?.ok_or_else(|| {
+        SystemError::Cluster(format!(
+            "{} holds no operator's identity: name it with --operator",
+            dir.display()
+        ))
+    })?;
+    let meta = RemoteMeta::start(identity.tls()?, &identity.members, BufferPool::new(0));
+    let operator = Operator { identity, meta, json };
+    match command {
+        OperatorCommand::Status => operator.status().await,
+        OperatorCommand::Cluster(ClusterCommand::Token(token)) => operator.make_token(&token).await,
+        OperatorCommand::Device(DeviceCommand::List) => operator.devices().await,
+        OperatorCommand::Device(order) => operator.order_device(order).await,
+        OperatorCommand::Node(NodeCommand::List) => operator.nodes().await,
+        OperatorCommand::Node(order) => operator.order_node(order).await,
+        OperatorCommand::Pool(PoolCommand::List) => operator.pools().await,
+        OperatorCommand::Pool(PoolCommand::Create(wanted)) => operator.create_pool(&wanted).await,
+        OperatorCommand::Pg(PgCommand::List) => operator.pgs().await,
+        OperatorCommand::Meta(MetaCommand::Members) => operator.members().await,
+        OperatorCommand::Meta(MetaCommand::TransferLeader { host }) => operator.transfer_leader(&host).await,
+        OperatorCommand::Repair => operator.plan().await,
+    }
+}
+
+impl Operator {
+    async fn topology(&self) -> Result<Topology, SystemError> {
+        Ok(self.meta.refresh().await?)
+    }
+
+    async fn health(&self) -> Result<HealthNow, SystemError> {
+        match self.meta.call(Method::Health(proto::Health {}), Bytes::new()).await? {
+            reply::Result::Health(health) => Ok(health),
+            _ => Err(SystemError::Cluster("the metadata answered with something else".to_owned())),
+        }
+    }
+
+    async fn order(&self, command: Command) -> Result<(), SystemError> {
+        for outcome in self.meta.submit(vec![Request::idempotent(command)]).await? {
+            outcome.accepted().map_err(|rejection| SystemError::Cluster(rejection.to_string()))?;
+        }
+        Ok(())
+    }
+}
