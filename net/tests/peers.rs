@@ -59,7 +59,16 @@ impl Handler for Echo {
                     entered.notify_one();
                     std::future::pending().await
                 }
-                _ => Err(Failure::new(Code::Denied, format!("{from:?}"))),
+                Method::PutShard(_)
+                | Method::ReadShard(_)
+                | Method::Submit(_)
+                | Method::Raft(_)
+                | Method::SnapshotPage(_)
+                | Method::Renew(_)
+                | Method::Beat(_)
+                | Method::Health(_)
+                | Method::ChangeMember(_)
+                | Method::TransferLeader(_) => Err(Failure::new(Code::Denied, format!("{from:?}"))),
             }
         })
     }

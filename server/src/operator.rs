@@ -8,7 +8,7 @@ use crate::{
     args::{
         ClusterCommand, DeviceCommand, MetaCommand, NodeCommand, OperatorCommand, PgCommand, PoolCommand,
     },
-    cluster::identity::HostIdentity,
+    cluster::identity::{HostIdentity, members_of},
     system::SystemError,
 };
 use bytes::Bytes;
@@ -19,10 +19,11 @@ use holdfast_meta_raft_machine::{
 };
 use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_proto::{self as proto, HealthNow, call::Method, reply};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An operator's way to a cluster.
 pub struct Operator {
+    dir: PathBuf,
     identity: HostIdentity,
     meta: RemoteMeta,
     json: bool,
@@ -40,7 +41,9 @@ pub async fn run(dir: &Path, json: bool, command: OperatorCommand) -> Result<(),
         ))
     })?;
     let meta = RemoteMeta::start(identity.tls()?, &identity.members, BufferPool::new(0));
-    let operator = Operator { identity, meta, json };
+    let operator = Operator { dir: dir.to_owned(), identity, meta, json };
+    // Whoever leads is found among all members, and not only those that were known before.
+    operator.topology().await?;
     match command {
         OperatorCommand::Status => operator.status().await,
         OperatorCommand::Cluster(ClusterCommand::Token(token)) => operator.make_token(&token).await,
@@ -59,13 +62,26 @@ pub async fn run(dir: &Path, json: bool, command: OperatorCommand) -> Result<(),
 
 impl Operator {
     async fn topology(&self) -> Result<Topology, SystemError> {
-        Ok(self.meta.refresh().await?)
+        let topology = self.meta.refresh().await?;
+        // The members that are known now are asked the next time.
+        let members = members_of(&topology);
+        if !members.is_empty() && members != self.identity.members {
+            let mut identity = self.identity.clone();
+            identity.members = members;
+            identity.write(&self.dir)?;
+        }
+        Ok(topology)
     }
 
     async fn health(&self) -> Result<HealthNow, SystemError> {
         match self.meta.call(Method::Health(proto::Health {}), Bytes::new()).await? {
             reply::Result::Health(health) => Ok(health),
-            _ => Err(SystemError::Cluster("the metadata answered with something else".to_owned())),
+            reply::Result::Failure(_)
+            | reply::Result::Done(_)
+            | reply::Result::Joined(_)
+            | reply::Result::Renewed(_) => {
+                Err(SystemError::Cluster("the metadata answered with something else".to_owned()))
+            }
         }
     }
 

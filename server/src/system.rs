@@ -241,10 +241,8 @@ fn open_devices(
 /// One process is one version: nobody else has to understand it.
 async fn raise_version(meta: &Meta) -> Result<(), SystemError> {
     let command = Command::RaiseClusterVersion { version: CLUSTER_VERSION };
-    match meta.request(Request::idempotent(command)).await? {
-        Outcome::Done => Ok(()),
-        refused => Err(SystemError::SetUp(refused)),
-    }
+    let outcome = meta.request(Request::idempotent(command)).await?;
+    if outcome == Outcome::Done { Ok(()) } else { Err(SystemError::SetUp(outcome)) }
 }
 
 /// Makes the pool: devices, placement groups.

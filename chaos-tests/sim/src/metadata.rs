@@ -86,7 +86,7 @@ impl Store for LogStore {
 struct WholeState(MemStore);
 
 impl SnapshotSource for WholeState {
-    fn take(&self) -> Option<TakenSnapshot> {
+    fn take(&self, _: u64) -> Option<TakenSnapshot> {
         let index = query::header(&self.0).ok()??.applied_index;
         let data = holdfast_core::codec::encode(&self.0.dump());
         Some(TakenSnapshot { index, data })

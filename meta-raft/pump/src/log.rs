@@ -399,7 +399,9 @@ impl<S: Store, N: SnapshotSource> Storage for RaftLog<S, N> {
 
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
         let unavailable = raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable);
-        let Some(taken) = self.snapshots.take().filter(|taken| taken.index >= request_index.max(1)) else {
+        // The members go along as they are now: whoever takes over an older state would change them a second time.
+        let from = request_index.max(self.members_since).max(1);
+        let Some(taken) = self.snapshots.take(from).filter(|taken| taken.index >= from) else {
             return Err(unavailable);
         };
         let mut snapshot = Snapshot { data: taken.data, ..Snapshot::default() };

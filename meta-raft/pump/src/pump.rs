@@ -64,8 +64,8 @@ pub struct PumpConfig {
 
 /// Makes snapshots of the state for members that are behind the log.
 pub trait SnapshotSource {
-    /// The state and the entry that it is at; `None` where none can be made now.
-    fn take(&self) -> Option<TakenSnapshot>;
+    /// The state and the entry that it is at, which is `from` or later; `None` where none can be made now.
+    fn take(&self, from: u64) -> Option<TakenSnapshot>;
 }
 
 /// What a [`SnapshotSource`] gives: opaque to raft.

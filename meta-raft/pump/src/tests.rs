@@ -4,7 +4,7 @@ use holdfast_core::kv::{Batch, Durability, MemStore, Store, View};
 struct NoSnapshots;
 
 impl SnapshotSource for NoSnapshots {
-    fn take(&self) -> Option<TakenSnapshot> {
+    fn take(&self, _: u64) -> Option<TakenSnapshot> {
         None
     }
 }
@@ -100,13 +100,18 @@ fn messages_from_outside_never_panic() {
 
 /// A group in memory, whose state is just how far it has applied.
 struct Group {
-    members: Vec<(MemStore, Pump<MemStore, Whole>, std::rc::Rc<std::cell::Cell<u64>>)>,
+    members: Vec<Member>,
 }
 
-struct Whole(std::rc::Rc<std::cell::Cell<u64>>);
+/// How far a member has applied.
+type Applied = std::rc::Rc<std::cell::Cell<u64>>;
+
+type Member = (MemStore, Pump<MemStore, Whole>, Applied);
+
+struct Whole(Applied);
 
 impl SnapshotSource for Whole {
-    fn take(&self) -> Option<TakenSnapshot> {
+    fn take(&self, _: u64) -> Option<TakenSnapshot> {
         Some(TakenSnapshot { index: self.0.get(), data: vec![1] })
     }
 }

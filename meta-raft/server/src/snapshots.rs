@@ -125,11 +125,13 @@ impl Snapshots {
 }
 
 impl SnapshotSource for Snapshots {
-    fn take(&self) -> Option<TakenSnapshot> {
+    fn take(&self, from: u64) -> Option<TakenSnapshot> {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, entry| entry.used.elapsed() < IDLE);
         let ticket = |snapshot| codec::encode(&Ticket { member: self.member.0, snapshot });
-        if let Some((id, entry)) = all.last_key_value().filter(|(_, entry)| entry.taken.elapsed() < FRESH) {
+        if let Some((id, entry)) =
+            all.last_key_value().filter(|(_, entry)| entry.taken.elapsed() < FRESH && entry.index >= from)
+        {
             return Some(TakenSnapshot { index: entry.index, data: ticket(*id) });
         }
         let family = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();

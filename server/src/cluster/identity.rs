@@ -1,7 +1,11 @@
 //! Who a host is: its key and certificate, and whom it knows to ask.
 
-use holdfast_core::{ids::HostId, roles::Roles};
+use holdfast_core::{
+    ids::HostId,
+    roles::{Role, Roles},
+};
 use holdfast_kv::durable;
+use holdfast_meta_raft_machine::ask::Topology;
 use holdfast_net::{Tls, TlsError};
 use serde::{Deserialize, Serialize};
 use std::{io, path::Path};
@@ -51,6 +55,12 @@ pub struct Parts {
 
 pub fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The addresses of a cluster's metadata members.
+pub fn members_of(topology: &Topology) -> Vec<String> {
+    let members = topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
+    members.map(|(_, host)| host.address.clone()).collect()
 }
 
 impl HostIdentity {

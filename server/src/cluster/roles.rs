@@ -2,7 +2,7 @@
 
 use super::{
     config::HostConfig,
-    identity::{HostIdentity, now},
+    identity::{HostIdentity, members_of, now},
     storage::{self, Seen},
     watch::Watch,
 };
@@ -29,7 +29,7 @@ use holdfast_net::{Answer, Caller, Handler, Listener, Tls, authority};
 use holdfast_proto::{self as proto, Failure, call::Method, failure::Code, reply};
 use holdfast_storage_node_server::{Revoked, ShardService};
 use prometheus::Registry;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -337,14 +337,7 @@ async fn renew_for_ever(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let topology = seen.load_full();
-        let members: BTreeMap<_, _> = topology
-            .hosts
-            .iter()
-            .filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked)
-            .map(|(id, host)| (id, host.address.clone()))
-            .collect();
-        let members: Vec<String> = members.into_values().collect();
+        let members = members_of(&seen.load());
         if !members.is_empty() && identity.members != members {
             identity.members = members;
             identity.write(&config.data)?;

@@ -1,6 +1,6 @@
 //! What operators order.
 
-use super::Operator;
+use super::{Operator, show::say};
 use crate::{
     args::{DeviceCommand, NodeCommand, PoolArgs, TokenArgs},
     system::SystemError,
@@ -39,7 +39,7 @@ impl Operator {
         let roles: Roles = wanted.role.iter().copied().collect();
         let ttl_ms = wanted.ttl.as_millis() as u64;
         self.order(Command::MakeToken { hash: *blake3::hash(&secret).as_bytes(), roles, ttl_ms }).await?;
-        println!("{}", Secret::new(&self.identity.authority()?, secret));
+        say(format!("{}", Secret::new(&self.identity.authority()?, secret)));
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Operator {
             DeviceCommand::Replace { device: id } => {
                 let (id, _) = device(id)?;
                 self.order(Command::AllowReplacement { id }).await?;
-                println!("an empty disk may take the place of device {id}");
+                say(format!("an empty disk may take the place of device {id}"));
                 Ok(())
             }
             DeviceCommand::Reweigh { device: id, weight } => {
@@ -91,10 +91,10 @@ impl Operator {
                 for id in &devices {
                     self.set_duty(*id, Duty::Draining).await?;
                 }
-                println!(
+                say(format!(
                     "{} devices of {node} are draining: \"holdfast device list\" shows when they are empty",
                     devices.len()
-                );
+                ));
                 Ok(())
             }
             NodeCommand::Remove { node, force } => {
@@ -109,7 +109,7 @@ impl Operator {
                     self.set_duty(id, Duty::Removed).await?;
                 }
                 self.order(Command::RevokeHost { id: host }).await?;
-                println!("{node} does not belong to the cluster any more, and may be unplugged");
+                say(format!("{node} does not belong to the cluster any more, and may be unplugged"));
                 Ok(())
             }
         }
@@ -133,7 +133,7 @@ impl Operator {
         let pgs = table.into_iter().map(|(id, pg)| (id, pg.spec())).collect();
         let pool = PoolSpec { profile, pg_count: count };
         self.order(Command::FoundPool { pool, domain, pgs }).await?;
-        println!("made a pool of {profile} over {domain}s, with {count} placement groups");
+        say(format!("made a pool of {profile} over {domain}s, with {count} placement groups"));
         Ok(())
     }
 

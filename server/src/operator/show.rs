@@ -7,7 +7,14 @@ use holdfast_core::ids::{DeviceId, HostId};
 use holdfast_meta_raft_machine::{ask::Topology, records::Duty};
 use holdfast_proto::{DeviceHealth, HealthNow};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{fmt::Display, io::Write, time::Duration};
+
+/// Prints a line. Whoever reads them may have seen enough.
+pub fn say(line: impl Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
 
 /// A host or device that was silent for so long is down.
 pub const DOWN: Duration = Duration::from_secs(5);
@@ -56,10 +63,12 @@ pub fn table(columns: &[&str], rows: &[Value]) {
         table.add_row(columns.iter().map(|column| match &row[*column] {
             Value::String(text) => text.clone(),
             Value::Null => "-".to_owned(),
-            other => other.to_string(),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                row[*column].to_string()
+            }
         }));
     }
-    println!("{table}");
+    say(format!("{table}"));
 }
 
 /// The devices, as a program reads them.
@@ -103,7 +112,7 @@ fn readable(rows: &mut [Value], fields: &[&str]) {
 impl Operator {
     fn print(&self, columns: &[&str], mut rows: Vec<Value>) {
         if self.json {
-            println!("{:#}", Value::Array(rows));
+            say(format!("{:#}", Value::Array(rows)));
         } else {
             readable(&mut rows, &["live", "free"]);
             table(columns, &rows);

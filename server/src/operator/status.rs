@@ -2,7 +2,7 @@
 
 use super::{
     Operator,
-    show::{DOWN, bytes, device_rows, is_up, silent_ms, table},
+    show::{DOWN, bytes, device_rows, is_up, say, silent_ms, table},
 };
 use crate::system::SystemError;
 use holdfast_core::ids::{DeviceId, HostId};
@@ -47,7 +47,7 @@ impl Operator {
         let problems = problems(&topology, &groups, degraded.len(), down, members_down, &stuck);
         let sum = |field: &str| devices.iter().filter_map(|device| device[field].as_u64()).sum::<u64>();
         if self.json {
-            println!(
+            say(format!(
                 "{:#}",
                 json!({
                     "cluster": self.identity.cluster,
@@ -74,19 +74,19 @@ impl Operator {
                     "collection_stopped": header.collection_stopped,
                     "cluster_version": header.cluster_version,
                 })
-            );
+            ));
             return Ok(());
         }
-        println!("cluster   {}", self.identity.cluster);
+        say(format!("cluster   {}", self.identity.cluster));
         match problems.as_slice() {
-            [] => println!("health    well"),
-            problems => problems.iter().for_each(|problem| println!("health    {problem}")),
+            [] => say("health    well"),
+            problems => problems.iter().for_each(|problem| say(format!("health    {problem}"))),
         }
         let name = |id: u64| {
             let host = topology.hosts.iter().find(|(host, _)| host.0 == id);
             host.map_or_else(|| id.to_string(), |(_, host)| host.name.clone())
         };
-        println!(
+        say(format!(
             "members   {} voters, {} up, leader {}{}",
             health.voters.len(),
             health.voters.len() - members_down,
@@ -96,32 +96,32 @@ impl Operator {
             } else {
                 format!(", {} learning", health.learners.len())
             }
-        );
+        ));
         match &topology.pool {
-            Some(pool) => println!(
+            Some(pool) => say(format!(
                 "pool      {} over {}s: survives any {} devices and any one {}",
                 pool.profile,
                 pool.domain,
                 pool.profile.parity(),
                 pool.domain
-            ),
-            None => println!("pool      none yet: make one with \"holdfast pool create\""),
+            )),
+            None => say("pool      none yet: make one with \"holdfast pool create\""),
         }
-        println!(
+        say(format!(
             "groups    {} clean, {} moving, {} degraded, {} at risk, {} unreadable",
             groups.clean, groups.moving, groups.degraded, groups.at_risk, groups.unreadable
-        );
+        ));
         match worst {
-            None => println!("packs     all whole"),
+            None => say("packs     all whole"),
             Some(spare) => {
-                println!("packs     {} lack shards; the worst can lose {spare} more", degraded.len())
+                say(format!("packs     {} lack shards; the worst can lose {spare} more", degraded.len()))
             }
         }
-        println!("capacity  {} stored, {} free", bytes(sum("live")), bytes(sum("free")));
+        say(format!("capacity  {} stored, {} free", bytes(sum("live")), bytes(sum("free"))));
         if let Some(reason) = &header.collection_stopped {
-            println!("garbage   collection is stopped: {reason}");
+            say(format!("garbage   collection is stopped: {reason}"));
         }
-        println!();
+        say("");
         let mut rows = devices;
         for row in &mut rows {
             for field in ["live", "free"] {
@@ -151,14 +151,14 @@ impl Operator {
                     json!({ "group": change.pg.0, "devices": devices, "reason": change.reason })
                 })
                 .collect();
-            println!("{:#}", json!({ "changes": changes, "stuck": plan.stuck }));
+            say(format!("{:#}", json!({ "changes": changes, "stuck": plan.stuck })));
             return Ok(());
         }
         if plan.changes.is_empty() && plan.stuck.is_empty() {
-            println!("every placement group is where it should be");
+            say("every placement group is where it should be");
         }
-        plan.changes.iter().for_each(|change| println!("group {}: {}", change.pg, change.reason));
-        plan.stuck.iter().for_each(|text| println!("{text}"));
+        plan.changes.iter().for_each(|change| say(format!("group {}: {}", change.pg, change.reason)));
+        plan.stuck.iter().for_each(|text| say(text));
         Ok(())
     }
 }

@@ -72,11 +72,8 @@ impl Maintenance {
         let mut missing = pack.missing;
         let mut rebuild: Vec<(usize, DeviceAccess)> = Vec::new();
         let mut unreachable = 0u32;
-        for index in 0..pack.profile.total() {
-            let (from, to) = (old[index], pg.devices[index]);
-            if from == to {
-                continue;
-            }
+        let places = old.iter().copied().zip(pg.devices.iter().copied()).enumerate();
+        for (index, (from, to)) in places.filter(|(_, (from, to))| from != to) {
             let Some(target) = shared.placement.devices.get(to) else {
                 unreachable |= 1 << index;
                 continue;
