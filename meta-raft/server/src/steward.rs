@@ -146,7 +146,8 @@ impl Steward {
                     tracing::warn!(device = %id, ?silent, "a device is out: what it held is made anew elsewhere");
                     self.command(Command::SetDuty { id: *id, duty: Duty::Out }).await?;
                 }
-                Duty::Out if alive && silent < UP => {
+                // Clearly: what is on the edge would come and go.
+                Duty::Out if alive && silent < UP.min(self.config.out_after) / 2 => {
                     tracing::info!(device = %id, "a device that was out is back");
                     self.command(Command::SetDuty { id: *id, duty: Duty::Serving }).await?;
                 }

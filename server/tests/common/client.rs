@@ -14,6 +14,7 @@ use std::{
 #[derive(Clone)]
 pub struct Client {
     address: String,
+    access: String,
     secret: String,
 }
 
@@ -72,7 +73,11 @@ fn amz_date() -> String {
 
 impl Client {
     pub fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), secret: SECRET_KEY.to_owned() }
+        Self::with_keys(address, ACCESS_KEY, SECRET_KEY)
+    }
+
+    pub fn with_keys(address: &str, access: &str, secret: &str) -> Self {
+        Self { address: address.to_owned(), access: access.to_owned(), secret: secret.to_owned() }
     }
 
     /// The same client with a secret that is not right.
@@ -114,7 +119,8 @@ impl Client {
             .fold(hmac(format!("AWS4{}", self.secret).as_bytes(), &date[..8]), |key, part| hmac(&key, part));
         let signature = hex::encode(hmac(&key, &to_sign));
         let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope},SignedHeaders={names},Signature={signature}"
+            "AWS4-HMAC-SHA256 Credential={}/{scope},SignedHeaders={names},Signature={signature}",
+            self.access
         );
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };
         let mut head = format!("{method} {target} HTTP/1.1\r\nauthorization: {authorization}\r\n");
