@@ -156,6 +156,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
 
     let service =
         S3Door::new(engine).into_service(Credentials::new(keys.access_key.clone(), keys.secret_key.clone()));
+    let stopping = told_to_stop();
     announce(&config, addresses, &keys, made);
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {
@@ -171,7 +172,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
         .map(|((), ())| ())
     });
     let result = tokio::select! {
-        () = told_to_stop() => Ok(()),
+        () = stopping => Ok(()),
         result = &mut serving => flatten(result),
         result = &mut background => flatten(result),
     };
@@ -193,16 +194,19 @@ pub fn flatten<E: Into<SystemError>>(
     }
 }
 
-pub async fn told_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received: stopping");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// Ends when the process is told to stop. Signals are received from the call on, not from the first wait: whoever reads
+/// "ready" may stop the process at once.
+pub fn told_to_stop() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            tracing::error!("signals cannot be received: stopping");
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 
