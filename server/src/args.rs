@@ -154,9 +154,15 @@ pub enum OperatorCommand {
     /// Lists metadata members, and moves their leadership
     #[command(subcommand)]
     Meta(MetaCommand),
-    /// Prints what the placement planner would change now, and why
-    #[command(name = "repair-plan")]
-    Repair,
+    /// Shows what the placement planner would do
+    #[command(subcommand)]
+    Repair(RepairCommand),
+    /// Computes how durable the data is, from the cluster's figures
+    Durability {
+        /// Supposes another figure, as profile=8+4, voters=5, afr=0.02, rate=200 (MB/s), live=4 (TB), detect=10m, scrub=14d
+        #[arg(long, value_delimiter = ',', value_name = "NAME=VALUE")]
+        what_if: Vec<String>,
+    },
 }
 
 #[derive(Debug)]
@@ -219,6 +225,16 @@ pub struct PoolArgs {
     /// How many placement groups
     #[arg(long, value_name = "N")]
     pub groups: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RepairCommand {
+    /// Prints what would be changed now, and why; the leader does it by itself
+    Plan {
+        /// Changes nothing, which is the only way there is
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! What operators ask and order: one connection to the metadata, and tables for people or JSON for programs.
 
+mod durability;
 mod orders;
 mod show;
 mod status;
@@ -7,6 +8,7 @@ mod status;
 use crate::{
     args::{
         ClusterCommand, DeviceCommand, MetaCommand, NodeCommand, OperatorCommand, PgCommand, PoolCommand,
+        RepairCommand,
     },
     cluster::identity::{HostIdentity, members_of},
     system::SystemError,
@@ -56,7 +58,8 @@ pub async fn run(dir: &Path, json: bool, command: OperatorCommand) -> Result<(),
         OperatorCommand::Pg(PgCommand::List) => operator.pgs().await,
         OperatorCommand::Meta(MetaCommand::Members) => operator.members().await,
         OperatorCommand::Meta(MetaCommand::TransferLeader { host }) => operator.transfer_leader(&host).await,
-        OperatorCommand::Repair => operator.plan().await,
+        OperatorCommand::Repair(RepairCommand::Plan { .. }) => operator.plan().await,
+        OperatorCommand::Durability { what_if } => operator.durability(&what_if).await,
     }
 }
 

@@ -246,6 +246,65 @@ fn a_device_that_stays_away_is_given_up_and_its_shards_are_made_anew() {
     load.finish(&cluster);
 }
 
+#[test]
+fn the_loss_of_a_rack_of_three_costs_no_read_and_no_acknowledged_write() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options =
+        ["--meta", "1", "--gateways", "1", "--profile", "4+2", "--domain", "rack", "--out-after", "1h"];
+    let cluster = Cluster::up(&dir.path().join("cluster"), &options);
+    cluster.client(0).create_bucket("load");
+    let load = Load::start(&cluster, 2);
+    load.more(60);
+    for node in ["storage-1", "storage-4"] {
+        cluster.script("kill", &[node]);
+    }
+    // Four devices are left, and a write needs five.
+    let refused = load.refused.load(Ordering::Relaxed);
+    common::eventually("writes are refused", || load.refused.load(Ordering::Relaxed) > refused + 20);
+    for node in ["storage-1", "storage-4"] {
+        cluster.script("start", &[node]);
+    }
+    load.more(30);
+    cluster.until_healthy();
+    load.finish(&cluster);
+}
+
+#[test]
+fn with_four_racks_the_loss_of_one_stops_no_write_and_is_made_good_without_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = [
+        "--meta",
+        "1",
+        "--storage",
+        "8",
+        "--racks",
+        "4",
+        "--gateways",
+        "1",
+        "--profile",
+        "4+2",
+        "--domain",
+        "rack",
+        "--out-after",
+        "4s",
+    ];
+    let cluster = Cluster::up(&dir.path().join("cluster"), &options);
+    cluster.client(0).create_bucket("load");
+    let load = Load::start(&cluster, 2);
+    load.more(60);
+    for node in ["storage-1", "storage-5"] {
+        cluster.script("kill", &[node]);
+    }
+    load.more(60);
+    cluster.until("redundancy without the rack", |status| {
+        let devices = status["devices"].as_array().cloned().unwrap_or_default();
+        let out = devices.iter().filter(|device| device["duty"] == "out" && device["groups"] == 0).count();
+        out == 2 && status["degraded_packs"] == 0 && status["groups"]["moving"] == 0
+    });
+    assert_eq!(load.refused.load(Ordering::Relaxed), 0, "writes went on throughout");
+    load.finish(&cluster);
+}
+
 fn holdfast(args: &[&str], dir: &Path, token: &str) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     let output =

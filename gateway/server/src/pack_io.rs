@@ -3,11 +3,12 @@
 use crate::{
     clock::{Stopwatch, unix_ms},
     engine::{EngineError, Shared, new_pack_id},
+    placement::Group,
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{
-    ids::{DeviceId, DomainId, Epoch, PackId},
+    ids::{DeviceId, DomainId, Epoch, PackId, PgId},
     pack::Entry,
 };
 use holdfast_gateway_object::{
@@ -56,7 +57,7 @@ impl Shared {
         self.metrics.pack_fill.observe(builder.plain() as f64);
         self.metrics.plain_bytes.inc_by(builder.plain() as u64);
         self.metrics.stored_bytes.inc_by(builder.stored() as u64);
-        let sealed = builder.seal(new_pack_id(group.id), domain, &self.code);
+        let mut sealed = builder.seal(new_pack_id(group.id), domain, &self.code);
         for _ in 0..PLACEMENT_RETRIES {
             let attempt = self.write_shards(&sealed, &group.devices, group.epoch, unavailable, class).await;
             match attempt.outcome {
@@ -79,7 +80,17 @@ impl Shared {
                     unavailable = 0;
                 }
                 WriteOutcome::Failed { durable } => {
-                    let nobody_else = self.placement.choose(for_user).is_none_or(|(_, mask)| mask != 0);
+                    // Devices failed that seemed to be up. What is known of them now may show a group that is whole enough.
+                    let choice = self.placement.choose(for_user);
+                    let nobody_else = choice.as_ref().is_none_or(|(_, mask)| *mask != 0);
+                    let able = |(other, mask): &(Group, u32)| {
+                        other.id != group.id && other.devices.len() - mask.count_ones() as usize >= quorum
+                    };
+                    if let Some((other, mask)) = choice.filter(|choice| !attempt.full && able(choice)) {
+                        sealed = self.seal_again(&sealed, other.id);
+                        (group, unavailable) = (other, mask);
+                        continue;
+                    }
                     let full = attempt.full || (nobody_else && self.placement.all_full());
                     return Err(if full {
                         EngineError::Full
@@ -90,6 +101,17 @@ impl Shared {
             }
         }
         Err(EngineError::BelowQuorum { durable: 0, quorum })
+    }
+
+    /// The same pack for another group. What was written of the first is no pack's, and is removed in time.
+    fn seal_again(&self, sealed: &SealedPack, group: PgId) -> SealedPack {
+        let data: Vec<u8> = sealed.shards[..self.config.profile.data()].concat();
+        let mut builder = PackBuilder::new(self.buffers.take());
+        for entry in &sealed.entries {
+            let stored = &data[entry.offset as usize..(entry.offset + entry.stored) as usize];
+            builder.add_stored(entry, stored);
+        }
+        builder.seal(new_pack_id(group), sealed.domain, &self.code)
     }
 
     async fn write_shards(

@@ -6,6 +6,7 @@
 //! one moves only that share.
 
 mod change;
+pub mod durability;
 mod shares;
 
 pub use change::{Change, Plan, change};

@@ -1,7 +1,7 @@
 //! The cluster's health in one screen.
 
 use super::{
-    Operator,
+    Operator, durability,
     show::{DOWN, bytes, device_rows, is_up, say, silent_ms, table},
 };
 use crate::system::SystemError;
@@ -118,6 +118,9 @@ impl Operator {
             }
         }
         say(format!("capacity  {} stored, {} free", bytes(sum("live")), bytes(sum("free"))));
+        if let Some(line) = durability::line(&topology, &health) {
+            say(format!("durable   {line}"));
+        }
         if let Some(reason) = &header.collection_stopped {
             say(format!("garbage   collection is stopped: {reason}"));
         }
@@ -158,7 +161,7 @@ impl Operator {
             say("every placement group is where it should be");
         }
         plan.changes.iter().for_each(|change| say(format!("group {}: {}", change.pg, change.reason)));
-        plan.stuck.iter().for_each(|text| say(text));
+        plan.stuck.iter().for_each(say);
         Ok(())
     }
 }
