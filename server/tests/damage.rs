@@ -13,6 +13,11 @@ use std::{
 
 const OBJECTS: u64 = 60;
 
+/// How often every kind of harm is done; more with `HOLDFAST_DAMAGE_LAPS`.
+fn laps() -> usize {
+    std::env::var("HOLDFAST_DAMAGE_LAPS").ok().and_then(|laps| laps.parse().ok()).unwrap_or(1)
+}
+
 fn size(n: u64) -> usize {
     [2_000, 20_000, 90_000, 700_000, 5_000_000][n as usize % 5]
 }
@@ -128,8 +133,9 @@ fn each_kind_of_harm_while_the_system_is_off_is_survived_and_repaired() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
     drop(filled(&data));
-    for (round, how) in [Harm::Flip, Harm::Zero, Harm::Truncate, Harm::Delete].into_iter().enumerate() {
-        for device in [round, (round + 3) % 6] {
+    let kinds = [Harm::Flip, Harm::Zero, Harm::Truncate, Harm::Delete];
+    for (round, how) in kinds.into_iter().cycle().take(laps() * kinds.len()).enumerate() {
+        for device in [round % 6, (round + 3) % 6] {
             // One copy of the superblock stays: without any, a directory that holds files is nobody's device.
             let harmed = files(&data.join(format!("devices/dev-{device}")));
             for (i, path) in harmed.iter().filter(|path| !path.ends_with("segments/device.toml")).enumerate()

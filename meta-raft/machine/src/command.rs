@@ -507,4 +507,8 @@ pub enum Rejection {
     DeviceInUse,
     #[error("the device is another host's")]
     NotYourDevice,
+    #[error(
+        "another disk may not take the device's place: an operator must allow it with \"holdfast device replace\""
+    )]
+    NotReplaceable,
 }

@@ -42,7 +42,9 @@ impl Maintenance {
             tokio::task::spawn_blocking(move || open(slot)).await.map_err(|_| EngineError::ShuttingDown)?;
         match opened {
             Ok(device) => {
-                self.admit(&device).await?;
+                if !self.admit(&device).await? {
+                    return Ok(false);
+                }
                 self.engine.shared.placement.devices.set(slot, Some(device.clone()));
                 tracing::warn!(device = %slot, "the device is in service again: what it lacks will be rebuilt");
                 self.reconcile(Arc::new(device)).await?;
@@ -55,18 +57,22 @@ impl Maintenance {
         }
     }
 
-    /// Tells the metadata if another disk stands in the slot.
-    async fn admit(&self, device: &Device) -> Result<(), EngineError> {
+    /// Tells the metadata if another disk stands in the slot; whether it may.
+    async fn admit(&self, device: &Device) -> Result<bool, EngineError> {
         let known = self.engine.meta().ask(TopologyNow {}).await?.devices;
         let (slot, incarnation) = (device.slot(), device.incarnation());
         let replaced = known.iter().any(|(id, record)| *id == slot && record.incarnation != incarnation);
         if replaced {
             tracing::warn!(device = %slot, %incarnation, "AN EMPTY DEVICE DIRECTORY WAS FOUND: it counts as a replaced disk, and everything that was on it is rebuilt");
             let command = Command::ReplaceDevice { id: slot, incarnation };
-            self.engine.meta().request(Request::idempotent(command)).await?;
+            if let Err(rejection) = self.engine.meta().request(Request::idempotent(command)).await?.accepted()
+            {
+                tracing::error!(device = %slot, %rejection, "the disk is left out");
+                return Ok(false);
+            }
             self.engine.shared.placement.refresh().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Admits the devices that a process starts with.
@@ -75,7 +81,9 @@ impl Maintenance {
     /// Where the metadata service fails.
     pub async fn admit_all(&self) -> Result<(), EngineError> {
         for device in self.engine.shared.placement.devices.in_service() {
-            self.admit(&device).await?;
+            if !self.admit(&device).await? {
+                self.engine.shared.placement.devices.set(device.slot(), None);
+            }
         }
         Ok(())
     }

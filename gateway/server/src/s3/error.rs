@@ -78,7 +78,8 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
         | Rejection::NoSuchHost
         | Rejection::PgMoving(_)
         | Rejection::DeviceInUse
-        | Rejection::NotYourDevice => {
+        | Rejection::NotYourDevice
+        | Rejection::NotReplaceable => {
             tracing::error!(%rejection, "a request was rejected for a reason that no client should see");
             s3_error!(InternalError, "We encountered an internal error. Please try again.")
         }

@@ -43,6 +43,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
         if device.incarnation == incarnation {
             return Ok(Outcome::Done);
         }
+        // In a cluster an empty disk, or an old one that comes back, takes a slot only by an operator's word.
+        if !device.replaceable && self.kv.get(&keys::authority())?.is_some() {
+            return Err(Rejection::NotReplaceable.into());
+        }
         device.incarnation = incarnation;
         device.replaceable = false;
         self.write(key, &device);

@@ -10,14 +10,15 @@ use crate::{
     },
     query,
     records::{
-        AccessKey, Attributes, Authority, ChunkRef, Content, Etag, Host, PgSpec, PoolSpec, SegmentRef,
+        AccessKey, Attributes, Authority, ChunkRef, Content, DeviceSpec, Etag, Host, PgSpec, PoolSpec,
+        SegmentRef,
     },
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, HostId, LeaseId, PackId, PgId, RequestId, SegmentId,
-        UploadId,
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, HostId, Incarnation, LeaseId, PackId, PgId, RequestId,
+        SegmentId, UploadId,
     },
     kv::{Durability, MemStore, Store, View},
     pack::{Codec, Entry},
@@ -596,4 +597,32 @@ fn what_a_version_does_not_know_it_refuses() {
     let mut machine = Machine::new();
     let outcome = machine.run(0, Command::RevokeHost { id: HostId(1) });
     assert_eq!(outcome, Outcome::Rejected(Rejection::NeedsClusterVersion(2)));
+}
+
+#[test]
+fn a_stale_gateway_and_a_replaced_device_commit_nothing_together() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: 2 });
+    let host = Host {
+        name: "meta-1".into(),
+        roles: Roles::NONE.with(Role::Meta),
+        address: "h:1".into(),
+        place: "z/r/n".parse().expect("a place"),
+        revoked: false,
+    };
+    let authority = Authority { cluster: "c".into(), certificate: vec![1], key: vec![2] };
+    let key = AccessKey { access: "a".into(), secret: "s".into() };
+    machine.run(0, Command::FoundCluster { authority, host: host.clone(), key });
+    let device = DeviceSpec { incarnation: Incarnation([1; 16]), place: host.place, weight: 1 };
+    machine.run(0, Command::AddDevice { id: DeviceId(3), host: HostId(1), device });
+    // The gateway has written its shards, one of them on the disk that is about to go, and is cut off.
+    let pack = machine.pack(&[(1, None)]);
+    let replace = |life| Command::ReplaceDevice { id: DeviceId(3), incarnation: Incarnation([life; 16]) };
+    assert_eq!(machine.run(0, replace(2)), Outcome::Rejected(Rejection::NotReplaceable));
+    machine.run(0, Command::AllowReplacement { id: DeviceId(3) });
+    assert_eq!(machine.run(0, replace(2)), Outcome::Done);
+    let late = machine.run(0, Command::RegisterPack(pack));
+    assert!(matches!(late, Outcome::Rejected(Rejection::StaleEpoch { .. })), "{late:?}");
+    // The old disk cannot come back by itself either.
+    assert_eq!(machine.run(0, replace(1)), Outcome::Rejected(Rejection::NotReplaceable));
 }
