@@ -2,6 +2,7 @@
 
 use crate::{
     clock::MetaClock,
+    latency::Latency,
     md5_lanes::Md5Lanes,
     metrics::GatewayMetrics,
     packer::Packer,
@@ -44,7 +45,7 @@ pub struct EngineConfig {
     pub write_patience: Duration,
     /// How long a pack waits for its write quorum.
     pub write_timeout: Duration,
-    /// How long a shard may take before others are asked instead.
+    /// How long a shard may take, at most, before others are asked instead; less where reads usually are fast.
     pub hedge_after: Duration,
 }
 
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub meta: Meta,
     pub placement: Placement,
     pub clock: MetaClock,
+    pub latency: Latency,
     pub code: ErasureCode,
     pub buffers: BufferPool,
     pub md5: Md5Lanes,
@@ -139,6 +141,7 @@ impl Engine {
             download_memory: Arc::new(Semaphore::new(config.download_budget_mib)),
             config,
             clock: MetaClock::default(),
+            latency: Latency::default(),
             meta,
             placement,
             metrics,

@@ -10,6 +10,7 @@ mod digest;
 mod download;
 mod engine;
 mod http;
+mod latency;
 mod maintenance;
 mod md5_lanes;
 mod metrics;

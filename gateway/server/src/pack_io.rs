@@ -183,14 +183,22 @@ impl Shared {
         let mut fetches = FuturesUnordered::new();
         let mut damaged = 0u32;
         let mut gone = true;
+        let mut late_at: Option<tokio::time::Instant> = None;
         loop {
             while let Some(fetch) = session.poll_fetch() {
                 let device = devices.get(fetch.shard).and_then(|device| self.placement.devices.get(*device));
                 fetches.push(async move {
                     let Some(device) = device else { return (fetch, None) };
                     let id = ShardId { pack, index: fetch.shard as u8 };
-                    (fetch, Some(device.read(id, fetch.offset, fetch.len).await))
+                    let watch = Stopwatch::start();
+                    let read = device.read(id, fetch.offset, fetch.len).await;
+                    if read.is_ok() {
+                        self.latency.record(fetch.len, watch.now());
+                    }
+                    (fetch, Some(read))
                 });
+                let patience = self.latency.late_after(fetch.len, self.config.hedge_after);
+                late_at.get_or_insert_with(|| tokio::time::Instant::now() + patience);
             }
             if let Some(result) = session.poll_result() {
                 if damaged != 0 {
@@ -215,7 +223,8 @@ impl Shared {
                     gone &= bytes.is_none();
                     session.handle_fetched(fetch, bytes);
                 }
-                () = tokio::time::sleep(self.config.hedge_after) => {
+                () = tokio::time::sleep_until(late_at.unwrap_or_else(tokio::time::Instant::now)) => {
+                    late_at = Some(tokio::time::Instant::now() + self.config.hedge_after);
                     self.metrics.hedged_reads.inc();
                     session.handle_late();
                 }
