@@ -2,7 +2,7 @@
 
 use crate::{
     NetError, Target, Tls,
-    frame::{self, Frame, Kind},
+    frame::{self, Frame, Kind, Limits},
 };
 use bytes::Bytes;
 use holdfast_core::buffer::BufferPool;
@@ -19,7 +19,7 @@ use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::TcpStream,
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -272,22 +272,31 @@ impl Remote {
             next: AtomicU64::new(1),
             broken: AtomicBool::new(false),
         });
-        let (reading, writing) = (connection.clone(), connection.clone());
+        // The tasks do not keep the connection: it owns the way to the writer, which ends when nobody can send any more.
+        let (reading, writing) = (Arc::downgrade(&connection), Arc::downgrade(&connection));
         let pool = self.inner.pool.clone();
+        let ended = Arc::new(Notify::new());
+        let end = ended.clone();
         let reader = tokio::spawn(async move {
             let mut source = BufReader::with_capacity(64 << 10, source);
-            while let Ok(Some(frame)) = frame::read(&mut source, &pool).await {
-                let Ok(reply) = Reply::decode(frame.head) else { break };
-                if let Some(waiting) = reading.waiting().remove(&frame.call) {
+            while let Ok(Some(frame)) = frame::read(&mut source, &pool, Limits::HOST).await {
+                let (Ok(reply), Some(connection)) = (Reply::decode(frame.head), reading.upgrade()) else {
+                    break;
+                };
+                if let Some(waiting) = connection.waiting().remove(&frame.call) {
                     // Whoever asked may have gone.
                     let _gone = waiting.send((reply, frame.payload));
                 }
             }
-            reading.fail();
+            reading.upgrade().iter().for_each(|connection| connection.fail());
+            end.notify_one();
         });
         tokio::spawn(async move {
-            write_frames(sink, outgoing).await;
-            writing.fail();
+            tokio::select! {
+                () = write_frames(sink, outgoing) => {}
+                () = ended.notified() => {}
+            }
+            writing.upgrade().iter().for_each(|connection| connection.fail());
             reader.abort();
         });
         Ok(connection)

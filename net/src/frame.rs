@@ -19,8 +19,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const VERSION: u8 = 1;
 const HEADER: usize = 20;
 
-/// Bytes of a head, at most.
-const HEAD_MAX: usize = 1 << 20;
+/// What a frame may hold, at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    head: usize,
+    payload: usize,
+}
+
+impl Limits {
+    pub const HOST: Self = Self { head: 1 << 20, payload: PAYLOAD_MAX };
+    /// Who may only ask to join has little to say.
+    pub const STRANGER: Self = Self { head: 16 << 10, payload: 0 };
+}
 
 /// Bytes of a payload, at most.
 pub const PAYLOAD_MAX: usize = 16 << 20;
@@ -51,7 +61,11 @@ fn malformed(what: &str) -> io::Error {
 ///
 /// # Errors
 /// Where the connection fails, ends within a frame, or sends what is no frame.
-pub async fn read(source: &mut (impl AsyncRead + Unpin), pool: &BufferPool) -> io::Result<Option<Frame>> {
+pub async fn read(
+    source: &mut (impl AsyncRead + Unpin),
+    pool: &BufferPool,
+    limits: Limits,
+) -> io::Result<Option<Frame>> {
     let mut header = [0; HEADER];
     let first = source.read(&mut header).await?;
     if first == 0 {
@@ -71,7 +85,7 @@ pub async fn read(source: &mut (impl AsyncRead + Unpin), pool: &BufferPool) -> i
     let (head_len, rest) = split_u32(&rest);
     let (payload_len, rest) = split_u32(rest);
     let call = rest.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-    if head_len > HEAD_MAX || payload_len > PAYLOAD_MAX {
+    if head_len > limits.head || payload_len > limits.payload {
         return Err(malformed("more bytes than frames may have"));
     }
     let mut head = vec![0; head_len];
@@ -131,16 +145,16 @@ mod tests {
             block(write(&mut wire, &frame)).expect("memory takes writes");
             let pool = BufferPool::new(1);
             let mut source = wire.as_slice();
-            prop_assert_eq!(block(read(&mut source, &pool)).expect("a frame"), Some(frame));
-            prop_assert_eq!(block(read(&mut source, &pool)).expect("the end"), None);
+            prop_assert_eq!(block(read(&mut source, &pool, Limits::HOST)).expect("a frame"), Some(frame));
+            prop_assert_eq!(block(read(&mut source, &pool, Limits::HOST)).expect("the end"), None);
             let mut cut = &wire[..wire.len() - 1];
-            prop_assert!(block(read(&mut cut, &pool)).is_err());
+            prop_assert!(block(read(&mut cut, &pool, Limits::HOST)).is_err());
         }
 
         #[test]
         fn no_bytes_from_outside_panic(wire: Vec<u8>) {
             let mut source = wire.as_slice();
-            let _answer = block(read(&mut source, &BufferPool::new(1)));
+            let _answer = block(read(&mut source, &BufferPool::new(1), Limits::HOST));
         }
     }
 
@@ -149,6 +163,6 @@ mod tests {
         let mut wire = vec![VERSION, 1, 0, 0];
         wire.extend_from_slice(&u32::MAX.to_le_bytes());
         wire.extend_from_slice(&[0xff; 12]);
-        assert!(block(read(&mut wire.as_slice(), &BufferPool::new(1))).is_err());
+        assert!(block(read(&mut wire.as_slice(), &BufferPool::new(1), Limits::HOST)).is_err());
     }
 }

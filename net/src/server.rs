@@ -3,7 +3,7 @@
 use crate::{
     Caller, Tls,
     client::write_frames,
-    frame::{self, Frame, Kind},
+    frame::{self, Frame, Kind, Limits},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -26,6 +26,13 @@ use tokio::{
 /// Connections that are served at once.
 const CONNECTIONS_MAX: usize = 1024;
 
+/// Connections without a certificate that are served at once, and how long each may last.
+const STRANGERS_MAX: usize = 32;
+const STRANGER_LIFE: Duration = Duration::from_secs(30);
+
+/// The longest that a call may be carried out.
+const PATIENCE_MAX: Duration = Duration::from_secs(120);
+
 /// Calls of one connection that are carried out at once; more wait in the connection.
 const CALLS_MAX: usize = 512;
 
@@ -35,8 +42,8 @@ const QUEUE: usize = 64;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How long a listener waits for descriptors to come free before it looks again.
-const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+/// How long a listener waits after it could not take a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a call came to: a message, and bytes beside it.
 pub type Answer = Result<(reply::Result, Bytes), Failure>;
@@ -71,27 +78,38 @@ impl Listener {
 /// Serves until the future is dropped.
 ///
 /// # Errors
-/// Where the listener fails.
+/// None: what keeps a listener from taking connections passes.
 pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPool) -> io::Result<()> {
     let Listener { listener, tls } = listener;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
         let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            Err(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
-                tracing::warn!(%error, "connections wait: raise the limit of open files");
-                tokio::time::sleep(DESCRIPTORS_PAUSE).await;
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            // Out of descriptors or memory, or the network's own trouble: it passes.
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken: others wait");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return Err(error),
         };
-        let (tls, handler, pool) = (tls.clone(), handler.clone(), pool.clone());
+        let (tls, handler, pool, strangers) = (tls.clone(), handler.clone(), pool.clone(), strangers.clone());
         tasks.spawn(async move {
-            if let Err(error) = connection(stream, tls, handler, pool).await {
+            let served = async {
+                let (stream, caller) = shake_hands(stream, &tls).await?;
+                if caller != Caller::Stranger {
+                    return connection(stream, caller, handler, pool).await;
+                }
+                // Few, and not for long: hosts must not wait for them.
+                let Ok(_few) = strangers.try_acquire() else { return Ok(()) };
+                let served = connection(stream, caller, handler, pool);
+                timeout(STRANGER_LIFE, served).await.unwrap_or(Ok(()))
+            };
+            if let Err(error) = served.await {
                 tracing::debug!(%error, "a peer's connection ended");
             }
             drop(permit);
@@ -99,12 +117,10 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPo
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: Tls,
-    handler: Arc<dyn Handler>,
-    pool: BufferPool,
-) -> io::Result<()> {
+type Stream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// Finds out who calls.
+async fn shake_hands(stream: TcpStream, tls: &Tls) -> io::Result<(Stream, Caller)> {
     stream.set_nodelay(true)?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.server.clone());
     let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(io::Error::other)??;
@@ -114,6 +130,15 @@ async fn connection(
         }
         Some([]) | None => Caller::Stranger,
     };
+    Ok((stream, caller))
+}
+
+async fn connection(
+    stream: Stream,
+    caller: Caller,
+    handler: Arc<dyn Handler>,
+    pool: BufferPool,
+) -> io::Result<()> {
     let (source, sink) = tokio::io::split(stream);
     let mut source = BufReader::with_capacity(64 << 10, source);
     let (answers, outgoing) = mpsc::channel(QUEUE);
@@ -121,7 +146,8 @@ async fn connection(
     tasks.spawn(write_frames(sink, outgoing));
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
     let running: Arc<Mutex<HashMap<u64, AbortHandle>>> = Arc::default();
-    while let Some(frame) = frame::read(&mut source, &pool).await? {
+    let limits = if caller == Caller::Stranger { Limits::STRANGER } else { Limits::HOST };
+    while let Some(frame) = frame::read(&mut source, &pool, limits).await? {
         while tasks.try_join_next().is_some() {}
         match frame.kind {
             Kind::Call => {}
@@ -142,7 +168,7 @@ async fn connection(
             Some(method) => handler.call(caller, method, frame.payload),
             None => refuse(Code::Unimplemented, "this process does not know the method: upgrade it"),
         };
-        let patience = Duration::from_millis(u64::from(call.timeout_ms));
+        let patience = Duration::from_millis(u64::from(call.timeout_ms)).min(PATIENCE_MAX);
         let task = async move {
             let answer = if patience.is_zero() {
                 // Nobody waits; it may still take no more than a moment.

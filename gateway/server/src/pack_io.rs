@@ -281,26 +281,45 @@ impl Shared {
         pack: &Pack,
     ) -> Result<(Bytes, holdfast_core::pack::Contents), EngineError> {
         let len = pack.shard_len * pack.profile.data() as u32;
-        let mut avoid_sets = vec![pack.missing, 0];
-        avoid_sets.extend(suspects(((1u64 << pack.profile.total()) - 1) as u32, pack.profile.parity()));
+        let mut avoid_sets = vec![pack.missing];
+        if pack.missing != 0 {
+            avoid_sets.push(0);
+        }
+        let mut lied = false;
         for avoid in avoid_sets {
             let Ok((pieces, _)) = self.read_range((id, pack.epoch), pack.shard_len, 0, len, avoid).await
             else {
                 continue;
             };
-            let whole = Bytes::from(pieces.concat());
-            let footer = &whole[whole.len() - holdfast_core::pack::FOOTER_BYTES..];
-            let Ok(tail) = holdfast_core::pack::table_bytes(footer) else { continue };
-            let Some(table_at) = whole.len().checked_sub(tail) else { continue };
-            if let Ok(contents) = holdfast_core::pack::contents(&whole[table_at..], whole.len())
-                && contents.pack == id
-                && contents.entries.iter().all(|entry| is_itself(&whole, entry))
-            {
-                return Ok((whole, contents));
+            match whole_pack(id, pieces) {
+                Some(found) => return Ok(found),
+                None => lied = true,
+            }
+        }
+        // Only where enough could be read, and was wrong, does a device lie: it is found by leaving some out.
+        let all = ((1u64 << pack.profile.total()) - 1) as u32;
+        for avoid in suspects(all, pack.profile.parity()).into_iter().filter(|_| lied) {
+            let Ok((pieces, _)) = self.read_range((id, pack.epoch), pack.shard_len, 0, len, avoid).await
+            else {
+                continue;
+            };
+            if let Some(found) = whole_pack(id, pieces) {
+                return Ok(found);
             }
         }
         Err(EngineError::Unreadable(id))
     }
+}
+
+/// A pack's bytes and its table, where both are what they should be.
+fn whole_pack(id: PackId, pieces: Vec<Bytes>) -> Option<(Bytes, holdfast_core::pack::Contents)> {
+    let whole = Bytes::from(pieces.concat());
+    let footer = &whole[whole.len() - holdfast_core::pack::FOOTER_BYTES..];
+    let tail = holdfast_core::pack::table_bytes(footer).ok()?;
+    let table_at = whole.len().checked_sub(tail)?;
+    let contents = holdfast_core::pack::contents(&whole[table_at..], whole.len()).ok()?;
+    let right = contents.pack == id && contents.entries.iter().all(|entry| is_itself(&whole, entry));
+    right.then_some((whole, contents))
 }
 
 /// Whether a pack holds the chunk that its table says.

@@ -23,7 +23,10 @@ use tokio::{
 const IN_FLIGHT: usize = 1;
 
 /// Jobs that wait; more wait at their senders, who hold memory budget for them.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 16;
+
+/// Jobs that are looked at for the next pack.
+const WAITING_MAX: usize = 512;
 
 /// Chunks of one small object, of which none is larger than a pack.
 pub(crate) struct Job {
@@ -70,15 +73,19 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     let mut writes: JoinSet<()> = JoinSet::new();
     let mut open = true;
     while open || !waiting.is_empty() || !writes.is_empty() {
+        waiting.retain(|job| !job.done.is_closed());
         while writes.len() < IN_FLIGHT && !waiting.is_empty() {
             let batch = next_batch(&mut waiting);
             writes.spawn(write(shared.clone(), batch));
         }
         tokio::select! {
-            job = jobs.recv(), if open => match job {
+            // What waits here is bounded: whoever sent it may have gone, and its memory been given to others.
+            job = jobs.recv(), if open && waiting.len() < WAITING_MAX => match job {
                 Some(job) => {
                     waiting.push_back(job);
-                    while let Ok(job) = jobs.try_recv() {
+                    while waiting.len() < WAITING_MAX
+                        && let Ok(job) = jobs.try_recv()
+                    {
                         waiting.push_back(job);
                     }
                 }

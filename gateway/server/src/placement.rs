@@ -4,11 +4,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use holdfast_core::ids::{DeviceId, Epoch, PackId, PgId};
 use holdfast_meta_raft_machine::{
     ask::{Topology, TopologyNow},
-    records::Pg,
+    records::{Duty, Pg},
 };
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_storage_node_server::{Device, DeviceAccess, RemoteDevice};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The devices that a process can reach. Its own have slots, which are empty while a device is out of service.
 #[derive(Clone)]
@@ -77,13 +80,15 @@ pub struct Placement {
     meta: Meta,
     pub devices: DeviceSlots,
     table: ArcSwap<Vec<(PgId, Pg)>>,
+    /// Devices of which nothing is expected.
+    given_up: ArcSwap<BTreeSet<DeviceId>>,
 }
 
 impl Placement {
     /// # Errors
     /// Where the table cannot be read.
     pub async fn new(meta: Meta, devices: DeviceSlots) -> Result<Self, MetaError> {
-        let placement = Self { meta, devices, table: ArcSwap::default() };
+        let placement = Self { meta, devices, table: ArcSwap::default(), given_up: ArcSwap::default() };
         placement.refresh().await?;
         Ok(placement)
     }
@@ -99,7 +104,15 @@ impl Placement {
 
     /// Takes the table of a topology that was just read.
     pub fn take(&self, topology: &Topology) {
+        let given_up =
+            topology.devices.iter().filter(|(_, device)| matches!(device.duty, Duty::Out | Duty::Removed));
+        self.given_up.store(Arc::new(given_up.map(|(id, _)| *id).collect()));
         self.table.store(Arc::new(topology.pgs.clone()));
+    }
+
+    /// Whether nothing is expected of a device any more.
+    pub fn is_given_up(&self, id: DeviceId) -> bool {
+        self.given_up.load().contains(&id)
     }
 
     /// The record of the group `id`.

@@ -121,6 +121,10 @@ fn size_of(command: &Command) -> usize {
         }
         Command::FoundCluster { authority, .. } => 2 * KEY_BYTES_MAX + authority.certificate.len(),
         Command::ReassignPg { devices, .. } => devices.len() * 5,
+        Command::AdmitHost { host, .. } => host.name.len() + host.address.len() + KEY_BYTES_MAX,
+        Command::MoveHost { address, place, .. } => address.len() + place.to_string().len(),
+        Command::AddDevice { device, .. } => device.place.to_string().len() + 64,
+        Command::StopCollection { reason } => reason.len(),
         Command::CreateBucket { .. }
         | Command::DeleteBucket { .. }
         | Command::DeleteObject { .. }
@@ -131,14 +135,10 @@ fn size_of(command: &Command) -> usize {
         | Command::RepairShards { .. }
         | Command::PutDevice { .. }
         | Command::ReplaceDevice { .. }
-        | Command::StopCollection { .. }
         | Command::ResumeCollection
         | Command::RaiseClusterVersion { .. }
         | Command::MakeToken { .. }
-        | Command::AdmitHost { .. }
-        | Command::MoveHost { .. }
         | Command::RevokeHost { .. }
-        | Command::AddDevice { .. }
         | Command::SetDuty { .. }
         | Command::Reweigh { .. }
         | Command::AllowReplacement { .. }

@@ -10,8 +10,8 @@ use holdfast_core::{
     roles::{Role, Roles},
 };
 use holdfast_meta_raft_machine::{
-    ask::{Ask, AuthorityNow, Topology, TopologyNow},
-    command::{self, Command, Outcome, Request},
+    ask::{Ask, AuthorityNow, TokenOf, Topology, TopologyNow},
+    command::{self, Command, Outcome, Rejection, Request},
     records::{Authority, Host},
 };
 use holdfast_meta_raft_pump::{MemberChange, MemberId};
@@ -27,6 +27,10 @@ use std::{
 
 /// How long another member may take over a page of a snapshot.
 const PAGE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of a host's name and address, at most.
+const NAME_MAX: usize = 64;
+const ADDRESS_MAX: usize = 255;
 
 /// The other members, as their addresses are known.
 pub struct NetPeers {
@@ -160,7 +164,8 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::PlacePack { .. }
         | Command::SettlePg { .. } => storage,
         // Only of itself.
-        Command::MoveHost { id, .. } | Command::AddDevice { host: id, .. } => caller.host() == Some(*id),
+        Command::MoveHost { id, address, .. } => caller.host() == Some(*id) && address.len() <= ADDRESS_MAX,
+        Command::AddDevice { host, .. } => caller.host() == Some(*host),
         Command::MakeToken { .. }
         | Command::RevokeHost { .. }
         | Command::SetDuty { .. }
@@ -352,9 +357,18 @@ async fn join(handle: MetaHandle, wanted: proto::Join) -> Answer {
     hex_decode(&wanted.secret, &mut secret).ok_or_else(|| bad("the token is malformed".to_owned()))?;
     let place = wanted.place.parse().map_err(|error| bad(format!("{error}")))?;
     let roles: Roles = Role::ALL.into_iter().filter(|role| wanted.roles & *role as u32 != 0).collect();
+    if wanted.name.is_empty() || wanted.name.len() > NAME_MAX || wanted.address.len() > ADDRESS_MAX {
+        return Err(bad("the host's name or address is too long".to_owned()));
+    }
+    // Asked before anything is proposed: strangers cost no entry of the log.
+    let hash = *blake3::hash(&secret).as_bytes();
+    let token = handle.ask(TokenOf { hash }).await.map_err(failure)?;
+    if token.is_none() {
+        return Err(Failure::new(Code::Denied, Rejection::BadToken.to_string()));
+    }
     let authority = authority_of(&handle).await?;
     let host = Host { name: wanted.name, roles, address: wanted.address, place, revoked: false };
-    let admit = Command::AdmitHost { token: *blake3::hash(&secret).as_bytes(), host };
+    let admit = Command::AdmitHost { token: hash, host };
     let outcome = handle.request(Request::idempotent(admit)).await.map_err(failure)?;
     let outcome =
         outcome.accepted().map_err(|rejection| Failure::new(Code::Denied, rejection.to_string()))?;

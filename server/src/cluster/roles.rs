@@ -4,7 +4,7 @@ use super::{
     config::HostConfig,
     identity::{HostIdentity, members_of, now},
     storage::{self, Seen},
-    watch::Watch,
+    watch::{Watch, revoked_in},
 };
 use crate::system::{SystemError, flatten, io_at, told_to_stop};
 use bytes::Bytes;
@@ -144,6 +144,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     let serves_data = config.roles.has(Role::Gateway) || config.roles.has(Role::Storage);
     let assembled = async {
         starting.introduce().await?;
+        revoked.store(Arc::new(revoked_in(&seen.load())));
         if !serves_data {
             return Ok(None);
         }
@@ -196,7 +197,10 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
             };
             let maintenance = Maintenance::new(built.clone(), maintenance_config);
             running.duties.spawn(async move {
-                maintenance.admit_all().await?;
+                while let Err(error) = maintenance.admit_all().await {
+                    tracing::warn!(%error, "the devices are admitted later");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
                 maintenance.run().await.map_err(SystemError::from)
             });
         }
@@ -226,15 +230,22 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if serves_data {
         println!("{ready}");
     }
+    let served = async {
+        match serving.as_mut() {
+            Some(serving) => flatten(serving.await),
+            None => std::future::pending().await,
+        }
+    };
     let result = tokio::select! {
         () = &mut stopping => Ok(()),
         Some(result) = running.duties.join_next() => flatten(result),
+        result = served => result,
     };
     tracing::info!("stopping");
     stop.send_replace(true);
     let drained = match serving {
-        Some(serving) => flatten(serving.await),
-        None => Ok(()),
+        Some(serving) if !serving.is_finished() => flatten(serving.await),
+        Some(_) | None => Ok(()),
     };
     running.duties.shutdown().await;
     drop(running.node.take());
@@ -340,7 +351,9 @@ async fn renew_for_ever(
         let members = members_of(&seen.load());
         if !members.is_empty() && identity.members != members {
             identity.members = members;
-            identity.write(&config.data)?;
+            if let Err(error) = identity.write(&config.data) {
+                tracing::warn!(%error, "the members' addresses are kept later");
+            }
         }
         if now().saturating_sub(identity.issued) < authority::HOST_LIFE.as_secs() * 2 / 3 {
             continue;
@@ -349,8 +362,11 @@ async fn renew_for_ever(
         match remote.call(Method::Renew(proto::Renew { request }), Bytes::new()).await {
             Ok(reply::Result::Renewed(renewed)) => {
                 identity.renew(&tls, &key, &renewed.certificate)?;
-                identity.write(&config.data)?;
-                tracing::info!("the host's certificate was renewed");
+                match identity.write(&config.data) {
+                    Ok(()) => tracing::info!("the host's certificate was renewed"),
+                    // Made again in an hour; connections use the new one already.
+                    Err(error) => tracing::warn!(%error, "the renewed certificate cannot be kept yet"),
+                }
             }
             Ok(_) => tracing::warn!("the certificate could not be renewed yet: a strange answer"),
             Err(error) => tracing::warn!(%error, "the certificate could not be renewed yet"),

@@ -49,9 +49,16 @@ fn assign(
     let known: BTreeSet<DeviceId> = mine.clone().map(|(id, _)| *id).collect();
     let lost = mine.filter(|(id, device)| device.duty != Duty::Removed && !assigned.contains_key(id));
     let mut slots: Vec<DeviceId> = lost.map(|(id, _)| *id).collect();
-    let base = (host.0 as u32).saturating_mul(DEVICES_MAX);
-    let fresh = (base..base + DEVICES_MAX).map(DeviceId);
-    slots.extend(fresh.filter(|id| !known.contains(id) && !assigned.contains_key(id)));
+    if slots.is_empty() {
+        let base = (host.0 as u32).saturating_mul(DEVICES_MAX);
+        let fresh = (base..base + DEVICES_MAX).map(DeviceId);
+        slots.extend(fresh.filter(|id| !known.contains(id) && !assigned.contains_key(id)));
+    } else if empty.len() > slots.len() {
+        // Which of them is new, and which the mount point of a disk that is not there, cannot be known.
+        tracing::error!(
+            "empty directories are left out until every known disk of this host is there, or removed"
+        );
+    }
     assigned.extend(slots.into_iter().zip(empty));
     Ok(assigned)
 }
@@ -83,6 +90,13 @@ pub async fn open(
             return Err(DeviceError::Empty { path: dir.clone(), slot });
         }
         let fresh = Incarnation(rand::random());
+        // A disk that was replaced, and comes back, is not the one that is known.
+        if let (Some(record), Some(found)) = (record, Superblock::read(dir)?)
+            && record.incarnation != found.incarnation
+            && !record.replaceable
+        {
+            return Err(DeviceError::Another { path: dir.clone(), slot });
+        }
         let (device, recovered) = Device::open(dir, &cluster, slot, fresh, metrics[&slot].clone())?;
         tracing::info!(device = %slot, shards = recovered.shards, reindexed = recovered.reindexed, "device opened");
         Ok(device)

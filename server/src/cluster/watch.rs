@@ -13,8 +13,12 @@ use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_net::{Remote, Target, Tls};
 use holdfast_proto::{self as proto, Beat, DeviceBeat, DeviceHealth, HealthNow, call::Method, reply};
 use holdfast_storage_node_server::{Device, RemoteDevice, Revoked};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::time::{MissedTickBehavior, interval};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How often a host says that it is alive, and looks at the others.
 const PACE: Duration = Duration::from_millis(500);
@@ -24,6 +28,11 @@ const SUSPECT: Duration = Duration::from_secs(3);
 
 /// How long a host that could not be reached may take to answer.
 const PROBE: Duration = Duration::from_secs(2);
+
+/// Whom nobody speaks with any more.
+pub fn revoked_in(topology: &Topology) -> BTreeSet<HostId> {
+    topology.hosts.iter().filter(|(_, host)| host.revoked).map(|(id, _)| *id).collect()
+}
 
 /// A host's view of the others.
 pub struct Watch {
@@ -68,17 +77,18 @@ impl Watch {
         loop {
             ticks.tick().await;
             let devices = self.own.in_service();
-            let devices = tokio::task::spawn_blocking(move || {
-                devices.iter().map(|device| beat_of(device)).collect::<Vec<_>>()
-            });
-            let Ok(devices) = devices.await else { continue };
+            // A disk that hangs says nothing; the others, and the host, are alive.
+            let beats = devices
+                .into_iter()
+                .map(|device| timeout(PACE, tokio::task::spawn_blocking(move || beat_of(&device))));
+            let beats = futures::future::join_all(beats).await;
+            let devices = beats.into_iter().filter_map(|beat| beat.ok()?.ok()).collect();
             self.meta.tell_all(&Method::Beat(Beat { devices }));
         }
     }
 
     fn take(&self, topology: Topology, hosts: &mut BTreeMap<HostId, Remote>) {
-        let revoked = topology.hosts.iter().filter(|(_, host)| host.revoked).map(|(id, _)| *id);
-        self.revoked.store(Arc::new(revoked.collect()));
+        self.revoked.store(Arc::new(revoked_in(&topology)));
         if let Some(engine) = &self.engine {
             engine.take_topology(&topology);
             let slots = engine.devices();

@@ -69,6 +69,11 @@ pub enum DeviceError {
              \"holdfast device replace {slot}\""
     )]
     Empty { path: PathBuf, slot: DeviceId },
+    #[error(
+        "{path} holds an earlier disk of device {slot}: it is left out. To use it in that place, say so with \
+             \"holdfast device replace {slot}\""
+    )]
+    Another { path: PathBuf, slot: DeviceId },
 }
 
 type FsStore = ShardStore<FsDisk, Family>;

@@ -40,11 +40,13 @@ impl Maintenance {
     /// Reports shards that the device lacks, and removes those that nothing needs.
     pub(super) async fn reconcile(&self, device: Arc<Device>) -> Result<(), EngineError> {
         self.engine.shared.placement.refresh().await?;
-        for (id, pg) in &*self.engine.shared.placement.table() {
+        for (id, _) in &*self.engine.shared.placement.table() {
             let mut after = None;
             loop {
                 let span = self.span(*id, after).await?;
-                if !self.compare(&device, pg, &span).await? {
+                // As it is known now: the group may have moved since the last span.
+                let Some(pg) = self.engine.shared.placement.pg(*id) else { break };
+                if !self.compare(&device, &pg, &span).await? {
                     return Ok(());
                 }
                 if span.last {
@@ -75,7 +77,8 @@ impl Maintenance {
         let found: BTreeSet<ShardId> = inventory.iter().map(|entry| entry.id).collect();
         let mut expected: BTreeSet<ShardId> = BTreeSet::new();
         let mut missing = Vec::new();
-        for (id, pack) in &span.packs {
+        // A pack that is newer than the table is somewhere that the table does not know.
+        for (id, pack) in span.packs.iter().filter(|(_, pack)| pack.epoch <= pg.epoch) {
             for (index, _) in pg.devices_at(pack.epoch).iter().enumerate().filter(|(_, slot)| mine(slot)) {
                 let shard = ShardId { pack: *id, index: index as u8 };
                 expected.insert(shard);
@@ -95,7 +98,14 @@ impl Maintenance {
         } else {
             inventory.into_iter().filter(|entry| !expected.contains(&entry.id)).collect()
         };
-        self.remove_extra(device, extra, span).await?;
+        // What came back into its place while the inventory was read is no stray: the table is read once more.
+        if !extra.is_empty() {
+            self.engine.shared.placement.refresh().await?;
+            let unmoved = self.engine.shared.placement.pg(span.upto.pg()).is_some_and(|now| now == *pg);
+            if unmoved {
+                self.remove_extra(device, extra, pg, span).await?;
+            }
+        }
         Ok(true)
     }
 
@@ -105,6 +115,7 @@ impl Maintenance {
         &self,
         device: &Arc<Device>,
         extra: Vec<Inventory>,
+        pg: &Pg,
         span: &Span,
     ) -> Result<(), EngineError> {
         let grace_ms = self.config().gc_grace.as_millis() as u64;
@@ -114,7 +125,9 @@ impl Maintenance {
             old.into_iter().partition(|shard| span.packs.contains_key(&shard.pack));
         // Its right place must have it.
         let elsewhere = |shard: &ShardId| {
-            span.packs.get(&shard.pack).is_some_and(|pack| pack.missing >> shard.index & 1 == 0)
+            span.packs
+                .get(&shard.pack)
+                .is_some_and(|pack| pack.epoch <= pg.epoch && pack.missing >> shard.index & 1 == 0)
         };
         let stray: Vec<ShardId> = stray.into_iter().filter(elsewhere).collect();
         delete(device, stray, "removing shards that moved to other devices").await;

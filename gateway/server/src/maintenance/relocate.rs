@@ -71,11 +71,12 @@ impl Maintenance {
         let old = pg.devices_at(pack.epoch);
         let mut missing = pack.missing;
         let mut rebuild: Vec<(usize, DeviceAccess)> = Vec::new();
-        let mut unreachable = 0u32;
+        // Shards that are not in their new places.
+        let mut unwritten = 0u32;
         let places = old.iter().copied().zip(pg.devices.iter().copied()).enumerate();
         for (index, (from, to)) in places.filter(|(_, (from, to))| from != to) {
             let Some(target) = shared.placement.devices.get(to) else {
-                unreachable |= 1 << index;
+                unwritten |= 1 << index;
                 continue;
             };
             let shard = ShardId { pack: id, index: index as u8 };
@@ -93,15 +94,21 @@ impl Maintenance {
         }
         if !rebuild.is_empty() {
             let wanted = rebuild.iter().fold(0u32, |mask, (index, _)| mask | 1 << index);
-            let made = shared.rebuild(id, pack, rebuild, pg.epoch).await?;
-            missing = (missing | wanted) & !made;
+            let made = match shared.rebuild(id, pack, rebuild, pg.epoch).await {
+                Ok(made) => made,
+                // Too little of it can be read, wherever it is: what there is moves, so that the others can.
+                Err(EngineError::Unreadable(_)) if pack.is_lost() => 0,
+                Err(error) => return Err(error),
+            };
+            unwritten |= wanted & !made;
+            missing &= !made;
             self.engine.metrics().repaired_shards.inc_by(u64::from(made.count_ones()));
         }
-        missing |= unreachable;
-        // Where a target cannot be reached for now, the shard in the old place still counts.
-        if missing.count_ones() > pack.missing.count_ones() && self.may_wait(pg, unreachable) {
+        // A shard that cannot be written in its new place still counts in the old one.
+        if self.may_wait(pg, unwritten & !pack.missing) {
             return Ok(false);
         }
+        missing |= unwritten;
         let place = Command::PlacePack { pack: id, epoch: pg.epoch, missing };
         match self.engine.meta().request(Request::idempotent(place)).await?.accepted() {
             Ok(_) => Ok(true),
@@ -113,12 +120,16 @@ impl Maintenance {
         }
     }
 
-    /// Whether the old places of shards that cannot be written now are still there.
-    fn may_wait(&self, pg: &Pg, unreachable: u32) -> bool {
+    /// Whether shards that are not in their new places yet will be: the old place is there, and the new one is not given
+    /// up.
+    fn may_wait(&self, pg: &Pg, unwritten: u32) -> bool {
         let Some(previous) = &pg.previous else { return false };
-        let there =
-            |index: usize| self.engine.shared.placement.devices.get(previous.devices[index]).is_some();
-        (0..previous.devices.len()).any(|index| unreachable >> index & 1 == 1 && there(index))
+        let placement = &self.engine.shared.placement;
+        let worth = |index: usize| {
+            let (old, new) = (previous.devices[index], pg.devices[index]);
+            old != new && placement.devices.get(old).is_some() && !placement.is_given_up(new)
+        };
+        (0..previous.devices.len()).any(|index| unwritten >> index & 1 == 1 && worth(index))
     }
 
     async fn settle(&self, id: PgId, pg: &Pg) -> Result<(), EngineError> {

@@ -24,18 +24,25 @@ impl Maintenance {
             ticks.tick().await;
             for device in self.engine.shared.placement.devices.in_service() {
                 let share = tick.as_secs_f64() / self.config.scrub_period.as_secs_f64();
-                let count = ((device.usage().shards as f64 * share).ceil() as usize).clamp(1, STEP);
                 let cursor = cursors.entry(device.slot()).or_default();
                 let after = *cursor;
-                let read = tokio::task::spawn_blocking(move || scrub(&device, after, count)).await;
-                let Ok((next, seen, bad)) = read else { return Err(EngineError::ShuttingDown) };
+                let read = tokio::task::spawn_blocking(move || {
+                    let count = ((device.usage().shards as f64 * share).ceil() as usize).clamp(1, STEP);
+                    scrub(&device, after, count)
+                });
+                let Ok((next, seen, bad)) = read.await else { return Err(EngineError::ShuttingDown) };
                 self.engine.metrics().scrubbed_shards.inc_by(seen);
                 *cursor = next;
                 for shard in bad {
                     // Found where it should be, or where nobody looks for it any more.
-                    let pack = self.engine.meta().ask(PackOf { id: shard.pack }).await?;
-                    if let Some(pack) = pack {
-                        self.engine.shared.report(shard.pack, pack.epoch, 1 << shard.index);
+                    match self.engine.meta().ask(PackOf { id: shard.pack }).await {
+                        Ok(Some(pack)) => self.engine.shared.report(shard.pack, pack.epoch, 1 << shard.index),
+                        Ok(None) => {}
+                        // The next round finds it again.
+                        Err(error) if error.is_passing() => {
+                            tracing::debug!(%error, "damage is reported later")
+                        }
+                        Err(error) => return Err(error.into()),
                     }
                 }
             }

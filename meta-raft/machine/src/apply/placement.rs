@@ -145,6 +145,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
         if pg.epoch != epoch {
             return Err(Rejection::StaleEpoch { given: epoch, current: pg.epoch }.into());
         }
+        // Another worker has placed it: what was found missing since counts.
+        if pack.epoch == epoch {
+            return Ok(Outcome::Done);
+        }
         pack.epoch = epoch;
         let missing = missing & pack.profile.mask();
         if missing == pack.missing {
