@@ -236,7 +236,7 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::AllowReplacement { id } => self.change_device(id, |device| device.replaceable = true),
             Command::FoundPool { pool, domain, pgs } => self.create_pool(pool, domain, pgs),
             Command::ReassignPg { pg, epoch, devices } => self.reassign_pg(pg, epoch, devices),
-            Command::PlacePack { pack, epoch, missing } => self.place_pack(pack, epoch, missing),
+            Command::PlacePack { pack, was, epoch, missing } => self.place_pack(pack, was, epoch, missing),
             Command::ReportMissing { shards } => self.report_missing(&shards),
             Command::SettlePg { pg, epoch, after, steps } => self.settle_pg(pg, epoch, after, steps),
         }

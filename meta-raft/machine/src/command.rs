@@ -325,9 +325,11 @@ pub enum Command {
         epoch: Epoch,
         devices: Vec<DeviceId>,
     },
-    /// A pack's shards are on the devices of `epoch`, but for `missing`.
+    /// A pack's shards are on the devices of `epoch`, but for `missing`. Its epoch and what it missed must be as they
+    /// `was` when it was looked at.
     PlacePack {
         pack: PackId,
+        was: (Epoch, u32),
         epoch: Epoch,
         missing: u32,
     },

@@ -30,7 +30,8 @@ pub struct Change {
     pub reason: String,
 }
 
-/// Plans the next changes of `table`. Groups that move already are left alone, and counted where they move to.
+/// Plans the next changes of `table`. Groups that move already are counted where they move to, and left alone unless what
+/// they move to is gone.
 pub fn change(
     profile: Profile,
     domain: FailureDomain,
@@ -40,9 +41,7 @@ pub fn change(
     let mut work = Work::new(profile, domain, devices, table);
     let mut plan = Plan::default();
     for (at, (_, pg)) in table.iter().enumerate() {
-        if pg.previous.is_none() {
-            work.replace_leaving(at, &mut plan);
-        }
+        work.replace_leaving(at, pg.previous.is_some(), &mut plan);
     }
     work.balance();
     for (at, (pg, before)) in table.iter().enumerate() {
@@ -139,10 +138,12 @@ impl<'a> Work<'a> {
         *self.load.entry(to).or_default() += 1;
     }
 
-    fn replace_leaving(&mut self, at: usize, plan: &mut Plan) {
+    /// Gives slots of leaving devices to others; of a group that moves, only those of devices that are gone.
+    fn replace_leaving(&mut self, at: usize, moving: bool, plan: &mut Plan) {
         for slot in 0..self.table[at].len() {
             let old = self.table[at][slot];
-            if self.serves(old) {
+            let draining = self.devices.get(&old).is_some_and(|device| device.duty == Duty::Draining);
+            if self.serves(old) || (moving && draining) {
                 continue;
             }
             let candidates = self.share.keys().copied().filter(|id| self.allowed(at, slot, *id));

@@ -161,7 +161,7 @@ mod tests {
         ids::{HostId, Incarnation},
         topology::Place,
     };
-    use holdfast_meta_raft_machine::records::DeviceSpec;
+    use holdfast_meta_raft_machine::records::{DeviceSpec, Previous};
     use proptest::prelude::*;
 
     fn devices(weights: &[u64], racks: usize) -> BTreeMap<DeviceId, Device> {
@@ -268,6 +268,26 @@ mod tests {
                 prop_assert_eq!(change(profile, domain, &all, &table), Plan::default());
             }
         }
+    }
+
+    #[test]
+    fn a_move_to_a_device_that_is_gone_is_given_another_target() {
+        let mut all = devices(&[1; 9], 9);
+        let profile = Profile::new(4, 2).expect("a profile");
+        let mut table = first_table(profile, FailureDomain::Node, &all, 1).expect("a table");
+        let (moving, target) = (table[0].1.devices.clone(), table[0].1.devices[2]);
+        table[0].1.previous = Some(Previous { since: Epoch(2), devices: moving });
+        all.get_mut(&target).expect("a device").duty = Duty::Draining;
+        assert_eq!(
+            change(profile, FailureDomain::Node, &all, &table),
+            Plan::default(),
+            "it moves, and waits"
+        );
+        all.get_mut(&target).expect("a device").duty = Duty::Out;
+        let plan = change(profile, FailureDomain::Node, &all, &table);
+        assert_eq!(plan.changes.len(), 1);
+        let kept = plan.changes[0].devices.iter().filter(|id| table[0].1.devices.contains(id)).count();
+        assert!(kept == 5 && !plan.changes[0].devices.contains(&target), "{plan:?}");
     }
 
     #[test]

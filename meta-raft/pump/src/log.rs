@@ -400,7 +400,7 @@ impl<S: Store, N: SnapshotSource> Storage for RaftLog<S, N> {
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
         let unavailable = raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable);
         // The members go along as they are now: whoever takes over an older state would change them a second time.
-        let from = request_index.max(self.members_since).max(1);
+        let from = request_index.max(self.members_since).max(self.truncated.0).max(1);
         let Some(taken) = self.snapshots.take(from).filter(|taken| taken.index >= from) else {
             return Err(unavailable);
         };

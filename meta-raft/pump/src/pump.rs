@@ -334,8 +334,12 @@ impl<S: Store, N: SnapshotSource> Pump<S, N> {
         if index > self.node.store().members_since() {
             let change = ConfChangeV2::decode(&data[..])
                 .map_err(|error| LogError::Damaged(format!("a change of members: {error}")))?;
-            let members = self.node.apply_conf_change(&change)?;
-            self.node.mut_store().set_members(members, index)?;
+            match self.node.apply_conf_change(&change) {
+                Ok(members) => self.node.mut_store().set_members(members, index)?,
+                // It makes no sense for these members, to any of them: nothing changes.
+                Err(raft::Error::ConfChangeError(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(CommittedEntry { index, context, data: Vec::new() })
     }

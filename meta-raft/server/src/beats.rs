@@ -10,7 +10,7 @@ use std::{
 
 #[derive(Default)]
 struct Table {
-    hosts: BTreeMap<HostId, Instant>,
+    hosts: BTreeMap<HostId, (Instant, u32)>,
     devices: BTreeMap<DeviceId, (DeviceBeat, HostId, Instant)>,
 }
 
@@ -34,10 +34,10 @@ impl Beats {
     }
 
     /// A host says that it and its devices are alive.
-    pub fn heard(&self, host: HostId, devices: Vec<DeviceBeat>) {
+    pub fn heard(&self, host: HostId, version: u32, devices: Vec<DeviceBeat>) {
         let now = Instant::now();
         let mut table = self.table();
-        table.hosts.insert(host, now);
+        table.hosts.insert(host, (now, version));
         for beat in devices {
             table.devices.insert(DeviceId(beat.device), (beat, host, now));
         }
@@ -53,14 +53,20 @@ impl Beats {
 
     /// How long a host has been silent.
     pub fn host(&self, id: HostId) -> Duration {
-        self.table().hosts.get(&id).map_or_else(|| self.since.elapsed(), Instant::elapsed)
+        self.table().hosts.get(&id).map_or_else(|| self.since.elapsed(), |(at, _)| at.elapsed())
+    }
+
+    /// The newest cluster version that a host said it understands.
+    pub fn version(&self, id: HostId) -> Option<u32> {
+        self.table().hosts.get(&id).map(|(_, version)| *version)
     }
 
     /// All of it, for others.
     pub fn report(&self) -> (Vec<HostHealth>, Vec<DeviceHealth>) {
         let ms = |at: &Instant| at.elapsed().as_millis() as u64;
         let table = self.table();
-        let hosts = table.hosts.iter().map(|(id, at)| HostHealth { host: id.0, silent_ms: Some(ms(at)) });
+        let hosts =
+            table.hosts.iter().map(|(id, (at, _))| HostHealth { host: id.0, silent_ms: Some(ms(at)) });
         let devices = table.devices.values();
         let devices =
             devices.map(|(beat, _, at)| DeviceHealth { beat: Some(beat.clone()), silent_ms: ms(at) });

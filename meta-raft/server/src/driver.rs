@@ -15,6 +15,7 @@ use holdfast_kv::{Family, fail_stop};
 use holdfast_meta_raft_machine::{
     apply,
     command::{LogEntry, Outcome, Request},
+    query,
 };
 use holdfast_meta_raft_pump::{CommittedEntry, Envelope, MemberChange, MemberId, Pump, Work};
 use std::{
@@ -99,6 +100,7 @@ pub struct Driver {
     pub peers: Arc<dyn Peers>,
     pub runtime: Option<Handle>,
     pub status: Arc<RwLock<GroupStatus>>,
+    pub snapshots: Snapshots,
     pub keeper: watermark::Keeper,
     pub stop: Arc<AtomicBool>,
     pub metrics: MetaMetrics,
@@ -223,19 +225,25 @@ impl Driver {
         tracing::info!(index, from = ticket.member, "taking over the metadata from another member");
         let (peers, back) = (self.peers.clone(), self.back.clone());
         runtime.spawn(async move {
-            let result = fetch(&*peers, ticket, &family).await.map(|()| index);
+            let result = fetch(&*peers, ticket, &family, index).await.map(|()| index);
             // The thread may have stopped.
             let _stopped = back.send(Input::Gathered(message, result));
         });
     }
 
     fn gathered(&mut self, message: Vec<u8>, result: Result<u64, MetaError>) {
-        self.gathering = false;
         match result.and_then(|index| self.store.gathered(index)) {
-            Ok(()) => self.step(&message),
+            Ok(()) => {
+                self.step(&message);
+                // Installed before another message can begin to gather anew.
+                if let Err(error) = self.drain() {
+                    fail_stop("the metadata log or state", &error);
+                }
+            }
             // The leader sends it again.
             Err(error) => tracing::warn!(%error, "the metadata could not be taken over yet"),
         }
+        self.gathering = false;
     }
 
     pub fn drain(&mut self) -> Result<(), MetaError> {
@@ -257,8 +265,11 @@ impl Driver {
         self.metrics.log_entries.set((log.last() - log.compacted()) as i64);
         if self.appended_bytes >= COMPACT_EVERY_BYTES {
             self.appended_bytes = 0;
-            let keep = if self.pump.leads_alone() { 0 } else { KEEP_FOR_FOLLOWERS };
-            let upto = self.applied.saturating_sub(keep);
+            let alone = self.pump.leads_alone() && log.learners().is_empty();
+            let keep = if alone { 0 } else { KEEP_FOR_FOLLOWERS };
+            // Who fetches a snapshot goes on from there.
+            let needed = self.snapshots.needed().unwrap_or(u64::MAX);
+            let upto = self.applied.saturating_sub(keep).min(needed);
             if upto > log.compacted() {
                 self.pump.compact(upto)?;
             }
@@ -366,7 +377,7 @@ impl Driver {
     }
 }
 
-async fn fetch(peers: &dyn Peers, ticket: Ticket, family: &Family) -> Result<(), MetaError> {
+async fn fetch(peers: &dyn Peers, ticket: Ticket, family: &Family, index: u64) -> Result<(), MetaError> {
     let mut after = Vec::new();
     loop {
         let bytes = peers.page(MemberId(ticket.member), ticket.snapshot, after).await;
@@ -374,7 +385,12 @@ async fn fetch(peers: &dyn Peers, ticket: Ticket, family: &Family) -> Result<(),
         page.store(family)?;
         match page.records.last() {
             Some((key, _)) if !page.last => after = key.clone(),
-            Some(_) | None => return Ok(()),
+            Some(_) | None => break,
         }
     }
+    let found = query::header(family)?.map(|header| header.applied_index);
+    if found == Some(index) {
+        return Ok(());
+    }
+    Err(MetaError::Snapshot(format!("it is of entry {found:?}, and entry {index} was promised")))
 }

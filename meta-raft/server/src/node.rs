@@ -10,13 +10,13 @@ use crate::{
     watermark,
 };
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use holdfast_core::kv::View;
+use holdfast_core::{ids::HostId, kv::View};
 use holdfast_kv::{Database, Family, durable};
 use holdfast_meta_raft_machine::{
     ask::{Ask, Question},
     command::{Outcome, Request},
 };
-use holdfast_meta_raft_pump::{MemberChange, MemberId, Pump, PumpConfig, RaftLog};
+use holdfast_meta_raft_pump::{LogError, MemberChange, MemberId, Pump, PumpConfig, RaftLog};
 use std::{
     collections::VecDeque,
     sync::{
@@ -77,12 +77,20 @@ impl MetaNode {
             store.database.verify()?;
         }
         let me = config.member;
-        let snapshots = Snapshots::new(me, store.state.clone());
+        let snapshots = Snapshots::new(me, config.boot, store.state.clone());
         let first = [me];
         let bootstrap: &[MemberId] = if config.founds { &first } else { &[] };
         let log = RaftLog::open(store.log.clone(), snapshots.clone(), bootstrap, mark)?;
         store.install(log.compacted())?;
-        let applied = store.applied()?.unwrap_or(log.compacted());
+        let applied = match store.applied()? {
+            Some(applied) => applied,
+            // Nothing was ever applied: so it must begin where every log begins.
+            None if log.compacted() <= 1 => log.compacted(),
+            None => {
+                let text = format!("it begins behind entry {}, and there is no state", log.compacted());
+                return Err(LogError::Damaged(text).into());
+            }
+        };
         let pump_config = PumpConfig {
             id: me,
             election_ticks: ELECTION_TICKS,
@@ -115,6 +123,7 @@ impl MetaNode {
             peers,
             runtime: tokio::runtime::Handle::try_current().ok(),
             status,
+            snapshots: handle.snapshots.clone(),
             keeper,
             stop: stop.clone(),
             metrics,
@@ -235,6 +244,12 @@ impl MetaHandle {
     /// What the group looks like from here.
     pub fn status(&self) -> GroupStatus {
         self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a host belongs to the group, with a vote or without.
+    pub fn is_member(&self, host: HostId) -> bool {
+        let status = self.status.read().unwrap_or_else(PoisonError::into_inner);
+        status.voters.contains(&host.0) || status.learners.contains(&host.0)
     }
 
     pub fn leads(&self) -> bool {

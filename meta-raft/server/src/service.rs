@@ -45,8 +45,11 @@ impl NetPeers {
     }
 
     /// Speaks with the members of a topology from now on.
-    pub fn set_from(&self, topology: &Topology) {
-        let members = topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
+    pub fn set_from(&self, topology: &Topology, members: &[u64]) {
+        let meant = |(id, host): &&(HostId, Host)| {
+            host.roles.has(Role::Meta) && (!host.revoked || members.contains(&id.0))
+        };
+        let members = topology.hosts.iter().filter(meant);
         self.set(&members.map(|(id, host)| (*id, host.address.clone())).collect());
     }
 
@@ -218,7 +221,10 @@ impl Handler for MetaService {
             let starting = Failure::new(Code::Stopping, "the member is starting");
             return Box::pin(std::future::ready(Err(starting)));
         };
-        if let Err(refused) = check_caller(&handle, from) {
+        // A member that was revoked takes part until the group has agreed to go on without it.
+        let raft = matches!(method, Method::Raft(_) | Method::SnapshotPage(_));
+        let member = raft && from.host().is_some_and(|host| handle.is_member(host));
+        if !member && let Err(refused) = check_caller(&handle, from) {
             return Box::pin(std::future::ready(Err(refused)));
         }
         match method {
@@ -246,7 +252,7 @@ impl Handler for MetaService {
             Method::Renew(wanted) => Box::pin(renew(handle, from, wanted)),
             Method::Beat(beat) => {
                 if let Some(host) = from.host() {
-                    self.beats.heard(host, beat.devices);
+                    self.beats.heard(host, beat.version, beat.devices);
                 }
                 Box::pin(std::future::ready(done(Vec::new())))
             }
@@ -369,7 +375,9 @@ async fn join(handle: MetaHandle, wanted: proto::Join) -> Answer {
     let authority = authority_of(&handle).await?;
     let host = Host { name: wanted.name, roles, address: wanted.address, place, revoked: false };
     let admit = Command::AdmitHost { token: hash, host };
-    let outcome = handle.request(Request::idempotent(admit)).await.map_err(failure)?;
+    // No words: who joins takes them for the leader's address.
+    let nobody = |error| Failure { message: String::new(), ..failure(error) };
+    let outcome = handle.request(Request::idempotent(admit)).await.map_err(nobody)?;
     let outcome =
         outcome.accepted().map_err(|rejection| Failure::new(Code::Denied, rejection.to_string()))?;
     let Outcome::Host(host) = outcome else {

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -89,13 +92,24 @@ impl Page {
 #[derive(Clone)]
 pub struct Snapshots {
     member: MemberId,
+    /// Where the numbers of this life's snapshots begin: none is ever used for another.
+    first: u64,
     state: State,
     held: Arc<Mutex<BTreeMap<u64, Entry>>>,
+    made: Arc<AtomicU64>,
 }
 
 impl Snapshots {
-    pub fn new(member: MemberId, state: State) -> Self {
-        Self { member, state, held: Arc::default() }
+    pub fn new(member: MemberId, boot: [u8; 16], state: State) -> Self {
+        let [a, b, c, d, ..] = boot;
+        let first = u64::from(u32::from_be_bytes([a, b, c, d])) << 32;
+        Self { member, first, state, held: Arc::default(), made: Arc::default() }
+    }
+
+    /// The oldest entry that somebody who fetches a snapshot will need from the log.
+    pub fn needed(&self) -> Option<u64> {
+        let all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().filter(|entry| entry.used.elapsed() < IDLE).map(|entry| entry.index).min()
     }
 
     /// Records of a held snapshot behind `after`; `None` where it is not held any more.
@@ -137,7 +151,7 @@ impl SnapshotSource for Snapshots {
         let family = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
         let held = Held::new(family, Family::snapshot);
         let index = query::header(held.borrow_dependent()).ok()??.applied_index;
-        let id = all.last_key_value().map_or(1, |(id, _)| id + 1);
+        let id = self.first + self.made.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         all.insert(id, Entry { held: Arc::new(held), index, taken: now, used: now });
         tracing::info!(index, "holding a snapshot of the metadata for a member that is behind");

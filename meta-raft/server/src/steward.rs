@@ -80,12 +80,17 @@ impl Steward {
     fn introduce(&self, topology: &Topology) {
         // A member that just joined knows nobody by itself: it was told from outside.
         if !topology.hosts.is_empty() {
-            self.peers.set_from(topology);
+            let status = self.meta.status();
+            self.peers.set_from(topology, &[status.voters, status.learners].concat());
         }
     }
 
     async fn round(&self, topology: &Topology, leading_since: Instant) -> Result<(), MetaError> {
-        self.raise_version().await?;
+        // A state without hosts is not this cluster's.
+        if topology.hosts.is_empty() {
+            return Ok(());
+        }
+        self.raise_version(topology).await?;
         self.members(topology).await?;
         self.devices(topology, leading_since).await?;
         self.placement(topology).await
@@ -99,9 +104,13 @@ impl Steward {
         Ok(())
     }
 
-    async fn raise_version(&self) -> Result<(), MetaError> {
+    /// When every member understands it: who does not could not apply what follows.
+    async fn raise_version(&self, topology: &Topology) -> Result<(), MetaError> {
         let version = self.meta.glance(&HeaderNow {})?.map_or(0, |header| header.cluster_version);
-        if version < CLUSTER_VERSION {
+        let mut members =
+            topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
+        let ready = |id: &HostId| self.beats.version(*id).is_some_and(|known| known >= CLUSTER_VERSION);
+        if version < CLUSTER_VERSION && members.all(|(id, _)| ready(id)) {
             self.command(Command::RaiseClusterVersion { version: CLUSTER_VERSION }).await?;
         }
         Ok(())
@@ -124,6 +133,15 @@ impl Steward {
             return self.meta.change(MemberChange::Promote(*ready)).await;
         }
         if let Some(gone) = status.voters.iter().chain(&status.learners).find(|id| !wanted.contains(id)) {
+            let heir = status.voters.iter().find(|id| wanted.contains(id) && up(**id));
+            // The group needs somebody who votes, and somebody else who leads.
+            let Some(heir) = heir else {
+                tracing::error!(member = gone, "the last member that votes cannot be removed");
+                return Ok(());
+            };
+            if status.leader.is_some_and(|leader| leader.0 == *gone) {
+                return self.meta.transfer_leader(MemberId(*heir));
+            }
             tracing::info!(member = gone, "a member is removed");
             return self.meta.change(MemberChange::Remove(MemberId(*gone))).await;
         }

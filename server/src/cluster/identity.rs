@@ -24,6 +24,9 @@ pub struct HostIdentity {
     pub roles: String,
     /// When its certificate was made, in seconds since 1970.
     pub issued: u64,
+    /// Its metadata has been started: a directory without it is a loss, and not a beginning.
+    #[serde(default)]
+    pub started: bool,
     /// Metadata members that it can ask.
     pub members: Vec<String>,
     /// DER, in hexadecimal, as the following.
@@ -71,6 +74,7 @@ impl HostIdentity {
             host: parts.host.0,
             roles: parts.roles.to_string(),
             issued: now(),
+            started: false,
             members: parts.members,
             authority: hex::encode(parts.authority),
             certificate: hex::encode(parts.certificate),

@@ -4,7 +4,7 @@ use super::{
     config::HostConfig,
     identity::{HostIdentity, members_of, now},
     storage::{self, Seen},
-    watch::{Watch, revoked_in},
+    watch::{Hosts, Watch, revoked_in},
 };
 use crate::system::{SystemError, flatten, io_at, told_to_stop};
 use bytes::Bytes;
@@ -80,7 +80,7 @@ struct Running {
 /// Where it cannot start, or a role fails while it runs.
 pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     let identity = HostIdentity::read(&config.data)?;
-    let identity = identity.ok_or_else(|| {
+    let mut identity = identity.ok_or_else(|| {
         SystemError::Cluster(
             "this host belongs to no cluster: make one with \"holdfast cluster init\", or join one with --join and --token"
                 .to_owned(),
@@ -128,7 +128,19 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     let mut members = None;
     if let Some(service) = meta_service {
         let peers = Arc::new(NetPeers::new(tls.clone(), pool.clone()));
+        if identity.started && !config.data.join("meta/db/CURRENT").exists() {
+            return Err(SystemError::Cluster(format!(
+                "the metadata of this member is gone from {}: it must not vote without what it has promised. Mount its disk; or \
+                 remove this host with \"holdfast node remove {}\", and let it join again with an empty data directory",
+                config.data.display(),
+                config.name
+            )));
+        }
         let node = start_member(&config, &identity, peers.clone(), service, &registry, duties)?;
+        if !identity.started {
+            identity.started = true;
+            identity.write(&config.data)?;
+        }
         members = Some(peers);
         running.node = Some(node);
     }
@@ -166,9 +178,10 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
             own: slots.get().cloned().unwrap_or_else(|| DeviceSlots::new([])),
             engine: None,
         };
+        let mut alone = Hosts::new();
         let pool_record = tokio::select! {
             pool = starting.pool() => pool?,
-            result = waiting.run() => return Err(result.err().unwrap_or(SystemError::Cluster("no pool".into()))),
+            result = waiting.run(&mut alone) => return Err(result.err().unwrap_or(SystemError::Cluster("no pool".into()))),
         };
         Ok::<_, SystemError>(Some((open, pool_record)))
     };
@@ -182,6 +195,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         Some(result) = running.duties.join_next() => return flatten(result),
     };
     let mut engine = None;
+    let mut maintained = None;
     let mut serving = None;
     if let Some((open, pool_record)) = assembled {
         let gateway_metrics = GatewayMetrics::new(&registry)?;
@@ -189,21 +203,14 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         let engine_config = EngineConfig::new(pool_record.profile, config.gc_grace);
         let built =
             Engine::new(engine_config, Meta::Remote(remote.clone()), own, gateway_metrics.clone()).await?;
-        if let Some(open_device) = opener {
+        maintained = opener.map(|open_device| {
             let maintenance_config = MaintenanceConfig {
                 open_device,
                 scrub_period: config.scrub_period,
                 reconcile_every: RECONCILE_EVERY,
             };
-            let maintenance = Maintenance::new(built.clone(), maintenance_config);
-            running.duties.spawn(async move {
-                while let Err(error) = maintenance.admit_all().await {
-                    tracing::warn!(%error, "the devices are admitted later");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                maintenance.run().await.map_err(SystemError::from)
-            });
-        }
+            Maintenance::new(built.clone(), maintenance_config)
+        });
         if let Some(listener) = s3 {
             let keys = remote.ask(AccessKeys {}).await?;
             let key = keys.into_iter().next();
@@ -225,7 +232,18 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         own: slots.get().cloned().unwrap_or_else(|| DeviceSlots::new([])),
         engine,
     };
-    running.duties.spawn(watch.run());
+    // The other devices are known before anything is made of their absence.
+    let mut hosts = watch.start(&seen.load());
+    if let Some(maintenance) = maintained {
+        running.duties.spawn(async move {
+            while let Err(error) = maintenance.admit_all().await {
+                tracing::warn!(%error, "the devices are admitted later");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            maintenance.run().await.map_err(SystemError::from)
+        });
+    }
+    running.duties.spawn(async move { watch.run(&mut hosts).await });
     running.duties.spawn(renew_for_ever(config.clone(), identity, tls, remote, seen));
     if serves_data {
         println!("{ready}");
@@ -290,7 +308,7 @@ impl Starting<'_> {
         loop {
             match self.remote.refresh().await {
                 Ok(topology) => {
-                    self.members.iter().for_each(|members| members.set_from(&topology));
+                    self.members.iter().for_each(|members| members.set_from(&topology, &[]));
                     return topology;
                 }
                 Err(error) => tracing::warn!(%error, "waiting for the cluster's metadata"),

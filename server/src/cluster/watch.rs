@@ -8,7 +8,7 @@ use holdfast_core::{
     ids::{DeviceId, HostId},
 };
 use holdfast_gateway_server::{DeviceSlots, Engine};
-use holdfast_meta_raft_machine::ask::Topology;
+use holdfast_meta_raft_machine::{CLUSTER_VERSION, ask::Topology};
 use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_net::{Remote, Target, Tls};
 use holdfast_proto::{self as proto, Beat, DeviceBeat, DeviceHealth, HealthNow, call::Method, reply};
@@ -47,23 +47,32 @@ pub struct Watch {
     pub engine: Option<Engine>,
 }
 
+/// The other hosts that keep devices.
+pub type Hosts = BTreeMap<HostId, Remote>;
+
 impl Watch {
+    /// Takes note of a topology before anything else is done.
+    pub fn start(&self, topology: &Topology) -> Hosts {
+        let mut hosts = Hosts::new();
+        self.take(topology.clone(), &mut hosts);
+        hosts
+    }
+
     /// Watches until the future is dropped.
     ///
     /// # Errors
     /// None: what cannot be read now is read later.
-    pub async fn run(self) -> Result<(), SystemError> {
+    pub async fn run(self, hosts: &mut Hosts) -> Result<(), SystemError> {
         let mut ticks = interval(PACE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut hosts: BTreeMap<HostId, Remote> = BTreeMap::new();
         let look = async {
             loop {
                 ticks.tick().await;
                 match self.meta.refresh().await {
-                    Ok(topology) => self.take(topology, &mut hosts),
+                    Ok(topology) => self.take(topology, hosts),
                     Err(error) => tracing::warn!(%error, "the cluster's state cannot be read"),
                 }
-                self.look_after_devices(&hosts).await;
+                self.look_after_devices(hosts).await;
             }
         };
         // Whoever waits for an answer still is alive.
@@ -83,11 +92,11 @@ impl Watch {
                 .map(|device| timeout(PACE, tokio::task::spawn_blocking(move || beat_of(&device))));
             let beats = futures::future::join_all(beats).await;
             let devices = beats.into_iter().filter_map(|beat| beat.ok()?.ok()).collect();
-            self.meta.tell_all(&Method::Beat(Beat { devices }));
+            self.meta.tell_all(&Method::Beat(Beat { devices, version: CLUSTER_VERSION }));
         }
     }
 
-    fn take(&self, topology: Topology, hosts: &mut BTreeMap<HostId, Remote>) {
+    fn take(&self, topology: Topology, hosts: &mut Hosts) {
         self.revoked.store(Arc::new(revoked_in(&topology)));
         if let Some(engine) = &self.engine {
             engine.take_topology(&topology);
@@ -123,7 +132,7 @@ impl Watch {
     }
 
     /// Learns how the other devices are, and finds out whether hosts that could not be reached are back.
-    async fn look_after_devices(&self, hosts: &BTreeMap<HostId, Remote>) {
+    async fn look_after_devices(&self, hosts: &Hosts) {
         let Some(engine) = &self.engine else { return };
         for remote in hosts.values().filter(|remote| remote.is_down()) {
             let remote = remote.clone();

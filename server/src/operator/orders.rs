@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_core::{
     ids::{DeviceId, HostId},
     profile::Profile,
-    roles::Roles,
+    roles::{Role, Roles},
     topology::FailureDomain,
 };
 use holdfast_meta_raft_machine::{
@@ -103,6 +103,15 @@ impl Operator {
                 if !force && devices.iter().any(|id| uses(&topology, *id)) {
                     return refuse(format!(
                         "shards are on devices of {node}: drain it first, or give it up with --force"
+                    ));
+                }
+                let others = topology
+                    .hosts
+                    .iter()
+                    .filter(|(id, other)| *id != host && other.roles.has(Role::Meta) && !other.revoked);
+                if others.count() == 0 {
+                    return refuse(format!(
+                        "{node} is the last metadata member: the cluster would be without metadata"
                     ));
                 }
                 for id in devices {

@@ -27,6 +27,15 @@ struct Stored {
     cluster: String,
     slot: u32,
     incarnation: String,
+    /// CRC-32C of the fields above: a damaged copy must not pass for another device's.
+    check: Option<String>,
+}
+
+impl Stored {
+    fn sum(&self) -> String {
+        let text = format!("{} {} {} {}", self.format, self.cluster, self.slot, self.incarnation);
+        format!("{:08x}", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, text.as_bytes()))
+    }
 }
 
 /// A directory that is no device of this cluster.
@@ -71,6 +80,9 @@ impl Superblock {
         if stored.format != FORMAT {
             return Err(damaged(format!("format {} is not known to this version", stored.format)));
         }
+        if stored.check.as_ref().is_some_and(|check| *check != stored.sum()) {
+            return Err(damaged("its checksum is wrong".to_owned()));
+        }
         let incarnation = Incarnation::from_hex(&stored.incarnation);
         let incarnation =
             incarnation.ok_or_else(|| damaged("its incarnation is not 32 hexadecimal digits".to_owned()))?;
@@ -113,12 +125,14 @@ impl Superblock {
             }
         };
         // Written at every start: a disk that cannot sync is found now, and not with the first shard.
-        let stored = Stored {
+        let mut stored = Stored {
             format: FORMAT,
             cluster: superblock.cluster.clone(),
             slot: slot.0,
             incarnation: superblock.incarnation.to_string(),
+            check: None,
         };
+        stored.check = Some(stored.sum());
         let text = toml::to_string(&stored).map_err(|error| io(io::Error::other(error)))?;
         durable::create_dir(&dir.join("segments")).map_err(io)?;
         for file in FILES {
@@ -143,6 +157,16 @@ mod tests {
         assert_eq!(open(dir.path(), "c", 1, 2).expect("opened").incarnation, Incarnation([1; 16]));
         assert!(matches!(open(dir.path(), "d", 1, 2), Err(SuperblockError::Foreign { .. })));
         assert!(matches!(open(dir.path(), "c", 2, 2), Err(SuperblockError::Foreign { .. })));
+        // A bit that flips in one copy makes it nobody else's.
+        let text = std::fs::read_to_string(dir.path().join(FILES[0])).expect("a file");
+        for (from, to) in [("cluster = \"c\"", "cluster = \"b\""), ("slot = 1", "slot = 3"), ("0101", "0111")]
+        {
+            std::fs::write(dir.path().join(FILES[0]), text.replacen(from, to, 1)).expect("a write");
+            assert_eq!(
+                open(dir.path(), "c", 1, 2).expect("the other copy").incarnation,
+                Incarnation([1; 16])
+            );
+        }
         std::fs::write(dir.path().join(FILES[0]), b"\xff\xfe").expect("a write");
         assert_eq!(open(dir.path(), "c", 1, 2).expect("the other copy").incarnation, Incarnation([1; 16]));
         for file in FILES {

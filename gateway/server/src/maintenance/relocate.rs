@@ -109,7 +109,8 @@ impl Maintenance {
             return Ok(false);
         }
         missing |= unwritten;
-        let place = Command::PlacePack { pack: id, epoch: pg.epoch, missing };
+        let was = (pack.epoch, pack.missing);
+        let place = Command::PlacePack { pack: id, was, epoch: pg.epoch, missing };
         match self.engine.meta().request(Request::idempotent(place)).await?.accepted() {
             Ok(_) => Ok(true),
             Err(rejection) => {
@@ -120,16 +121,16 @@ impl Maintenance {
         }
     }
 
-    /// Whether shards that are not in their new places yet will be: the old place is there, and the new one is not given
-    /// up.
+    /// Whether shards that are not in their new places still count in the old ones. A new place that was given up is
+    /// replaced by the leader; an old one that only cannot be reached now may come back.
     fn may_wait(&self, pg: &Pg, unwritten: u32) -> bool {
         let Some(previous) = &pg.previous else { return false };
         let placement = &self.engine.shared.placement;
-        let worth = |index: usize| {
+        let counts = |index: usize| {
             let (old, new) = (previous.devices[index], pg.devices[index]);
-            old != new && placement.devices.get(old).is_some() && !placement.is_given_up(new)
+            old != new && !placement.is_given_up(old)
         };
-        (0..previous.devices.len()).any(|index| unwritten >> index & 1 == 1 && worth(index))
+        (0..previous.devices.len()).any(|index| unwritten >> index & 1 == 1 && counts(index))
     }
 
     async fn settle(&self, id: PgId, pg: &Pg) -> Result<(), EngineError> {

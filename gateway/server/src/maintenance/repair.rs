@@ -49,12 +49,11 @@ impl Maintenance {
         let shared = &self.engine.shared;
         let Some(pack) = self.engine.meta().ask(PackOf { id }).await? else { return Ok(false) };
         let Some(pg) = shared.placement.pg(id.pg()) else { return Ok(false) };
-        // It is about to move, and is made whole on the way.
-        if pg.previous.as_ref().is_some_and(|previous| pack.epoch < previous.since) {
-            return Ok(false);
-        }
+        // Shards that are about to move are made on the way.
+        let stays = |index: &usize| pg.devices_at(pack.epoch)[*index] == pg.devices[*index];
         let targets: Vec<(usize, DeviceAccess)> = (0..pack.profile.total())
             .filter(|index| pack.missing >> index & 1 == 1)
+            .filter(stays)
             .filter_map(|index| Some((index, shared.placement.devices.get(pg.devices[index])?)))
             .collect();
         if targets.is_empty() {

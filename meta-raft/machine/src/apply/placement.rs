@@ -127,30 +127,47 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Err(Rejection::Malformed.into());
         }
         let since = Epoch(epoch.0 + 1);
-        // A group that moves may be given other targets, since what was to go there may be lost. What has arrived at
-        // the old targets already is told apart by its epoch no more: it would be looked for in the wrong place.
         if pg.previous.is_some() {
-            return Err(Rejection::PgMoving(id).into());
+            // While a group moves, only targets that were given up are replaced. What had arrived there is lost, and is
+            // found missing on the new ones.
+            for (old, _) in pg.devices.iter().zip(&devices).filter(|(old, new)| old != new) {
+                let duty = self.read::<Device>(&keys::device(*old))?.map(|device| device.duty);
+                if !matches!(duty, None | Some(Duty::Out | Duty::Removed)) {
+                    return Err(Rejection::PgMoving(id).into());
+                }
+            }
+            pg.devices = devices;
+        } else {
+            let before = std::mem::replace(&mut pg.devices, devices);
+            pg.previous = Some(Previous { since, devices: before });
         }
-        let before = std::mem::replace(&mut pg.devices, devices);
-        pg.previous = Some(Previous { since, devices: before });
         pg.epoch = since;
         self.write(key, &pg);
         Ok(Outcome::Done)
     }
 
-    pub(super) fn place_pack(&mut self, id: PackId, epoch: Epoch, missing: u32) -> Step<Outcome> {
+    pub(super) fn place_pack(
+        &mut self,
+        id: PackId,
+        was: (Epoch, u32),
+        epoch: Epoch,
+        missing: u32,
+    ) -> Step<Outcome> {
         let mut pack: Pack = self.read(&keys::pack(id))?.ok_or(Rejection::NoSuchPack)?;
         let pg: Pg = self.read(&keys::pg(id.pg()))?.ok_or(Rejection::NoSuchPg)?;
         if pg.epoch != epoch {
             return Err(Rejection::StaleEpoch { given: epoch, current: pg.epoch }.into());
         }
-        // Another worker has placed it: what was found missing since counts.
-        if pack.epoch == epoch {
-            return Ok(Outcome::Done);
+        // It was placed by another worker, or more of it was found missing since it was looked at.
+        if (pack.epoch, pack.missing) != was {
+            return Err(Rejection::PreconditionFailed.into());
+        }
+        let missing = missing & pack.profile.mask();
+        let left = pack.profile.total() - missing.count_ones() as usize;
+        if left < pack.profile.data() && left < pack.present() {
+            return Err(Rejection::BelowQuorum.into());
         }
         pack.epoch = epoch;
-        let missing = missing & pack.profile.mask();
         if missing == pack.missing {
             self.write(keys::pack(id), &pack);
         } else {

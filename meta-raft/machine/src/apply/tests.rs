@@ -549,8 +549,12 @@ fn a_group_moves_pack_by_pack_and_settles_when_none_is_left_behind() {
         let pg = query::pg(&machine.store, PgId(0)).expect("memory reads").expect("the group exists");
         assert_eq!(pg.devices_at(pack.epoch)[5], DeviceId(5));
         assert_eq!(machine.run(0, settle(None, 9)), Outcome::Rejected(Rejection::PgMoving(PgId(0))));
-        let placed = machine.run(0, Command::PlacePack { pack: *id, epoch: Epoch(2), missing: 0 });
-        assert_eq!(placed, Outcome::Done);
+        let place = |was, missing| Command::PlacePack { pack: *id, was, epoch: Epoch(2), missing };
+        let stale = machine.run(0, place((Epoch(1), 1), 0));
+        assert_eq!(stale, Outcome::Rejected(Rejection::PreconditionFailed));
+        let lossy = machine.run(0, place((Epoch(1), 0), 0b111));
+        assert_eq!(lossy, Outcome::Rejected(Rejection::BelowQuorum));
+        assert_eq!(machine.run(0, place((Epoch(1), 0), 0)), Outcome::Done);
     }
     let Outcome::Settling { after: Some(after) } = machine.run(0, settle(None, 2)) else {
         panic!("two of three")
