@@ -10,7 +10,7 @@ use crate::{
     },
     query,
     records::{
-        AccessKey, Attributes, Authority, ChunkRef, Content, DeviceSpec, Etag, Host, PgSpec, PoolSpec,
+        AccessKey, Attributes, Authority, ChunkRef, Content, DeviceSpec, Duty, Etag, Host, PgSpec, PoolSpec,
         SegmentRef,
     },
 };
@@ -533,6 +533,9 @@ fn a_group_moves_pack_by_pack_and_settles_when_none_is_left_behind() {
     for key in 0..3 {
         machine.happen(Event::Put { key, chunks: vec![key] });
     }
+    let place = "z/r/n".parse().expect("a place");
+    let device = DeviceSpec { incarnation: Incarnation([9; 16]), place, weight: 1 };
+    machine.run(0, Command::PutDevice { id: DeviceId(9), device });
     let ids = |ids: &[u32]| ids.iter().map(|&id| DeviceId(id)).collect::<Vec<_>>();
     let reassign = |epoch, devices| Command::ReassignPg { pg: PgId(0), epoch: Epoch(epoch), devices };
     assert_eq!(machine.run(0, reassign(1, ids(&[0, 1, 2, 3, 4, 9]))), Outcome::Done);
@@ -562,6 +565,12 @@ fn a_group_moves_pack_by_pack_and_settles_when_none_is_left_behind() {
     assert_eq!(machine.run(0, settle(Some(after), 9)), Outcome::Settling { after: None });
     let pg = query::pg(&machine.store, PgId(0)).expect("memory reads").expect("the group exists");
     assert_eq!((pg.epoch, pg.previous), (Epoch(2), None));
+    // A target that is given up while the group moves is replaced, and nothing else is.
+    machine.run(0, reassign(2, ids(&[9, 1, 2, 3, 4, 5])));
+    machine.run(0, Command::SetDuty { id: DeviceId(9), duty: Duty::Out });
+    assert_eq!(machine.run(0, reassign(3, ids(&[7, 1, 2, 3, 4, 5]))), Outcome::Done);
+    let pg = query::pg(&machine.store, PgId(0)).expect("memory reads").expect("the group exists");
+    assert_eq!(pg.previous.map(|previous| previous.since), Some(Epoch(3)));
     machine.check(3).expect("all is whole");
 }
 
