@@ -15,7 +15,7 @@ const SMALL: u32 = 64 << 10;
 const MEDIANS: u32 = 4;
 
 /// No read is late before this: less is noise.
-const LEAST: Duration = Duration::from_millis(5);
+const LEAST: Duration = Duration::from_millis(1);
 
 /// The median of what was recorded, in microseconds.
 #[derive(Debug)]
