@@ -53,6 +53,16 @@ impl Roles {
         self.0 & !others.0 == 0
     }
 
+    /// The set as a number, between processes.
+    pub fn bits(self) -> u32 {
+        u32::from(self.0)
+    }
+
+    /// The roles of a number; bits that are no role's do not count.
+    pub fn from_bits(bits: u32) -> Self {
+        Role::ALL.into_iter().filter(|role| bits & *role as u32 != 0).collect()
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Role> {
         Role::ALL.into_iter().filter(move |role| self.has(*role))
     }
@@ -104,6 +114,7 @@ mod tests {
         assert_eq!(roles.to_string(), "meta,gateway");
         assert!(roles.has(Role::Meta) && !roles.has(Role::Storage));
         assert!(Roles::NONE.with(Role::Meta).within(roles) && !roles.within(Roles::NONE.with(Role::Meta)));
+        assert_eq!(Roles::from_bits(roles.bits() | 0x100), roles);
         assert_eq!("boss".parse::<Roles>(), Err(RoleError("boss".into())));
     }
 }

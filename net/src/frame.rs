@@ -11,7 +11,7 @@
 //! | head | a `Call` or `Reply` |
 //! | payload | bulk bytes |
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use holdfast_core::buffer::BufferPool;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -82,9 +82,9 @@ pub async fn read(
         3 => Kind::Cancel,
         _ => return Err(malformed("a kind that is not known")),
     };
-    let (head_len, rest) = split_u32(&rest);
-    let (payload_len, rest) = split_u32(rest);
-    let call = rest.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let mut rest = rest.as_slice();
+    let (head_len, payload_len) = (rest.get_u32_le() as usize, rest.get_u32_le() as usize);
+    let call = rest.get_u64_le();
     if head_len > limits.head || payload_len > limits.payload {
         return Err(malformed("more bytes than frames may have"));
     }
@@ -101,11 +101,6 @@ pub async fn read(
         Bytes::from_owner(buffer).slice(..payload_len)
     };
     Ok(Some(Frame { kind, call, head: Bytes::from(head), payload }))
-}
-
-fn split_u32(bytes: &[u8]) -> (usize, &[u8]) {
-    let (number, rest) = bytes.split_at(4);
-    (number.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
 }
 
 /// Writes a frame; it leaves with the next flush.

@@ -75,18 +75,15 @@ impl Listener {
     }
 }
 
-/// Serves until the future is dropped.
-///
-/// # Errors
-/// None: what keeps a listener from taking connections passes.
-pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPool) -> io::Result<()> {
+/// Serves until the future is dropped: what keeps a listener from taking connections passes.
+pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPool) {
     let Listener { listener, tls } = listener;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
@@ -196,7 +193,11 @@ async fn connection(
     Ok(())
 }
 
+/// An answer that needs no work.
+pub fn at_once(answer: Answer) -> BoxFuture<'static, Answer> {
+    Box::pin(std::future::ready(answer))
+}
+
 fn refuse(code: Code, message: &str) -> BoxFuture<'static, Answer> {
-    let failure = Failure::new(code, message);
-    Box::pin(std::future::ready(Err(failure)))
+    at_once(Err(Failure::new(code, message)))
 }

@@ -67,7 +67,6 @@ impl Handler for Echo {
                 | Method::Renew(_)
                 | Method::Beat(_)
                 | Method::Health(_)
-                | Method::ChangeMember(_)
                 | Method::TransferLeader(_) => Err(Failure::new(Code::Denied, format!("{from:?}"))),
             }
         })

@@ -108,6 +108,39 @@ impl<'a> Mistakes<'a> {
     }
 }
 
+/// An address that only this host reaches.
+pub fn local_port(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Reads an address and port.
+///
+/// # Errors
+/// What is wrong with it, as the others.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address and port"))
+}
+
+/// Reads a duration, as `14d`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{text:?} is no duration: {error}"))
+}
+
+/// A configuration's text, and what it is called in messages.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read(path: &Path) -> Result<(String, String), ConfigError> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(ConfigError(vec![format!("{name}: {error}")])),
+    }
+}
+
 /// The file as it is written: every value with its place, checked in [`validate`].
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,9 +191,8 @@ impl Config {
     /// # Errors
     /// Where the file cannot be read, or with all its mistakes.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))?;
-        validate(&path.display().to_string(), &text)
+        let (name, text) = read(path)?;
+        validate(&name, &text)
     }
 
     /// What is wrong beyond single values.
@@ -197,17 +229,12 @@ impl Config {
 fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let mut mistakes = Mistakes::new(name, text);
     let raw: RawFile = toml::from_str(text).map_err(|error| mistakes.syntax(&error))?;
-    let address =
-        |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("{text:?} is not an address and port"));
-    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let s3 = mistakes.parse(raw.s3.as_ref(), at(9000), address);
-    let metrics = mistakes.parse(raw.metrics.as_ref(), at(9001), address);
+    let s3 = mistakes.parse(raw.s3.as_ref(), local_port(9000), address);
+    let metrics = mistakes.parse(raw.metrics.as_ref(), local_port(9001), address);
     let four_two = Profile::new(4, 2).expect("a profile");
     let profile = mistakes.parse(raw.ec.as_ref(), four_two, |text| {
         text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string())
     });
-    let duration =
-        |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
     let gc_grace = mistakes.parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration);
     let scrub_period = mistakes.parse(raw.scrub_period.as_ref(), SCRUB_PERIOD, duration);
     let secret = |path: &str| {

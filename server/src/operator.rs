@@ -21,14 +21,15 @@ use holdfast_meta_raft_machine::{
 };
 use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_proto::{self as proto, HealthNow, call::Method, reply};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// An operator's way to a cluster.
 pub struct Operator {
-    dir: PathBuf,
     identity: HostIdentity,
     meta: RemoteMeta,
     json: bool,
+    /// As it was when the command began.
+    topology: Topology,
 }
 
 /// Carries out an operator's command.
@@ -43,9 +44,10 @@ pub async fn run(dir: &Path, json: bool, command: OperatorCommand) -> Result<(),
         ))
     })?;
     let meta = RemoteMeta::start(identity.tls()?, &identity.members, BufferPool::new(0));
-    let operator = Operator { dir: dir.to_owned(), identity, meta, json };
     // Whoever leads is found among all members, and not only those that were known before.
-    operator.topology().await?;
+    let topology = meta.refresh().await?;
+    let operator = Operator { identity, meta, json, topology };
+    operator.keep_members(dir)?;
     match command {
         OperatorCommand::Status => operator.status().await,
         OperatorCommand::Cluster(ClusterCommand::Token(token)) => operator.make_token(&token).await,
@@ -53,27 +55,26 @@ pub async fn run(dir: &Path, json: bool, command: OperatorCommand) -> Result<(),
         OperatorCommand::Device(order) => operator.order_device(order).await,
         OperatorCommand::Node(NodeCommand::List) => operator.nodes().await,
         OperatorCommand::Node(order) => operator.order_node(order).await,
-        OperatorCommand::Pool(PoolCommand::List) => operator.pools().await,
+        OperatorCommand::Pool(PoolCommand::List) => operator.pools(),
         OperatorCommand::Pool(PoolCommand::Create(wanted)) => operator.create_pool(&wanted).await,
         OperatorCommand::Pg(PgCommand::List) => operator.pgs().await,
         OperatorCommand::Meta(MetaCommand::Members) => operator.members().await,
         OperatorCommand::Meta(MetaCommand::TransferLeader { host }) => operator.transfer_leader(&host).await,
-        OperatorCommand::Repair(RepairCommand::Plan { .. }) => operator.plan().await,
+        OperatorCommand::Repair(RepairCommand::Plan { .. }) => operator.plan(),
         OperatorCommand::Durability { what_if } => operator.durability(&what_if).await,
     }
 }
 
 impl Operator {
-    async fn topology(&self) -> Result<Topology, SystemError> {
-        let topology = self.meta.refresh().await?;
-        // The members that are known now are asked the next time.
-        let members = members_of(&topology);
+    /// The members that are known now are asked the next time.
+    fn keep_members(&self, dir: &Path) -> Result<(), SystemError> {
+        let members = members_of(&self.topology);
         if !members.is_empty() && members != self.identity.members {
             let mut identity = self.identity.clone();
             identity.members = members;
-            identity.write(&self.dir)?;
+            identity.write(dir)?;
         }
-        Ok(topology)
+        Ok(())
     }
 
     async fn health(&self) -> Result<HealthNow, SystemError> {

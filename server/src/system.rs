@@ -88,6 +88,16 @@ pub fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> Sys
     move |error| SystemError::Io(path.as_ref().display().to_string(), error)
 }
 
+/// Takes a data directory for this process, and makes it where it is not there.
+///
+/// # Errors
+/// Where another process has it.
+pub fn lock(data: &Path) -> Result<DirLock, SystemError> {
+    durable::create_dir(data).map_err(io_at(data))?;
+    let lock = DirLock::acquire(data).map_err(io_at(data))?;
+    lock.ok_or_else(|| SystemError::InUse(data.display().to_string()))
+}
+
 /// The only member of a system in one process.
 fn lone_member(dir: PathBuf) -> MetaConfig {
     MetaConfig::new(dir, MemberId(HostId::LOCAL.0), true, rand::random())
@@ -102,8 +112,7 @@ pub fn resume_collection(data: &Path) -> Result<(), SystemError> {
     if !dir.join("db").join("CURRENT").exists() {
         return Err(SystemError::NoSystem(data.display().to_string()));
     }
-    let lock = DirLock::acquire(data).map_err(io_at(data))?;
-    let _lock = lock.ok_or_else(|| SystemError::InUse(data.display().to_string()))?;
+    let _lock = lock(data)?;
     let node = MetaNode::start(&lone_member(dir), Arc::new(NoPeers), MetaMetrics::new(&Registry::new())?)?;
     let resume = node.handle().submit(vec![Request::idempotent(Command::ResumeCollection)]);
     futures::executor::block_on(resume)?;
@@ -116,9 +125,7 @@ pub fn resume_collection(data: &Path) -> Result<(), SystemError> {
 /// # Errors
 /// Where it cannot start, or metadata or listeners fail while it runs.
 pub async fn run(config: Config) -> Result<(), SystemError> {
-    durable::create_dir(&config.data).map_err(io_at(&config.data))?;
-    let lock = DirLock::acquire(&config.data).map_err(io_at(&config.data))?;
-    let _lock = lock.ok_or_else(|| SystemError::InUse(config.data.display().to_string()))?;
+    let _lock = lock(&config.data)?;
     // Ports are taken before anything is made: a clash changes nothing.
     let s3 = TcpListener::bind(config.s3).await.map_err(io_at(format!("listening on {}", config.s3)))?;
     let metrics_listener =

@@ -118,11 +118,17 @@ fn leader(cluster: &Cluster) -> String {
     leader["name"].as_str().expect("a name").to_owned()
 }
 
+fn devices(status: &serde_json::Value) -> &[serde_json::Value] {
+    status["devices"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The device of a host, as the status shows it.
+fn device<'a>(status: &'a serde_json::Value, host: &str) -> Option<&'a serde_json::Value> {
+    devices(status).iter().find(|device| device["host"] == host)
+}
+
 fn device_of(cluster: &Cluster, host: &str) -> String {
-    let status = cluster.status();
-    let devices = status["devices"].as_array().expect("devices").clone();
-    let device = devices.iter().find(|device| device["host"] == host).expect("the host has a device");
-    device["device"].to_string()
+    device(&cluster.status(), host).expect("the host has a device")["device"].to_string()
 }
 
 #[test]
@@ -158,28 +164,25 @@ fn nothing_acknowledged_is_lost_while_hosts_die_and_devices_come_and_go() {
     cluster.until_healthy();
 
     // A wiped disk is taken back only by an operator's word, and is filled again.
-    let device = device_of(&cluster, "storage-2");
+    let second = device_of(&cluster, "storage-2");
     cluster.script("wipe", &["storage-2"]);
     cluster.script("start", &["storage-2"]);
     load.more(20);
     cluster.until("a missing device", |status| status["healthy"] == false);
-    cluster.order(&["device", "replace", &device]);
+    cluster.order(&["device", "replace", &second]);
     cluster.until_healthy();
 
     // A seventh node takes its share, and the first gives all of its.
     assert_eq!(cluster.script("add-storage", &[]).trim(), "storage-7");
     let first = device_of(&cluster, "storage-1");
     cluster.until("the new device's share", |status| {
-        let devices = status["devices"].as_array().cloned().unwrap_or_default();
-        let new = devices.iter().find(|device| device["host"] == "storage-7");
-        new.is_some_and(|device| device["groups"].as_u64() > Some(10)) && status["groups"]["moving"] == 0
+        device(status, "storage-7").is_some_and(|device| device["groups"].as_u64() > Some(10))
+            && status["groups"]["moving"] == 0
     });
     assert!(cluster.refused(&["device", "remove", &first]).contains("drain it first"));
     cluster.order(&["node", "drain", "storage-1"]);
     cluster.until("an empty device", |status| {
-        let devices = status["devices"].as_array().cloned().unwrap_or_default();
-        let drained = devices.iter().find(|device| device["host"] == "storage-1");
-        drained.is_some_and(|device| device["groups"] == 0 && device["leaving"] == 0)
+        device(status, "storage-1").is_some_and(|device| device["groups"] == 0 && device["leaving"] == 0)
     });
     cluster.order(&["node", "remove", "storage-1"]);
     cluster.script("kill", &["storage-1"]);
@@ -223,8 +226,7 @@ fn a_device_that_stays_away_is_given_up_and_its_shards_are_made_anew() {
     load.more(100);
     cluster.script("kill", &["storage-3"]);
     cluster.until("a device that is out", |status| {
-        let devices = status["devices"].as_array().cloned().unwrap_or_default();
-        devices.iter().any(|device| device["duty"] == "out" && device["groups"] == 0)
+        devices(status).iter().any(|device| device["duty"] == "out" && device["groups"] == 0)
     });
     // Whole again without it: two more may be lost.
     cluster.until("health without it", |status| {
@@ -239,9 +241,10 @@ fn a_device_that_stays_away_is_given_up_and_its_shards_are_made_anew() {
     }
     load.more(20);
     cluster.until("all devices in service", |status| {
-        let devices = status["devices"].as_array().cloned().unwrap_or_default();
         status["healthy"] == true
-            && devices.iter().all(|device| device["duty"] == "serving" && device["groups"].as_u64() > Some(0))
+            && devices(status)
+                .iter()
+                .all(|device| device["duty"] == "serving" && device["groups"].as_u64() > Some(0))
     });
     load.finish(&cluster);
 }
@@ -297,8 +300,8 @@ fn with_four_racks_the_loss_of_one_stops_no_write_and_is_made_good_without_it() 
     }
     load.more(60);
     cluster.until("redundancy without the rack", |status| {
-        let devices = status["devices"].as_array().cloned().unwrap_or_default();
-        let out = devices.iter().filter(|device| device["duty"] == "out" && device["groups"] == 0).count();
+        let out =
+            devices(status).iter().filter(|device| device["duty"] == "out" && device["groups"] == 0).count();
         out == 2 && status["degraded_packs"] == 0 && status["groups"]["moving"] == 0
     });
     assert_eq!(load.refused.load(Ordering::Relaxed), 0, "writes went on throughout");

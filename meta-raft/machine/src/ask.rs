@@ -17,6 +17,7 @@ use holdfast_core::{
         BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, SegmentId, UploadId, VersionId,
     },
     kv::{KvError, View},
+    roles::Role,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -96,6 +97,18 @@ pub struct Topology {
     pub pgs: Vec<(PgId, Pg)>,
     pub devices: Vec<(DeviceId, Device)>,
     pub hosts: Vec<(HostId, Host)>,
+}
+
+impl Topology {
+    /// The hosts that keep the metadata, or are about to.
+    pub fn members(&self) -> impl Iterator<Item = (HostId, &Host)> {
+        let meant = |host: &Host| host.roles.has(Role::Meta) && !host.revoked;
+        self.hosts.iter().filter(move |(_, host)| meant(host)).map(|(id, host)| (*id, host))
+    }
+
+    pub fn host(&self, id: HostId) -> Option<&Host> {
+        self.hosts.iter().find(|(known, _)| *known == id).map(|(_, host)| host)
+    }
 }
 
 /// A chunk, and the pack it is in, of one view.

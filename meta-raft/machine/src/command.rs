@@ -505,8 +505,6 @@ pub enum Rejection {
     NoSuchHost,
     #[error("placement group {0} is moving already")]
     PgMoving(PgId),
-    #[error("shards of the device are still in use")]
-    DeviceInUse,
     #[error("the device is another host's")]
     NotYourDevice,
     #[error(

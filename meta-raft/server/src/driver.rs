@@ -158,17 +158,13 @@ impl Driver {
                 Input::Gathered(message, result) => self.gathered(message, result),
             }
         }
-        if !submissions.is_empty() {
-            for entry in pack(submissions) {
-                self.marks += 1;
-                let mark = self.marks;
-                let (entry, requests) = {
-                    let mut entry = entry;
-                    let requests = std::mem::take(&mut entry.requests);
-                    (entry.proposed(mark), requests)
-                };
-                self.propose(entry, requests);
-            }
+        if submissions.is_empty() {
+            return;
+        }
+        for mut entry in pack(submissions) {
+            self.marks += 1;
+            let requests = std::mem::take(&mut entry.requests);
+            self.propose(entry.proposed(self.marks), requests);
         }
     }
 

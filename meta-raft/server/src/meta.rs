@@ -1,6 +1,6 @@
 //! The metadata, wherever it is.
 
-use crate::{GroupStatus, MetaError, MetaHandle, RemoteMeta};
+use crate::{MetaError, MetaHandle, RemoteMeta};
 use futures::future::Either;
 use holdfast_meta_raft_machine::{
     ask::Question,
@@ -46,14 +46,6 @@ impl Meta {
         match self {
             Self::Local(handle) => handle.ask(question).await,
             Self::Remote(remote) => remote.ask(question).await,
-        }
-    }
-
-    /// What the group looks like, where it is in this process.
-    pub fn status(&self) -> Option<GroupStatus> {
-        match self {
-            Self::Local(handle) => Some(handle.status()),
-            Self::Remote(_) => None,
         }
     }
 }

@@ -139,15 +139,13 @@ impl RemoteMeta {
         let topology = self.ask(TopologyNow {}).await?;
         let known = self.inner.members.load();
         let mut members = BTreeMap::new();
-        for (id, host) in
-            topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked)
-        {
-            let remote = known.get(id).filter(|remote| remote.address() == host.address).cloned();
+        for (id, host) in topology.members() {
+            let remote = known.get(&id).filter(|remote| remote.address() == host.address).cloned();
             let remote = remote.unwrap_or_else(|| {
                 let Inner { tls, pool, .. } = &*self.inner;
-                Remote::new(tls.clone(), Target::Host(*id), host.address.clone(), pool.clone())
+                Remote::new(tls.clone(), Target::Host(id), host.address.clone(), pool.clone())
             });
-            members.insert(*id, remote);
+            members.insert(id, remote);
         }
         self.inner.members.store(Arc::new(members));
         Ok(topology)
@@ -186,8 +184,7 @@ impl Inner {
                 | Code::Range
                 | Code::Disk
                 | Code::Index
-                | Code::NoDevice
-                | Code::Rejected => return Some(MetaError::Refused(failure.message.clone())),
+                | Code::NoDevice => return Some(MetaError::Refused(failure.message.clone())),
             },
             NetError::Unreachable { .. }
             | NetError::Broken(_)

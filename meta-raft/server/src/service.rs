@@ -14,8 +14,8 @@ use holdfast_meta_raft_machine::{
     command::{self, Command, Outcome, Rejection, Request},
     records::{Authority, Host},
 };
-use holdfast_meta_raft_pump::{MemberChange, MemberId};
-use holdfast_net::{Answer, Caller, Handler, Remote, Target, Tls, authority};
+use holdfast_meta_raft_pump::MemberId;
+use holdfast_net::{Answer, Caller, Handler, Remote, Target, Tls, at_once, authority};
 use holdfast_proto::{
     self as proto, Done, Failure, HealthNow, Joined, Renewed, call::Method, failure::Code, reply,
 };
@@ -219,13 +219,13 @@ impl Handler for MetaService {
     fn call(&self, from: Caller, method: Method, payload: Bytes) -> BoxFuture<'static, Answer> {
         let Some(handle) = self.handle.get().cloned() else {
             let starting = Failure::new(Code::Stopping, "the member is starting");
-            return Box::pin(std::future::ready(Err(starting)));
+            return at_once(Err(starting));
         };
         // A member that was revoked takes part until the group has agreed to go on without it.
         let raft = matches!(method, Method::Raft(_) | Method::SnapshotPage(_));
         let member = raft && from.host().is_some_and(|host| handle.is_member(host));
         if !member && let Err(refused) = check_caller(&handle, from) {
-            return Box::pin(std::future::ready(Err(refused)));
+            return at_once(Err(refused));
         }
         match method {
             Method::Submit(_) => submit(&handle, from, &payload),
@@ -237,7 +237,7 @@ impl Handler for MetaService {
                 } else {
                     Err(denied("members"))
                 };
-                Box::pin(std::future::ready(result.map(|()| (reply::Result::Done(Done {}), Bytes::new()))))
+                at_once(result.map(|()| (reply::Result::Done(Done {}), Bytes::new())))
             }
             Method::SnapshotPage(wanted) => Box::pin(async move {
                 if !from.has(Role::Meta) {
@@ -254,25 +254,12 @@ impl Handler for MetaService {
                 if let Some(host) = from.host() {
                     self.beats.heard(host, beat.version, beat.devices);
                 }
-                Box::pin(std::future::ready(done(Vec::new())))
+                at_once(done(Vec::new()))
             }
             Method::Health(_) => {
                 let answer = reply::Result::Health(health(&handle, &self.beats));
-                Box::pin(std::future::ready(Ok((answer, Bytes::new()))))
+                at_once(Ok((answer, Bytes::new())))
             }
-            Method::ChangeMember(wanted) => Box::pin(async move {
-                if !from.has(Role::Operator) {
-                    return Err(denied("operators"));
-                }
-                let member = MemberId(wanted.host);
-                let change = if wanted.remove {
-                    MemberChange::Remove(member)
-                } else {
-                    MemberChange::AddLearner(member)
-                };
-                handle.change(change).await.map_err(failure)?;
-                done(Vec::new())
-            }),
             Method::TransferLeader(wanted) => Box::pin(async move {
                 if !from.has(Role::Operator) {
                     return Err(denied("operators"));
@@ -285,7 +272,7 @@ impl Handler for MetaService {
             }),
             Method::PutShard(_) | Method::ReadShard(_) | Method::DeleteShards(_) => {
                 let nothing = Failure::new(Code::Unimplemented, "this process keeps no shards");
-                Box::pin(std::future::ready(Err(nothing)))
+                at_once(Err(nothing))
             }
         }
     }
@@ -308,12 +295,12 @@ fn submit(handle: &MetaHandle, from: Caller, payload: &[u8]) -> BoxFuture<'stati
         Ok(requests) => requests,
         Err(error) => {
             let failure = Failure::new(Code::BadRequest, error.to_string());
-            return Box::pin(std::future::ready(Err(failure)));
+            return at_once(Err(failure));
         }
     };
     if let Some(request) = requests.iter().find(|request| !permitted(&request.command, from)) {
         let text = format!("the caller may not do that: {:.40}", format!("{:?}", request.command));
-        return Box::pin(std::future::ready(Err(Failure::new(Code::Denied, text))));
+        return at_once(Err(Failure::new(Code::Denied, text)));
     }
     // Queued before this returns, so that calls of one connection keep their order.
     let submitted = handle.submit(requests);
@@ -353,16 +340,15 @@ async fn join(handle: MetaHandle, wanted: proto::Join) -> Answer {
     if !handle.leads() {
         // Its address goes along: who joins knows no other member yet.
         let topology = handle.glance(&TopologyNow {}).map_err(failure)?;
-        let leader = handle.status().leader.map(|leader| HostId(leader.0));
-        let address =
-            topology.hosts.iter().find(|(id, _)| Some(*id) == leader).map(|(_, host)| &host.address);
-        let text = address.cloned().unwrap_or_default();
+        let leader = handle.status().leader.and_then(|leader| topology.host(HostId(leader.0)));
+        let text = leader.map(|host| host.address.clone()).unwrap_or_default();
         return Err(Failure::new(Code::NotLeader, text));
     }
     let mut secret = [0; 32];
-    hex_decode(&wanted.secret, &mut secret).ok_or_else(|| bad("the token is malformed".to_owned()))?;
+    hex::decode_to_slice(&wanted.secret, &mut secret)
+        .map_err(|_| bad("the token is malformed".to_owned()))?;
     let place = wanted.place.parse().map_err(|error| bad(format!("{error}")))?;
-    let roles: Roles = Role::ALL.into_iter().filter(|role| wanted.roles & *role as u32 != 0).collect();
+    let roles = Roles::from_bits(wanted.roles);
     if wanted.name.is_empty() || wanted.name.len() > NAME_MAX || wanted.address.len() > ADDRESS_MAX {
         return Err(bad("the host's name or address is too long".to_owned()));
     }
@@ -388,18 +374,6 @@ async fn join(handle: MetaHandle, wanted: proto::Join) -> Answer {
     let joined =
         Joined { host: host.0, certificate, authority: authority.certificate, cluster: authority.cluster };
     Ok((reply::Result::Joined(joined), Bytes::new()))
-}
-
-fn hex_decode(text: &str, into: &mut [u8; 32]) -> Option<()> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let bytes = text.as_bytes();
-    if bytes.len() != 64 {
-        return None;
-    }
-    for (into, pair) in into.iter_mut().zip(bytes.chunks(2)) {
-        *into = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(())
 }
 
 fn certify(authority: &Authority, request: &[u8], host: HostId, roles: Roles) -> Result<Vec<u8>, String> {

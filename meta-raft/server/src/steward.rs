@@ -4,10 +4,7 @@
 //! is lost with its leader is done again by the next one.
 
 use crate::{Beats, MetaError, MetaHandle, NetPeers};
-use holdfast_core::{
-    ids::{DeviceId, HostId},
-    roles::Role,
-};
+use holdfast_core::ids::{DeviceId, HostId};
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
     ask::{HeaderNow, Topology, TopologyNow},
@@ -107,10 +104,8 @@ impl Steward {
     /// When every member understands it: who does not could not apply what follows.
     async fn raise_version(&self, topology: &Topology) -> Result<(), MetaError> {
         let version = self.meta.glance(&HeaderNow {})?.map_or(0, |header| header.cluster_version);
-        let mut members =
-            topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
         let ready = |id: &HostId| self.beats.version(*id).is_some_and(|known| known >= CLUSTER_VERSION);
-        if version < CLUSTER_VERSION && members.all(|(id, _)| ready(id)) {
+        if version < CLUSTER_VERSION && topology.members().all(|(id, _)| ready(&id)) {
             self.command(Command::RaiseClusterVersion { version: CLUSTER_VERSION }).await?;
         }
         Ok(())
@@ -119,12 +114,7 @@ impl Steward {
     /// Hosts that should vote and do not become learners, then voters; those that were revoked go.
     async fn members(&self, topology: &Topology) -> Result<(), MetaError> {
         let status = self.meta.status();
-        let wanted: BTreeSet<u64> = topology
-            .hosts
-            .iter()
-            .filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked)
-            .map(|(id, _)| id.0)
-            .collect();
+        let wanted: BTreeSet<u64> = topology.members().map(|(id, _)| id.0).collect();
         let up = |id: u64| self.beats.host(HostId(id)) < UP;
         let known = |id: &u64| status.voters.contains(id) || status.learners.contains(id);
         if let Some(ready) = status.caught_up.iter().find(|member| wanted.contains(&member.0) && up(member.0))

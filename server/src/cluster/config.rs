@@ -12,7 +12,7 @@ use std::{
 };
 use toml::Spanned;
 
-use crate::config::{ConfigError, Mistakes};
+use crate::config::{ConfigError, Mistakes, address, duration, local_port, read};
 
 /// A device that is silent for so long is given up, unless told otherwise.
 const OUT_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -68,9 +68,8 @@ impl HostConfig {
     /// # Errors
     /// Where the file cannot be read, or with all its mistakes.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))?;
-        Self::from_text(&path.display().to_string(), &text)
+        let (name, text) = read(path)?;
+        Self::from_text(&name, &text)
     }
 
     /// Turns a file's text into a configuration, or into all its mistakes.
@@ -80,14 +79,8 @@ impl HostConfig {
     pub fn from_text(name: &str, text: &str) -> Result<Self, ConfigError> {
         let mut mistakes = Mistakes::new(name, text);
         let raw: RawFile = toml::from_str(text).map_err(|error| mistakes.syntax(&error))?;
-        let address = |text: &str| {
-            text.parse::<SocketAddr>().map_err(|_| format!("{text:?} is not an address and port"))
-        };
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let duration =
-            |text: &str| humantime::parse_duration(text).map_err(|e| format!("{text:?} is no duration: {e}"));
         let nowhere = Place { zone: String::new(), rack: String::new(), node: String::new() };
-        let listen = mistakes.parse(Some(&raw.listen), at(7400), address);
+        let listen = mistakes.parse(Some(&raw.listen), local_port(7400), address);
         let hour = Duration::from_secs(3600);
         let place = mistakes.parse(Some(&raw.place), nowhere, |text| {
             text.parse::<Place>().map_err(|error| error.to_string())
@@ -133,8 +126,8 @@ impl HostConfig {
             place,
             listen,
             advertise,
-            s3: mistakes.parse(raw.s3.as_ref(), at(9000), address),
-            metrics: mistakes.parse(raw.metrics.as_ref(), at(9001), address),
+            s3: mistakes.parse(raw.s3.as_ref(), local_port(9000), address),
+            metrics: mistakes.parse(raw.metrics.as_ref(), local_port(9001), address),
             devices,
             gc_grace: mistakes.parse(raw.gc_grace.as_ref(), hour, duration),
             scrub_period: mistakes.parse(raw.scrub_period.as_ref(), 14 * 24 * hour, duration),

@@ -4,13 +4,16 @@ use super::{
     config::HostConfig,
     identity::{HostIdentity, Parts},
 };
-use crate::{credentials, system::SystemError};
+use crate::{
+    credentials,
+    system::{SystemError, io_at, lock},
+};
 use holdfast_core::{
     buffer::BufferPool,
     ids::HostId,
     roles::{Role, Roles},
 };
-use holdfast_kv::durable::{self, DirLock};
+use holdfast_kv::durable;
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
     command::{Command, Outcome, Request},
@@ -40,9 +43,7 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
     if !config.roles.has(Role::Meta) {
         return refuse("the first host of a cluster keeps its metadata: give it the role meta");
     }
-    durable::create_dir(&config.data).map_err(crate::system::io_at(&config.data))?;
-    let lock = DirLock::acquire(&config.data).map_err(crate::system::io_at(&config.data))?;
-    let _lock = lock.ok_or_else(|| SystemError::InUse(config.data.display().to_string()))?;
+    let _lock = lock(&config.data)?;
     if HostIdentity::read(&config.data)?.is_some() {
         return refuse("this host belongs to a cluster already");
     }
@@ -109,7 +110,7 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
 /// # Errors
 /// Where the token is refused, or nobody can be reached.
 pub async fn join(config: &HostConfig, seed: &str, token: &str) -> Result<(), SystemError> {
-    durable::create_dir(&config.data).map_err(crate::system::io_at(&config.data))?;
+    durable::create_dir(&config.data).map_err(io_at(&config.data))?;
     if let Some(known) = HostIdentity::read(&config.data)? {
         tracing::info!(host = known.host, "this host has joined before: the token is not needed");
         return Ok(());
@@ -121,7 +122,7 @@ pub async fn join(config: &HostConfig, seed: &str, token: &str) -> Result<(), Sy
         secret: secret.secret.clone(),
         request,
         name: config.name.clone(),
-        roles: config.roles.iter().fold(0, |bits, role| bits | role as u32),
+        roles: config.roles.bits(),
         address: config.advertise.clone(),
         place: config.place.to_string(),
     };

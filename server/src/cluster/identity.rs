@@ -1,9 +1,6 @@
 //! Who a host is: its key and certificate, and whom it knows to ask.
 
-use holdfast_core::{
-    ids::HostId,
-    roles::{Role, Roles},
-};
+use holdfast_core::{ids::HostId, roles::Roles};
 use holdfast_kv::durable;
 use holdfast_meta_raft_machine::ask::Topology;
 use holdfast_net::{Tls, TlsError};
@@ -62,8 +59,7 @@ pub fn now() -> u64 {
 
 /// The addresses of a cluster's metadata members.
 pub fn members_of(topology: &Topology) -> Vec<String> {
-    let members = topology.hosts.iter().filter(|(_, host)| host.roles.has(Role::Meta) && !host.revoked);
-    members.map(|(_, host)| host.address.clone()).collect()
+    topology.members().map(|(_, host)| host.address.clone()).collect()
 }
 
 impl HostIdentity {

@@ -6,7 +6,7 @@ use super::{
     storage::{self, Seen},
     watch::{Hosts, Watch, revoked_in},
 };
-use crate::system::{SystemError, flatten, io_at, told_to_stop};
+use crate::system::{SystemError, flatten, io_at, lock, told_to_stop};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::DeviceId, roles::Role};
@@ -15,7 +15,7 @@ use holdfast_gateway_server::{
     s3::{Credentials, S3Door},
     serve, serve_metrics,
 };
-use holdfast_kv::durable::{self, DirLock};
+use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
     ask::{AccessKeys, Topology},
     command::{Command, Request},
@@ -25,7 +25,7 @@ use holdfast_meta_raft_server::{
     Collector, CollectorConfig, MemberId, Meta, MetaConfig, MetaMetrics, MetaNode, MetaService, NetPeers,
     RemoteMeta, Steward, StewardConfig,
 };
-use holdfast_net::{Answer, Caller, Handler, Listener, Tls, authority};
+use holdfast_net::{Answer, Caller, Handler, Listener, Tls, at_once, authority};
 use holdfast_proto::{self as proto, Failure, call::Method, failure::Code, reply};
 use holdfast_storage_node_server::{Revoked, ShardService};
 use prometheus::Registry;
@@ -61,7 +61,7 @@ impl Handler for Roles {
             (Some(meta), _) if !for_shards => meta.call(from, method, payload),
             _ => {
                 let other = Failure::new(Code::Unimplemented, "this host does not have the role");
-                Box::pin(std::future::ready(Err(other)))
+                at_once(Err(other))
             }
         }
     }
@@ -86,9 +86,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
                 .to_owned(),
         )
     })?;
-    durable::create_dir(&config.data).map_err(io_at(&config.data))?;
-    let lock = DirLock::acquire(&config.data).map_err(io_at(&config.data))?;
-    let lock = lock.ok_or_else(|| SystemError::InUse(config.data.display().to_string()))?;
+    let lock = lock(&config.data)?;
     let tls = identity.tls()?;
     let pool = BufferPool::new(IDLE_BUFFERS);
     let listener = Listener::bind(config.listen, tls.clone()).await;
@@ -124,7 +122,10 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     });
     let handler = Arc::new(Roles { meta: meta_service.clone(), shards });
     let served = holdfast_net::serve(listener, handler, pool.clone());
-    duties.spawn(async move { served.await.map_err(io_at("the hosts' listener")) });
+    duties.spawn(async move {
+        served.await;
+        Ok(())
+    });
     let mut members = None;
     if let Some(service) = meta_service {
         let peers = Arc::new(NetPeers::new(tls.clone(), pool.clone()));
@@ -154,6 +155,16 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     let stopping = told_to_stop();
     tokio::pin!(stopping);
     let serves_data = config.roles.has(Role::Gateway) || config.roles.has(Role::Storage);
+    let watch_with = |engine| Watch {
+        host,
+        tls: tls.clone(),
+        pool: pool.clone(),
+        meta: remote.clone(),
+        seen: seen.clone(),
+        revoked: revoked.clone(),
+        own: slots.get().cloned().unwrap_or_else(|| DeviceSlots::new([])),
+        engine,
+    };
     let assembled = async {
         starting.introduce().await?;
         revoked.store(Arc::new(revoked_in(&seen.load())));
@@ -168,20 +179,11 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
             None
         };
         // A storage node is alive before there is a pool: the pool is made over its devices.
-        let waiting = Watch {
-            host,
-            tls: tls.clone(),
-            pool: pool.clone(),
-            meta: remote.clone(),
-            seen: seen.clone(),
-            revoked: revoked.clone(),
-            own: slots.get().cloned().unwrap_or_else(|| DeviceSlots::new([])),
-            engine: None,
-        };
+        let waiting = watch_with(None);
         let mut alone = Hosts::new();
         let pool_record = tokio::select! {
             pool = starting.pool() => pool?,
-            result = waiting.run(&mut alone) => return Err(result.err().unwrap_or(SystemError::Cluster("no pool".into()))),
+            () = waiting.run(&mut alone) => return Ok(None),
         };
         Ok::<_, SystemError>(Some((open, pool_record)))
     };
@@ -222,16 +224,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         }
         engine = Some(built);
     }
-    let watch = Watch {
-        host,
-        tls: tls.clone(),
-        pool,
-        meta: remote.clone(),
-        seen: seen.clone(),
-        revoked,
-        own: slots.get().cloned().unwrap_or_else(|| DeviceSlots::new([])),
-        engine,
-    };
+    let watch = watch_with(engine);
     // The other devices are known before anything is made of their absence.
     let mut hosts = watch.start(&seen.load());
     if let Some(maintenance) = maintained {
@@ -243,7 +236,10 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
             maintenance.run().await.map_err(SystemError::from)
         });
     }
-    running.duties.spawn(async move { watch.run(&mut hosts).await });
+    running.duties.spawn(async move {
+        watch.run(&mut hosts).await;
+        Ok(())
+    });
     running.duties.spawn(renew_for_ever(config.clone(), identity, tls, remote, seen));
     if serves_data {
         println!("{ready}");
@@ -321,7 +317,7 @@ impl Starting<'_> {
         let host = self.identity.host();
         loop {
             let topology = self.look().await;
-            let record = topology.hosts.iter().find(|(id, _)| *id == host).map(|(_, record)| record.clone());
+            let record = topology.host(host).cloned();
             self.seen.store(Arc::new(topology));
             let Some(record) = record else {
                 return Err(SystemError::Cluster("the cluster does not know this host".to_owned()));

@@ -1,17 +1,13 @@
 //! What a host keeps knowing of the others: who they are, where they are, and how they are.
 
 use super::storage::Seen;
-use crate::system::SystemError;
 use bytes::Bytes;
-use holdfast_core::{
-    buffer::BufferPool,
-    ids::{DeviceId, HostId},
-};
+use holdfast_core::{buffer::BufferPool, ids::HostId};
 use holdfast_gateway_server::{DeviceSlots, Engine};
 use holdfast_meta_raft_machine::{CLUSTER_VERSION, ask::Topology};
 use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_net::{Remote, Target, Tls};
-use holdfast_proto::{self as proto, Beat, DeviceBeat, DeviceHealth, HealthNow, call::Method, reply};
+use holdfast_proto::{self as proto, Beat, DeviceBeat, call::Method, reply};
 use holdfast_storage_node_server::{Device, RemoteDevice, Revoked};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,11 +54,8 @@ impl Watch {
         hosts
     }
 
-    /// Watches until the future is dropped.
-    ///
-    /// # Errors
-    /// None: what cannot be read now is read later.
-    pub async fn run(self, hosts: &mut Hosts) -> Result<(), SystemError> {
+    /// Watches until the future is dropped. What cannot be read now is read later.
+    pub async fn run(self, hosts: &mut Hosts) {
         let mut ticks = interval(PACE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let look = async {
@@ -77,7 +70,6 @@ impl Watch {
         };
         // Whoever waits for an answer still is alive.
         tokio::join!(look, self.beat());
-        Ok(())
     }
 
     async fn beat(&self) {
@@ -104,12 +96,7 @@ impl Watch {
             let known = slots.remote();
             let mut remote = BTreeMap::new();
             for (id, device) in topology.devices.iter().filter(|(_, device)| device.host != self.host) {
-                let Some((_, host)) = topology.hosts.iter().find(|(id, _)| *id == device.host) else {
-                    continue;
-                };
-                if host.revoked {
-                    continue;
-                }
+                let Some(host) = topology.host(device.host).filter(|host| !host.revoked) else { continue };
                 let entry = match known.get(id).filter(|device| device.is_at(&host.address)) {
                     Some(known) => known.clone(),
                     None => {
@@ -145,25 +132,22 @@ impl Watch {
             Ok(reply::Result::Health(health)) => health,
             Ok(_) | Err(_) => return,
         };
-        let heard = by_device(&health);
+        let heard: BTreeMap<u32, (&DeviceBeat, u64)> = health
+            .devices
+            .iter()
+            .filter_map(|device| device.beat.as_ref().map(|beat| (beat.device, (beat, device.silent_ms))))
+            .collect();
         for (id, device) in &*engine.devices().remote() {
-            match heard.get(id) {
-                Some((beat, silent)) => {
-                    device.set_condition(*silent < SUSPECT, beat.nearly_full, beat.backed_up);
+            match heard.get(&id.0) {
+                Some((beat, silent_ms)) => {
+                    let up = Duration::from_millis(*silent_ms) < SUSPECT;
+                    device.set_condition(up, beat.nearly_full, beat.backed_up);
                 }
                 // The member may have started a moment ago, and not have heard of it yet.
                 None => device.set_condition(true, false, false),
             }
         }
     }
-}
-
-fn by_device(health: &HealthNow) -> BTreeMap<DeviceId, (&DeviceBeat, Duration)> {
-    let entry = |device: &DeviceHealth| -> Option<(DeviceId, Duration)> {
-        Some((DeviceId(device.beat.as_ref()?.device), Duration::from_millis(device.silent_ms)))
-    };
-    let devices = health.devices.iter();
-    devices.filter_map(|device| Some((entry(device)?.0, (device.beat.as_ref()?, entry(device)?.1)))).collect()
 }
 
 fn beat_of(device: &Device) -> DeviceBeat {
@@ -178,6 +162,5 @@ fn beat_of(device: &Device) -> DeviceBeat {
         shards: usage.shards,
         nearly_full: device.nearly_full(),
         backed_up: device.is_backed_up(),
-        scrubbed: 0,
     }
 }

@@ -30,25 +30,33 @@ struct Figures {
     rate: f64,
 }
 
+fn group_of(profile: Profile) -> Group {
+    Group { n: profile.total() as u32, m: profile.parity() as u32 }
+}
+
 impl Figures {
     fn of(topology: &Topology, health: &HealthNow) -> Option<Self> {
         let pool = topology.pool.as_ref()?;
         let live = health.devices.iter().filter_map(|device| Some(device.beat.as_ref()?.live)).max();
         let live = live.unwrap_or(0).max(LIVE_LEAST);
-        let group = Group { n: pool.profile.total() as u32, m: pool.profile.parity() as u32 };
+        Some(Self::assumed(pool.profile, pool.pg_count, health.voters.len() as u32, live))
+    }
+
+    /// What is measured, with what is assumed.
+    fn assumed(profile: Profile, groups: u32, voters: u32, live: u64) -> Self {
         let inputs = Inputs {
-            group,
-            groups: pool.pg_count,
+            group: group_of(profile),
+            groups,
             afr: AFR,
             detect_hours: DETECT_HOURS,
             rebuild_hours: 0.0,
             latent: 0.0,
             scrub_hours: SCRUB_HOURS,
             packs: 1,
-            voters: health.voters.len() as u32,
+            voters,
             replace_hours: REPLACE_HOURS,
         };
-        Some(Self { inputs, live, rate: REBUILD_BYTES_A_SECOND })
+        Self { inputs, live, rate: REBUILD_BYTES_A_SECOND }
     }
 
     fn inputs(&self) -> Inputs {
@@ -67,7 +75,7 @@ impl Figures {
         match name {
             "profile" => {
                 let profile: Profile = value.parse().map_err(|error| format!("{error}"))?;
-                self.inputs.group = Group { n: profile.total() as u32, m: profile.parity() as u32 };
+                self.inputs.group = group_of(profile);
             }
             "groups" => self.inputs.groups = count()?.max(1),
             "voters" => self.inputs.voters = count()?.max(1),
@@ -122,8 +130,8 @@ fn advice(inputs: &Inputs, durability: &Durability) -> Vec<String> {
 
 impl Operator {
     pub async fn durability(&self, suppose: &[String]) -> Result<(), SystemError> {
-        let (topology, health) = (self.topology().await?, self.health().await?);
-        let mut figures = Figures::of(&topology, &health)
+        let (topology, health) = (&self.topology, self.health().await?);
+        let mut figures = Figures::of(topology, &health)
             .ok_or_else(|| SystemError::Cluster("there is no pool yet".to_owned()))?;
         for text in suppose {
             figures.suppose(text).map_err(SystemError::Cluster)?;
@@ -184,19 +192,8 @@ mod tests {
 
     #[test]
     fn figures_can_be_supposed_and_mistakes_are_named() {
-        let inputs = Inputs {
-            group: Group { n: 6, m: 2 },
-            groups: 64,
-            afr: AFR,
-            detect_hours: DETECT_HOURS,
-            rebuild_hours: 0.0,
-            latent: 0.0,
-            scrub_hours: SCRUB_HOURS,
-            packs: 1,
-            voters: 3,
-            replace_hours: REPLACE_HOURS,
-        };
-        let mut figures = Figures { inputs, live: LIVE_LEAST, rate: REBUILD_BYTES_A_SECOND };
+        let profile = Profile::new(4, 2).expect("a profile");
+        let mut figures = Figures::assumed(profile, 64, 3, LIVE_LEAST);
         let before = figures.inputs().durability();
         assert!(advice(&figures.inputs(), &before).iter().any(|text| text.contains("have 5")));
         for text in ["profile=8+4", "voters=5", "rate=200", "detect=10m", "live=4"] {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_core::{
     ids::{DeviceId, HostId},
     profile::Profile,
-    roles::{Role, Roles},
+    roles::Roles,
     topology::FailureDomain,
 };
 use holdfast_meta_raft_machine::{
@@ -44,7 +44,7 @@ impl Operator {
     }
 
     pub async fn order_device(&self, order: DeviceCommand) -> Result<(), SystemError> {
-        let topology = self.topology().await?;
+        let topology = &self.topology;
         let known = |id: u32| topology.devices.iter().find(|(known, _)| known.0 == id);
         let device = |id: u32| {
             known(id)
@@ -57,7 +57,7 @@ impl Operator {
             DeviceCommand::Serve { device: id } => self.set_duty(device(id)?.0, Duty::Serving).await,
             DeviceCommand::Remove { device: id, force } => {
                 let (id, _) = device(id)?;
-                if !force && uses(&topology, id) {
+                if !force && uses(topology, id) {
                     return refuse(format!(
                         "shards are on device {id}: drain it first, or give it up with --force, and have them made anew"
                     ));
@@ -82,12 +82,12 @@ impl Operator {
     }
 
     pub async fn order_node(&self, order: NodeCommand) -> Result<(), SystemError> {
-        let topology = self.topology().await?;
+        let topology = &self.topology;
         match order {
             NodeCommand::List => Ok(()),
             NodeCommand::Drain { node } => {
-                let host = host_named(&topology, &node)?;
-                let devices = devices_of(&topology, host);
+                let host = host_named(topology, &node)?;
+                let devices = devices_of(topology, host);
                 for id in &devices {
                     self.set_duty(*id, Duty::Draining).await?;
                 }
@@ -98,18 +98,14 @@ impl Operator {
                 Ok(())
             }
             NodeCommand::Remove { node, force } => {
-                let host = host_named(&topology, &node)?;
-                let devices = devices_of(&topology, host);
-                if !force && devices.iter().any(|id| uses(&topology, *id)) {
+                let host = host_named(topology, &node)?;
+                let devices = devices_of(topology, host);
+                if !force && devices.iter().any(|id| uses(topology, *id)) {
                     return refuse(format!(
                         "shards are on devices of {node}: drain it first, or give it up with --force"
                     ));
                 }
-                let others = topology
-                    .hosts
-                    .iter()
-                    .filter(|(id, other)| *id != host && other.roles.has(Role::Meta) && !other.revoked);
-                if others.count() == 0 {
+                if !topology.members().any(|(id, _)| id != host) {
                     return refuse(format!(
                         "{node} is the last metadata member: the cluster would be without metadata"
                     ));
@@ -125,7 +121,7 @@ impl Operator {
     }
 
     pub async fn create_pool(&self, wanted: &PoolArgs) -> Result<(), SystemError> {
-        let topology = self.topology().await?;
+        let topology = &self.topology;
         if topology.pool.is_some() {
             return refuse("there is a pool already: this version has one");
         }
@@ -147,7 +143,7 @@ impl Operator {
     }
 
     pub async fn transfer_leader(&self, host: &str) -> Result<(), SystemError> {
-        let host = host_named(&self.topology().await?, host)?;
+        let host = host_named(&self.topology, host)?;
         let call = Method::TransferLeader(proto::TransferLeader { host: host.0 });
         self.meta.call(call, Bytes::new()).await?;
         Ok(())

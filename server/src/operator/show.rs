@@ -17,7 +17,7 @@ pub fn say(line: impl Display) {
 }
 
 /// A host or device that was silent for so long is down.
-pub const DOWN: Duration = Duration::from_secs(5);
+const DOWN: Duration = Duration::from_secs(5);
 
 /// What was last heard of a device.
 pub fn heard(health: &HealthNow, id: DeviceId) -> Option<&DeviceHealth> {
@@ -30,8 +30,13 @@ pub fn is_up(health: &HealthNow, id: DeviceId) -> bool {
 }
 
 /// Milliseconds since a host was heard of.
-pub fn silent_ms(health: &HealthNow, id: HostId) -> Option<u64> {
+fn silent_ms(health: &HealthNow, id: HostId) -> Option<u64> {
     health.hosts.iter().find(|host| host.host == id.0)?.silent_ms
+}
+
+/// Whether a host was heard of a moment ago.
+pub fn is_host_up(health: &HealthNow, id: HostId) -> bool {
+    silent_ms(health, id).is_some_and(|ms| Duration::from_millis(ms) < DOWN)
 }
 
 pub fn duty_name(duty: Duty) -> &'static str {
@@ -81,7 +86,7 @@ pub fn device_rows(topology: &Topology, health: &HealthNow) -> Vec<Value> {
                 && !pg.devices.contains(id)
         };
         let leaving = topology.pgs.iter().filter(|(_, pg)| moving(pg)).count();
-        let host = topology.hosts.iter().find(|(host, _)| *host == device.host).map(|(_, host)| &host.name);
+        let host = topology.host(device.host).map(|host| &host.name);
         json!({
             "device": id.0,
             "host": host,
@@ -120,7 +125,7 @@ impl Operator {
     }
 
     pub async fn devices(&self) -> Result<(), SystemError> {
-        let rows = device_rows(&self.topology().await?, &self.health().await?);
+        let rows = device_rows(&self.topology, &self.health().await?);
         let columns =
             ["device", "host", "place", "duty", "up", "groups", "leaving", "live", "free", "shards"];
         self.print(&columns, rows);
@@ -128,9 +133,8 @@ impl Operator {
     }
 
     pub async fn nodes(&self) -> Result<(), SystemError> {
-        let (topology, health) = (self.topology().await?, self.health().await?);
+        let (topology, health) = (&self.topology, self.health().await?);
         let rows = topology.hosts.iter().map(|(id, host)| {
-            let silent = silent_ms(&health, *id);
             let devices = topology.devices.iter().filter(|(_, device)| device.host == *id).count();
             json!({
                 "host": id.0,
@@ -139,10 +143,10 @@ impl Operator {
                 "address": host.address,
                 "place": host.place.to_string(),
                 "devices": devices,
-                "state": match silent {
-                    _ if host.revoked => "revoked",
-                    Some(ms) if Duration::from_millis(ms) < DOWN => "up",
-                    Some(_) | None => "down",
+                "state": match (host.revoked, is_host_up(&health, *id)) {
+                    (true, _) => "revoked",
+                    (false, true) => "up",
+                    (false, false) => "down",
                 },
             })
         });
@@ -151,8 +155,8 @@ impl Operator {
         Ok(())
     }
 
-    pub async fn pools(&self) -> Result<(), SystemError> {
-        let pool = self.topology().await?.pool;
+    pub fn pools(&self) -> Result<(), SystemError> {
+        let pool = self.topology.pool.as_ref();
         let rows = pool.map(|pool| {
             json!({
                 "profile": pool.profile.to_string(),
@@ -166,7 +170,7 @@ impl Operator {
     }
 
     pub async fn pgs(&self) -> Result<(), SystemError> {
-        let (topology, health) = (self.topology().await?, self.health().await?);
+        let (topology, health) = (&self.topology, self.health().await?);
         let list =
             |devices: &[DeviceId]| devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let rows = topology.pgs.iter().map(|(id, pg)| {
@@ -184,18 +188,18 @@ impl Operator {
     }
 
     pub async fn members(&self) -> Result<(), SystemError> {
-        let (topology, health) = (self.topology().await?, self.health().await?);
+        let (topology, health) = (&self.topology, self.health().await?);
         let voters = health.voters.iter().map(|id| (id, "voter"));
         let members = voters.chain(health.learners.iter().map(|id| (id, "learner")));
         let rows = members.map(|(id, kind)| {
-            let host = topology.hosts.iter().find(|(host, _)| host.0 == *id).map(|(_, host)| host);
+            let host = topology.host(HostId(*id));
             json!({
                 "host": id,
                 "name": host.map(|host| &host.name),
                 "address": host.map(|host| &host.address),
                 "member": kind,
                 "leads": *id == health.leader,
-                "up": silent_ms(&health, HostId(*id)).is_some_and(|ms| Duration::from_millis(ms) < DOWN),
+                "up": is_host_up(&health, HostId(*id)),
             })
         });
         self.print(&["host", "name", "address", "member", "leads", "up"], rows.collect());

@@ -2,7 +2,7 @@
 
 use super::{
     Operator, durability,
-    show::{DOWN, bytes, device_rows, is_up, say, silent_ms, table},
+    show::{bytes, device_rows, is_host_up, is_up, say, table},
 };
 use crate::system::SystemError;
 use holdfast_core::ids::{DeviceId, HostId};
@@ -13,7 +13,7 @@ use holdfast_meta_raft_machine::{
 use holdfast_meta_raft_planner::change;
 use holdfast_proto::HealthNow;
 use serde_json::json;
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 /// Degraded packs that are counted; more are "at least".
 const COUNTED: u32 = 100_000;
@@ -34,17 +34,17 @@ struct Groups {
 
 impl Operator {
     pub async fn status(&self) -> Result<(), SystemError> {
-        let (topology, health) = (self.topology().await?, self.health().await?);
+        let (topology, health) = (&self.topology, self.health().await?);
         let header = self.meta.ask(HeaderNow {}).await?.unwrap_or_default();
         let degraded = self.meta.ask(DegradedPacks { after: None, limit: COUNTED }).await?;
-        let groups = groups(&topology, &health);
+        let groups = groups(topology, &health);
         let worst = degraded.first().map(|(spare, _)| *spare);
-        let devices = device_rows(&topology, &health);
+        let devices = device_rows(topology, &health);
         let down =
             devices.iter().filter(|device| device["duty"] == "serving" && device["up"] == false).count();
-        let members_down = health.voters.iter().filter(|id| !up(&health, HostId(**id))).count();
-        let stuck = stuck(&topology);
-        let problems = problems(&topology, &groups, degraded.len(), down, members_down, &stuck);
+        let members_down = health.voters.iter().filter(|id| !is_host_up(&health, HostId(**id))).count();
+        let stuck = stuck(topology);
+        let problems = problems(topology, &groups, degraded.len(), down, members_down, &stuck);
         let sum = |field: &str| devices.iter().filter_map(|device| device[field].as_u64()).sum::<u64>();
         if self.json {
             say(format!(
@@ -82,10 +82,8 @@ impl Operator {
             [] => say("health    well"),
             problems => problems.iter().for_each(|problem| say(format!("health    {problem}"))),
         }
-        let name = |id: u64| {
-            let host = topology.hosts.iter().find(|(host, _)| host.0 == id);
-            host.map_or_else(|| id.to_string(), |(_, host)| host.name.clone())
-        };
+        let name =
+            |id: u64| topology.host(HostId(id)).map_or_else(|| id.to_string(), |host| host.name.clone());
         say(format!(
             "members   {} voters, {} up, leader {}{}",
             health.voters.len(),
@@ -118,7 +116,7 @@ impl Operator {
             }
         }
         say(format!("capacity  {} stored, {} free", bytes(sum("live")), bytes(sum("free"))));
-        if let Some(line) = durability::line(&topology, &health) {
+        if let Some(line) = durability::line(topology, &health) {
             say(format!("durable   {line}"));
         }
         if let Some(reason) = &header.collection_stopped {
@@ -138,8 +136,8 @@ impl Operator {
     }
 
     /// What the planner would change now, and why.
-    pub async fn plan(&self) -> Result<(), SystemError> {
-        let topology = self.topology().await?;
+    pub fn plan(&self) -> Result<(), SystemError> {
+        let topology = &self.topology;
         let Some(pool) = &topology.pool else {
             return Err(SystemError::Cluster("there is no pool yet".to_owned()));
         };
@@ -164,10 +162,6 @@ impl Operator {
         plan.stuck.iter().for_each(say);
         Ok(())
     }
-}
-
-fn up(health: &HealthNow, host: HostId) -> bool {
-    silent_ms(health, host).is_some_and(|ms| Duration::from_millis(ms) < DOWN)
 }
 
 fn stuck(topology: &Topology) -> Vec<String> {

@@ -143,8 +143,7 @@ fn error_of(failure: Failure) -> ShardError {
         | Code::Deadline
         | Code::NotLeader
         | Code::Internal
-        | Code::NoDevice
-        | Code::Rejected => ShardError::Unreachable(failure.message),
+        | Code::NoDevice => ShardError::Unreachable(failure.message),
     }
 }
 

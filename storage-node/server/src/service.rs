@@ -7,7 +7,7 @@ use holdfast_core::{
     ids::{DeviceId, Epoch, HostId, PackId},
     roles::Role,
 };
-use holdfast_net::{Answer, Caller, Handler};
+use holdfast_net::{Answer, Caller, Handler, at_once};
 use holdfast_proto::{Done, Failure, call::Method, failure::Code, reply};
 use holdfast_storage_node_store::{PutShard, ShardId, WriteClass};
 use std::{collections::BTreeSet, sync::Arc};
@@ -89,7 +89,6 @@ impl ShardService {
             | Method::Renew(_)
             | Method::Beat(_)
             | Method::Health(_)
-            | Method::ChangeMember(_)
             | Method::TransferLeader(_) => {
                 Err(Failure::new(Code::Unimplemented, "this process keeps no metadata"))
             }
@@ -108,6 +107,6 @@ async fn blocking(
 
 impl Handler for ShardService {
     fn call(&self, from: Caller, method: Method, payload: Bytes) -> BoxFuture<'static, Answer> {
-        self.begin(from, method, payload).unwrap_or_else(|failure| Box::pin(std::future::ready(Err(failure))))
+        self.begin(from, method, payload).unwrap_or_else(|failure| at_once(Err(failure)))
     }
 }

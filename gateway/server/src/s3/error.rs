@@ -77,7 +77,6 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
         | Rejection::NameTaken
         | Rejection::NoSuchHost
         | Rejection::PgMoving(_)
-        | Rejection::DeviceInUse
         | Rejection::NotYourDevice
         | Rejection::NotReplaceable => {
             tracing::error!(%rejection, "a request was rejected for a reason that no client should see");
