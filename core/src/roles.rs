@@ -44,6 +44,11 @@ impl Roles {
         Self(self.0 | role as u8)
     }
 
+    #[must_use]
+    pub fn without(self, role: Role) -> Self {
+        Self(self.0 & !(role as u8))
+    }
+
     pub fn has(self, role: Role) -> bool {
         self.0 & role as u8 != 0
     }

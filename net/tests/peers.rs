@@ -60,6 +60,10 @@ impl Handler for Echo {
                     std::future::pending().await
                 }
                 Method::PutShard(_)
+                | Method::ListDevices(_)
+                | Method::ListShards(_)
+                | Method::WriteRoot(_)
+                | Method::ReadRoot(_)
                 | Method::ReadShard(_)
                 | Method::Submit(_)
                 | Method::Raft(_)

@@ -25,6 +25,8 @@ pub enum Command {
     Cluster(FoundCommand),
     #[command(flatten)]
     Operator(OperatorCommand),
+    /// Brings back a cluster whose metadata is lost, from its devices or from one member that is left
+    Recover(RecoverArgs),
     /// Lets garbage collection go on after the auditor stopped it, and what it found was looked into
     ResumeCollection(ResumeArgs),
 }
@@ -68,6 +70,36 @@ pub struct DevArgs {
     /// In what time every shard is read from its disk and verified once
     #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
     pub scrub_period: Duration,
+}
+
+/// Brings back metadata that is lost.
+///
+/// From devices: the archive of the metadata in the pool is found and put together. What was committed in the last moments
+/// before the loss may not be in it. From a survivor: one metadata member goes on alone; its host must not be running.
+#[derive(Debug, ClapArgs)]
+#[command(group = clap::ArgGroup::new("from").required(true).args(["from_devices", "force_survivor"]))]
+pub struct RecoverArgs {
+    /// All metadata members are gone: makes the metadata anew from the archive on the devices
+    #[arg(long)]
+    pub from_devices: bool,
+    /// One metadata member is left: it goes on without the others, who must never run again
+    #[arg(long)]
+    pub force_survivor: bool,
+    /// The configuration of the host that keeps the metadata from now on
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub config: Option<PathBuf>,
+    /// The data directory of a system in one process
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The recovery key [default: recovery.key in the operator's or the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// A device's directory that can be read here; its storage node must not be running
+    #[arg(long, value_name = "DIR")]
+    pub device: Vec<PathBuf>,
+    /// A storage node that is running
+    #[arg(long, value_name = "HOST:PORT")]
+    pub storage: Vec<String>,
 }
 
 /// Ends a stop of garbage collection. The system must not be running; the auditor looks again when it starts.

@@ -1,6 +1,8 @@
 //! The first key pair: made at the first start, printed once, kept in a file that only its owner can read.
 
 use holdfast_kv::durable;
+use holdfast_meta_raft_archive::{ArchiveKey, RecoveryKey};
+use holdfast_meta_raft_machine::records::Keyring;
 use serde::{Deserialize, Serialize};
 use std::{io, path::Path};
 
@@ -54,6 +56,20 @@ pub fn load_or_make(data: &Path) -> io::Result<(Keys, bool)> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// The operators' key to the metadata's archive, in a file of its own: whoever finds it and the devices has everything.
+pub const RECOVERY_FILE: &str = "recovery.key";
+
+/// Makes a recovery key in `dir`, and the keyring that the cluster keeps of it.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn make_recovery(dir: &Path) -> io::Result<Keyring> {
+    let recovery = RecoveryKey::new(rand::random());
+    let archive = ArchiveKey::new(rand::random());
+    durable::replace(&dir.join(RECOVERY_FILE), format!("{recovery}\n").as_bytes(), 0o600)?;
+    Ok(Keyring { wrapped: archive.wrap(&recovery, rand::random()), archive: *archive.as_bytes() })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! missing metadata store is a loss to be reported, and never a reason to begin anew over devices that hold data.
 
 use crate::config::Config;
+use holdfast_core::profile::Profile;
 use holdfast_kv::durable;
 use holdfast_storage_node_server::Superblock;
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,8 @@ pub enum IdentityError {
     #[error("{0} is damaged. Restore it from a backup: it names the cluster that the devices belong to")]
     Damaged(String),
     #[error(
-        "the metadata of this system is gone: {0} does not exist, but the system was set up before. Restore the \
-             directory from a backup. Nothing was changed"
+        "the metadata of this system is gone: {0} does not exist, but the system was set up before. Bring it back from the \
+             devices with \"holdfast recover --from-devices --data DIR\". Nothing was changed"
     )]
     MetadataGone(String),
     #[error(
@@ -88,6 +89,11 @@ impl Identity {
             return Err(IdentityError::Devices { have: found.devices, asked: devices });
         }
         Ok(found)
+    }
+
+    /// The identity of a system whose metadata was recovered from its devices.
+    pub fn recovered(cluster: String, profile: Profile, devices: u32) -> Self {
+        Self { format: FORMAT, cluster, profile: profile.to_string(), devices, ready: true }
     }
 
     fn fresh(config: &Config) -> Self {

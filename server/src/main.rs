@@ -6,6 +6,7 @@ mod config;
 mod credentials;
 mod identity;
 mod operator;
+mod recover;
 mod system;
 
 use args::{
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             with(Ok(()), async |()| operator::run(&operator, json, command).await)
         }
         Command::Operator(command) => with(Ok(()), async |()| operator::run(&operator, json, command).await),
+        Command::Recover(recover) => with(Ok(()), async |()| recover::run(recover, &operator).await),
         Command::ResumeCollection(resume) => finish(system::resume_collection(&resume.data)),
     }
 }

@@ -82,6 +82,7 @@ impl Operator {
             reply::Result::Health(health) => Ok(health),
             reply::Result::Failure(_)
             | reply::Result::Done(_)
+            | reply::Result::Devices(_)
             | reply::Result::Joined(_)
             | reply::Result::Renewed(_) => {
                 Err(SystemError::Cluster("the metadata answered with something else".to_owned()))

@@ -10,16 +10,16 @@ use holdfast_core::{
     topology::FailureDomain,
 };
 use holdfast_gateway_server::{
-    DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance, MaintenanceConfig,
-    OpenDevice, ServeError,
+    Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance,
+    MaintenanceConfig, OpenDevice, ServeError,
     s3::{Credentials, S3Door},
     serve, serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
-    ask::TopologyNow,
-    command::{Command, Outcome, Request},
+    ask::{KeyringNow, TopologyNow},
+    command::{Command, Outcome, Rejection, Request},
     records::{DeviceSpec, PoolSpec},
 };
 use holdfast_meta_raft_planner::{first_table, lint};
@@ -140,6 +140,11 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let local = node.handle();
     let meta = Meta::Local(local.clone());
     raise_version(&meta).await?;
+    if meta.ask(KeyringNow {}).await?.is_none() {
+        let keyring = credentials::make_recovery(&config.data).map_err(io_at(&config.data))?;
+        let set = Command::SetKeyring { keyring };
+        meta.request(Request::idempotent(set)).await?.accepted().map_err(rejected)?;
+    }
     let (slots, open_device) = open_devices(&config, &identity, &registry)?;
     if !identity.ready {
         set_up(&config, &meta, &slots).await?;
@@ -159,6 +164,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let maintenance = Maintenance::new(engine.clone(), maintenance_config);
     maintenance.admit_all().await?;
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
+    let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
     let collector = Collector::new(local, collector_config);
 
     let service =
@@ -173,10 +179,12 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let mut serving = tokio::spawn(serve(s3, service, gateway_metrics, until(stopped.clone())));
     let metrics_page = tokio::spawn(serve_metrics(metrics_listener, registry, until(stopped)));
     let mut background = tokio::spawn(async move {
-        tokio::try_join!(async { maintenance.run().await.map_err(SystemError::from) }, async {
-            collector.run().await.map_err(SystemError::from)
-        },)
-        .map(|((), ())| ())
+        tokio::try_join!(
+            async { maintenance.run().await.map_err(SystemError::from) },
+            async { archivist.run().await.map_err(SystemError::from) },
+            async { collector.run().await.map_err(SystemError::from) },
+        )
+        .map(|((), (), ())| ())
     });
     let result = tokio::select! {
         () = stopping => Ok(()),
@@ -190,6 +198,10 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     metrics_page.abort();
     drop(node);
     result.and(drained)
+}
+
+fn rejected(rejection: Rejection) -> SystemError {
+    SystemError::SetUp(Outcome::Rejected(rejection))
 }
 
 pub fn flatten<E: Into<SystemError>>(
@@ -313,6 +325,11 @@ fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &cre
         println!("  export AWS_ACCESS_KEY_ID={}", keys.access_key);
         println!("  export AWS_SECRET_ACCESS_KEY={}", keys.secret_key);
         println!("  export AWS_DEFAULT_REGION=us-east-1");
+        println!(
+            "\nKeep a copy of {} elsewhere: with it the metadata can be brought back",
+            config.data.join(credentials::RECOVERY_FILE).display()
+        );
+        println!("from the devices, should its disk fail.");
         println!("\nThen try:");
         println!("  aws --endpoint-url http://{s3} s3 mb s3://first");
         println!("  aws --endpoint-url http://{s3} s3 sync . s3://first/here");

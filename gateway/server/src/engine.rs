@@ -83,6 +83,8 @@ pub enum EngineError {
     Unreadable(PackId),
     #[error("what was to be read is gone")]
     Gone,
+    #[error("the metadata's archive: {0}")]
+    Archive(&'static str),
     #[error(transparent)]
     Rejected(#[from] Rejection),
     #[error(transparent)]

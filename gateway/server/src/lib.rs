@@ -4,6 +4,7 @@
 //! [`content`](Engine::content) turns a version back into bytes. [`s3`] is the S3 door. [`Maintenance`] repairs, compacts
 //! and watches over the devices.
 
+mod archive;
 mod aws_chunked;
 mod clock;
 mod digest;
@@ -11,6 +12,7 @@ mod download;
 mod engine;
 mod http;
 mod latency;
+mod loose;
 mod maintenance;
 mod md5_lanes;
 mod metrics;
@@ -20,8 +22,11 @@ mod placement;
 pub mod s3;
 mod upload;
 
+pub use archive::Archivist;
 pub use engine::{Engine, EngineConfig, EngineError};
+pub use holdfast_gateway_object::open_chunk;
 pub use http::{ServeError, serve, serve_metrics};
+pub use loose::{LooseDevices, LoosePack, LooseShard, Walk};
 pub use maintenance::{Maintenance, MaintenanceConfig, OpenDevice};
 pub use metrics::GatewayMetrics;
 pub use placement::{DeviceSlots, Placement};

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{
-    ids::{DeviceId, DomainId, Epoch, PackId, PgId},
+    ids::{ChunkId, DeviceId, DomainId, Epoch, PackId, PgId},
     pack::Entry,
 };
 use holdfast_gateway_object::{
@@ -62,16 +62,7 @@ impl Shared {
             let attempt = self.write_shards(&sealed, &group.devices, group.epoch, unavailable, class).await;
             match attempt.outcome {
                 WriteOutcome::Durable { missing } => {
-                    let chunks = sealed.entries.iter();
-                    return Ok(NewPack {
-                        id: sealed.id,
-                        domain,
-                        profile: self.config.profile,
-                        epoch: group.epoch,
-                        shard_len: sealed.shard_len,
-                        missing,
-                        chunks: chunks.map(|entry| PackChunk { entry: *entry, moved_from: None }).collect(),
-                    });
+                    return Ok(self.registration(&sealed, group.epoch, missing));
                 }
                 WriteOutcome::Failed { .. } if attempt.stale => {
                     self.placement.refresh().await?;
@@ -101,6 +92,46 @@ impl Shared {
             }
         }
         Err(EngineError::BelowQuorum { durable: 0, quorum })
+    }
+
+    /// Writes one chunk as a pack of a given name; `None` where that name's placement group does not take it, or, where it
+    /// must be `whole`, is not.
+    pub async fn write_named(
+        self: &Arc<Self>,
+        id: PackId,
+        domain: DomainId,
+        chunk: &[u8],
+        whole: bool,
+    ) -> Result<Option<NewPack>, EngineError> {
+        let Some(group) = self.placement.group(id.pg()) else { return Ok(None) };
+        let unavailable = self.placement.unavailable(&group.devices, false);
+        if whole && unavailable != 0 {
+            return Ok(None);
+        }
+        let mut builder = PackBuilder::new(self.buffers.take());
+        builder.add(ChunkId::of(chunk), chunk);
+        let sealed = builder.seal(id, domain, &self.code);
+        let class = WriteClass::Maintenance;
+        let attempt = self.write_shards(&sealed, &group.devices, group.epoch, unavailable, class).await;
+        if attempt.stale {
+            self.placement.refresh().await?;
+        }
+        let WriteOutcome::Durable { missing } = attempt.outcome else { return Ok(None) };
+        Ok(Some(self.registration(&sealed, group.epoch, missing)))
+    }
+
+    /// What is to be registered of a pack whose shards are durable, but for those `missing`.
+    fn registration(&self, sealed: &SealedPack, epoch: Epoch, missing: u32) -> NewPack {
+        let chunk = |entry: &Entry| PackChunk { entry: *entry, moved_from: None };
+        NewPack {
+            id: sealed.id,
+            domain: sealed.domain,
+            profile: self.config.profile,
+            epoch,
+            shard_len: sealed.shard_len,
+            missing,
+            chunks: sealed.entries.iter().map(chunk).collect(),
+        }
     }
 
     /// The same pack for another group. What was written of the first is no pack's, and is removed in time.
@@ -312,7 +343,7 @@ impl Shared {
 }
 
 /// A pack's bytes and its table, where both are what they should be.
-fn whole_pack(id: PackId, pieces: Vec<Bytes>) -> Option<(Bytes, holdfast_core::pack::Contents)> {
+pub(crate) fn whole_pack(id: PackId, pieces: Vec<Bytes>) -> Option<(Bytes, holdfast_core::pack::Contents)> {
     let whole = Bytes::from(pieces.concat());
     let footer = &whole[whole.len() - holdfast_core::pack::FOOTER_BYTES..];
     let tail = holdfast_core::pack::table_bytes(footer).ok()?;

@@ -4,7 +4,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use holdfast_core::ids::{DeviceId, Epoch, PackId, PgId};
 use holdfast_meta_raft_machine::{
     ask::{Topology, TopologyNow},
-    records::{Duty, Pg},
+    records::Pg,
 };
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_storage_node_server::{Device, DeviceAccess, RemoteDevice};
@@ -104,8 +104,7 @@ impl Placement {
 
     /// Takes the table of a topology that was just read.
     pub fn take(&self, topology: &Topology) {
-        let given_up =
-            topology.devices.iter().filter(|(_, device)| matches!(device.duty, Duty::Out | Duty::Removed));
+        let given_up = topology.devices.iter().filter(|(_, device)| device.duty.is_gone());
         self.given_up.store(Arc::new(given_up.map(|(id, _)| *id).collect()));
         self.table.store(Arc::new(topology.pgs.clone()));
     }
@@ -178,7 +177,7 @@ impl Placement {
     }
 
     /// Bit `i`: the group's device `i` takes no writes now.
-    fn unavailable(&self, devices: &[DeviceId], for_user: bool) -> u32 {
+    pub fn unavailable(&self, devices: &[DeviceId], for_user: bool) -> u32 {
         let usable = |slot: &DeviceId| {
             self.devices
                 .get(*slot)

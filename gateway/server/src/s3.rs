@@ -60,9 +60,18 @@ impl S3Door {
     }
 
     async fn bucket(&self, name: &str) -> S3Result<Bucket> {
-        let bucket = self.ask(BucketNamed { name: name.to_owned() }).await?;
+        // What the system keeps for itself has names that no bucket can have.
+        let bucket = match is_hidden(name) {
+            true => None,
+            false => self.ask(BucketNamed { name: name.to_owned() }).await?,
+        };
         bucket.ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))
     }
+}
+
+/// Whether a bucket is the system's own.
+fn is_hidden(name: &str) -> bool {
+    name.starts_with('.')
 }
 
 /// Trait methods that are functions of the same name elsewhere.

@@ -18,7 +18,7 @@ mod tests;
 use crate::{
     command::{Command, LogEntry, Outcome, Rejection, Request},
     keys,
-    records::{Header, Record, Remembered, Token},
+    records::{AdminToken, Header, Record, Remembered, Settings, Token},
 };
 use holdfast_core::{
     ids::{HostId, RequestId},
@@ -28,7 +28,7 @@ use holdfast_core::{
 };
 
 /// The newest cluster version that this binary can apply.
-pub const CLUSTER_VERSION: u32 = 2;
+pub const CLUSTER_VERSION: u32 = 3;
 
 /// What applying an entry gives: writes, which the caller makes durable in log order, and one outcome a request.
 #[derive(Debug)]
@@ -239,7 +239,38 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::PlacePack { pack, was, epoch, missing } => self.place_pack(pack, was, epoch, missing),
             Command::ReportMissing { shards } => self.report_missing(&shards),
             Command::SettlePg { pg, epoch, after, steps } => self.settle_pg(pg, epoch, after, steps),
+            Command::SetKeyring { keyring } => {
+                self.write(keys::keyring(), &keyring);
+                Ok(Outcome::Done)
+            }
+            Command::NoteArchive { archive } => {
+                self.write(keys::archive(), &archive);
+                Ok(Outcome::Done)
+            }
+            Command::TakeOver { id, host, skip_epochs } => self.take_over(id, &host, skip_epochs),
+            Command::RestoreShards { pack, was, epoch, mask } => self.restore_shards(pack, was, epoch, mask),
+            Command::ChangeDuty { id, was, duty } => self.change_duty(id, was, duty),
+            Command::SetSettings { was, settings } => self.set_settings(&was, &settings),
+            Command::MakeAdminToken { hash, name, read_only, ttl_ms } => {
+                let expires_ms = self.now().saturating_add(ttl_ms);
+                self.write(keys::admin_token(&hash), &AdminToken { name, read_only, expires_ms });
+                Ok(Outcome::Done)
+            }
+            Command::DropAdminToken { hash } => {
+                self.kv.delete(keys::admin_token(&hash));
+                Ok(Outcome::Done)
+            }
+            Command::LetHostIn { token, request, host } => self.let_host_in(&token, &request, &host),
+            Command::ChangeRoles { id, roles } => self.change_roles(id, roles),
         }
+    }
+
+    fn set_settings(&mut self, was: &Settings, settings: &Settings) -> Step<Outcome> {
+        if self.read::<Settings>(&keys::settings())?.unwrap_or_default() != *was {
+            return Err(Rejection::PreconditionFailed.into());
+        }
+        self.write(keys::settings(), settings);
+        Ok(Outcome::Done)
     }
 
     fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, KvError> {

@@ -7,8 +7,8 @@ use crate::{
     list::{self, ListRequest, Page},
     query,
     records::{
-        AccessKey, Authority, Bucket, Chunk, Device, Header, Host, Pack, Part, Pg, Pool, Segment, Token,
-        Upload, Version,
+        AccessKey, AdminToken, Archive, Authority, Bucket, Chunk, Device, Header, Host, Keyring, Pack, Part,
+        Pg, Pool, Segment, Settings, Token, Tombstone, Upload, Version,
     },
 };
 use holdfast_core::{
@@ -166,6 +166,12 @@ questions! {
     true TokenOf { hash: [u8; 32] } => Option<Token>: |question, view| query::token(view, &question.hash);
     true HostOf { id: HostId } => Option<Host>: |question, view| query::host(view, question.id);
     false AccessKeys {} => Vec<AccessKey>: |_question, view| query::access_keys(view);
+    true IsToken { hash: [u8; 32] } => bool: |question, view| query::is_token(view, &question.hash);
+    true KeyringNow {} => Option<Keyring>: |_question, view| query::keyring(view);
+    true ArchiveNow {} => Archive: |_question, view| query::archive(view);
+    true SettingsNow {} => Settings: |_question, view| query::settings(view);
+    false AdminTokens {} => Vec<([u8; 32], AdminToken)>: |_question, view| query::admin_tokens(view);
+    true TombstoneOf { id: PackId } => Option<Tombstone>: |question, view| query::tombstone(view, question.id);
 }
 
 #[cfg(test)]

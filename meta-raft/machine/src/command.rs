@@ -4,8 +4,8 @@
 //! id (packs, segments, collection) change nothing when they are applied again.
 
 use crate::records::{
-    AccessKey, Attributes, Authority, Checksum, ChecksumAlgorithm, ChunkRef, DeviceSpec, Duty, Etag, Host,
-    PartSummary, PgSpec, PoolSpec, SegmentRef,
+    AccessKey, Archive, Attributes, Authority, Checksum, ChecksumAlgorithm, ChunkRef, DeviceSpec, Duty, Etag,
+    Host, Keyring, PartSummary, PgSpec, PoolSpec, SegmentRef, Settings,
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
@@ -344,6 +344,60 @@ pub enum Command {
         after: Option<PackId>,
         steps: u32,
     },
+    /// The key under which the metadata is archived from now on.
+    SetKeyring {
+        keyring: Keyring,
+    },
+    /// How far the archive is.
+    NoteArchive {
+        archive: Archive,
+    },
+    /// The metadata goes on with one member, without those that were: their hosts have no part in it any more, and all
+    /// placement groups skip epochs, so that nothing that follows the old ones is accepted by a device.
+    TakeOver {
+        id: HostId,
+        host: Host,
+        skip_epochs: u64,
+    },
+    /// Shards written again on the devices of `epoch`, of a pack whose epoch and missing shards are as they `was`.
+    RestoreShards {
+        pack: PackId,
+        was: (Epoch, u32),
+        epoch: Epoch,
+        mask: u32,
+    },
+    /// [`Command::SetDuty`], if the duty is as it `was`.
+    ChangeDuty {
+        id: DeviceId,
+        was: Duty,
+        duty: Duty,
+    },
+    SetSettings {
+        was: Settings,
+        settings: Settings,
+    },
+    MakeAdminToken {
+        /// BLAKE3 of the secret.
+        hash: [u8; 32],
+        name: String,
+        read_only: bool,
+        ttl_ms: u64,
+    },
+    DropAdminToken {
+        hash: [u8; 32],
+    },
+    /// [`Command::AdmitHost`] that may be repeated by whoever has the same key.
+    LetHostIn {
+        token: [u8; 32],
+        /// BLAKE3 of the certificate request.
+        request: [u8; 32],
+        host: Host,
+    },
+    /// The host keeps the metadata from now on, or no longer.
+    ChangeRoles {
+        id: HostId,
+        roles: Roles,
+    },
 }
 
 impl Command {
@@ -364,6 +418,16 @@ impl Command {
             | Self::PlacePack { .. }
             | Self::ReportMissing { .. }
             | Self::SettlePg { .. } => 2,
+            Self::SetKeyring { .. }
+            | Self::NoteArchive { .. }
+            | Self::TakeOver { .. }
+            | Self::RestoreShards { .. }
+            | Self::ChangeDuty { .. }
+            | Self::SetSettings { .. }
+            | Self::MakeAdminToken { .. }
+            | Self::DropAdminToken { .. }
+            | Self::LetHostIn { .. }
+            | Self::ChangeRoles { .. } => 3,
             Self::CreateBucket { .. }
             | Self::DeleteBucket { .. }
             | Self::RegisterPack(_)

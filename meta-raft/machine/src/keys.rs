@@ -51,6 +51,13 @@ pub enum Table {
     Token = b'B',
     Authority = b'C',
     AccessKey = b'D',
+    Keyring = b'E',
+    Archive = b'F',
+    Settings = b'G',
+    /// Admin tokens by the hash of their secret.
+    AdminToken = b'H',
+    /// Whom a join token let in, by the hash of its secret.
+    UsedToken = b'I',
 }
 
 pub fn table(table: Table) -> Vec<u8> {
@@ -176,8 +183,28 @@ pub fn token(hash: &[u8; 32]) -> Vec<u8> {
     key(Table::Token, &[hash])
 }
 
+pub fn used_token(hash: &[u8; 32]) -> Vec<u8> {
+    key(Table::UsedToken, &[hash])
+}
+
 pub fn authority() -> Vec<u8> {
     table(Table::Authority)
+}
+
+pub fn keyring() -> Vec<u8> {
+    table(Table::Keyring)
+}
+
+pub fn archive() -> Vec<u8> {
+    table(Table::Archive)
+}
+
+pub fn settings() -> Vec<u8> {
+    table(Table::Settings)
+}
+
+pub fn admin_token(hash: &[u8; 32]) -> Vec<u8> {
+    key(Table::AdminToken, &[hash])
 }
 
 pub fn access_key(access: &str) -> Vec<u8> {

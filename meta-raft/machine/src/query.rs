@@ -5,8 +5,9 @@ use crate::{
     ask::Found,
     keys::{self, Table},
     records::{
-        AccessKey, Authority, Bucket, BucketUsage, Chunk, Device, DirEntry, Header, Host, Lease, Pack, Part,
-        Pg, Pool, Record, Segment, Summary, Token, Tombstone, Upload, Version,
+        AccessKey, AdminToken, Archive, Authority, Bucket, BucketUsage, Chunk, Device, DirEntry, Header,
+        Host, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment, Settings, Summary, Token, Tombstone,
+        Upload, Version,
     },
 };
 use holdfast_core::{
@@ -248,6 +249,32 @@ pub fn authority(view: &(impl View + ?Sized)) -> Result<Option<Authority>, KvErr
 
 pub fn token(view: &(impl View + ?Sized), hash: &[u8; 32]) -> Result<Option<Token>, KvError> {
     read(view, &keys::token(hash))
+}
+
+/// Whether a token lets somebody in, or has let somebody in who may ask again.
+pub fn is_token(view: &(impl View + ?Sized), hash: &[u8; 32]) -> Result<bool, KvError> {
+    Ok(view.get(&keys::token(hash))?.is_some() || view.get(&keys::used_token(hash))?.is_some())
+}
+
+pub fn keyring(view: &(impl View + ?Sized)) -> Result<Option<Keyring>, KvError> {
+    read(view, &keys::keyring())
+}
+
+/// How far the archive is; nothing at first.
+pub fn archive(view: &(impl View + ?Sized)) -> Result<Archive, KvError> {
+    Ok(read(view, &keys::archive())?.unwrap_or_default())
+}
+
+pub fn settings(view: &(impl View + ?Sized)) -> Result<Settings, KvError> {
+    Ok(read(view, &keys::settings())?.unwrap_or_default())
+}
+
+/// Admin tokens with the hashes of their secrets.
+pub fn admin_tokens(view: &(impl View + ?Sized)) -> Result<Vec<([u8; 32], AdminToken)>, KvError> {
+    scan_prefix(view, &keys::table(Table::AdminToken), usize::MAX)?
+        .iter()
+        .map(|(key, value)| Ok((id_of(key, "admin tokens")?, AdminToken::from_bytes(value)?)))
+        .collect()
 }
 
 pub fn access_keys(view: &(impl View + ?Sized)) -> Result<Vec<AccessKey>, KvError> {

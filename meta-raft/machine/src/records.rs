@@ -49,11 +49,17 @@ macro_rules! record {
     };
 }
 
+mod archive;
 mod cluster;
+mod settings;
 
+pub use archive::{Archive, ArchivedState, Keyring, LogStream};
 pub use cluster::{
     AccessKey, Authority, Device, DeviceSpec, Duty, Host, Pg, PgSpec, Pool, PoolSpec, Previous, Token,
+    UsedToken,
 };
+
+pub use settings::{AdminToken, Job, Settings};
 
 /// What the machine itself keeps between entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]

@@ -7,7 +7,7 @@
 mod log;
 mod pump;
 
-pub use log::{LogError, RaftLog, Watermark};
+pub use log::{LogError, LoggedEntry, RaftLog, Watermark, begin_at, read_entries, survive_alone};
 pub use pump::{
     CommittedEntry, Envelope, MemberChange, MemberId, Pump, PumpConfig, PumpError, ReadReady, SnapshotSource,
     TakenSnapshot, Work,

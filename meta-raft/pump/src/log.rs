@@ -12,11 +12,11 @@
 //! An append removes what follows it in the same batch, so that a log has no holes and no stale tail.
 
 use crate::pump::{MemberId, SnapshotSource};
-use holdfast_core::kv::{Batch, Durability, KvError, Store, prefix_end};
+use holdfast_core::kv::{Batch, Durability, KvError, Store, View, prefix_end};
 use prost::Message as _;
 use raft::{
     GetEntriesContext, RaftState, Storage, StorageError,
-    eraftpb::{ConfState, Entry, HardState, Snapshot},
+    eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot},
 };
 use std::{collections::VecDeque, ops::ControlFlow};
 use thiserror::Error;
@@ -342,6 +342,100 @@ impl<S: Store, N: SnapshotSource> RaftLog<S, N> {
         let bytes = bytes.ok_or(raft::Error::Store(StorageError::Unavailable))?;
         Entry::decode(&bytes[..]).map_err(|error| other(error.to_string()))
     }
+}
+
+/// A committed entry as it is in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedEntry {
+    pub index: u64,
+    pub term: u64,
+    /// Empty where it changes only who is a member, or who leads.
+    pub data: Vec<u8>,
+}
+
+/// Entries from `from` up to `upto`, which are committed, until their data are more than `bytes`, straight from the
+/// store of a running log. `None` where they were compacted away.
+///
+/// # Errors
+/// Where the store fails or is damaged.
+pub fn read_entries(
+    store: &impl View,
+    from: u64,
+    upto: u64,
+    bytes: usize,
+) -> Result<Option<Vec<LoggedEntry>>, LogError> {
+    let (mut found, mut read) = (Vec::new(), 0);
+    let mut failure = None;
+    store.scan(&entry_key(from), &entry_key(upto + 1), &mut |_, value| {
+        match decode::<Entry>("an entry", value) {
+            Ok(entry) => {
+                let normal = entry.entry_type() == EntryType::EntryNormal;
+                let data = if normal { entry.data } else { Vec::new() };
+                read += data.len();
+                found.push(LoggedEntry { index: entry.index, term: entry.term, data });
+            }
+            Err(error) => failure = Some(error),
+        }
+        if failure.is_some() || read > bytes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    // The log may be compacted while it is read: what is there has no holes.
+    let whole = found.first().is_none_or(|entry| entry.index == from)
+        && found.is_sorted_by(|a, b| a.index + 1 == b.index);
+    Ok((whole && (from > upto || !found.is_empty())).then_some(found))
+}
+
+/// Makes a log that begins behind entry `index` of `term`, whose effects are in a state already, with one member.
+///
+/// # Errors
+/// Where the store fails, or has a log.
+pub fn begin_at(store: &impl Store, index: u64, term: u64, member: MemberId) -> Result<(), LogError> {
+    if store.get(b"t")?.is_some() {
+        return Err(LogError::Damaged("there is a log already".to_owned()));
+    }
+    let members = ConfState { voters: vec![member.0], ..ConfState::default() };
+    let hard_state = HardState { term, vote: 0, commit: index };
+    let mut batch = Batch::default();
+    batch.put(b"t".to_vec(), [index.to_be_bytes(), term.to_be_bytes()].concat());
+    batch.put(b"m".to_vec(), members.encode_to_vec());
+    batch.put(b"n".to_vec(), index.to_be_bytes().to_vec());
+    batch.put(b"h".to_vec(), hard_state.encode_to_vec());
+    Ok(store.write(&batch, Durability::Synced)?)
+}
+
+/// Makes `member` the only one of the group of a log, whatever the group agreed on. What it has of the log is what there is:
+/// changes of members behind the committed entries are taken out.
+///
+/// # Errors
+/// Where the store fails, or has no log.
+pub fn survive_alone(store: &impl Store, member: MemberId) -> Result<(), LogError> {
+    let hard_state = store.get(b"h")?.ok_or_else(|| LogError::Damaged("there is no log".to_owned()))?;
+    let mut hard_state: HardState = decode("the hard state", &hard_state)?;
+    let members = ConfState { voters: vec![member.0], ..ConfState::default() };
+    let mut batch = Batch::default();
+    let mut failure = None;
+    store.scan(&entry_key(0), &prefix_end(b"e"), &mut |key, value| {
+        match decode::<Entry>("an entry", value) {
+            Ok(entry) if entry.entry_type() != EntryType::EntryNormal => {
+                let plain = Entry { index: entry.index, term: entry.term, ..Entry::default() };
+                batch.put(key.to_vec(), plain.encode_to_vec());
+            }
+            Ok(_) => {}
+            Err(error) => failure = Some(error),
+        }
+        if failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    // A term that no other member of the old group had.
+    hard_state.term += 1;
+    hard_state.vote = 0;
+    batch.put(b"m".to_vec(), members.encode_to_vec());
+    batch.put(b"h".to_vec(), hard_state.encode_to_vec());
+    Ok(store.write(&batch, Durability::Synced)?)
 }
 
 impl<S: Store, N: SnapshotSource> Storage for RaftLog<S, N> {

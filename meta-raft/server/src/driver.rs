@@ -22,7 +22,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -40,6 +40,9 @@ const COMPACT_EVERY_BYTES: u64 = 4 << 20;
 
 /// Entries that stay behind a compaction for followers: those a little behind need no snapshot.
 const KEEP_FOR_FOLLOWERS: u64 = 20_000;
+
+/// Entries that are kept for the archive.
+const UNARCHIVED_MAX: u64 = 100_000;
 
 /// How other members are reached.
 pub trait Peers: Send + Sync + 'static {
@@ -116,6 +119,8 @@ pub struct Driver {
     /// When an entry was last proposed here, or seen from another leader.
     pub last_entry: Instant,
     pub gathering: bool,
+    /// The last entry in the archive, as far as this member knows.
+    pub archived: Arc<AtomicU64>,
     /// In which the pending entries were proposed.
     pub term: u64,
 }
@@ -265,12 +270,19 @@ impl Driver {
             let keep = if alone { 0 } else { KEEP_FOR_FOLLOWERS };
             // Who fetches a snapshot goes on from there.
             let needed = self.snapshots.needed().unwrap_or(u64::MAX);
-            let upto = self.applied.saturating_sub(keep).min(needed);
+            let upto = self.applied.saturating_sub(keep).min(needed).min(self.archived());
             if upto > log.compacted() {
                 self.pump.compact(upto)?;
             }
         }
         Ok(())
+    }
+
+    /// What is not in the archive yet stays, as long as that is not too much: then the archive begins anew.
+    fn archived(&self) -> u64 {
+        let archived = self.archived.load(Ordering::Acquire);
+        let behind = self.applied.saturating_sub(archived);
+        if behind > UNARCHIVED_MAX { u64::MAX } else { archived }
     }
 
     fn ask_for_reads(&mut self) {

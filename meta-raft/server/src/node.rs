@@ -5,7 +5,7 @@ use crate::{
     driver::{Driver, GroupStatus, Input, Peers},
     proposals::Submission,
     reads::Reads,
-    snapshots::Snapshots,
+    snapshots::{END, Snapshots},
     store::{MetaStore, State},
     watermark,
 };
@@ -15,13 +15,17 @@ use holdfast_kv::{Database, Family, durable};
 use holdfast_meta_raft_machine::{
     ask::{Ask, Question},
     command::{Outcome, Request},
+    query,
 };
-use holdfast_meta_raft_pump::{LogError, MemberChange, MemberId, Pump, PumpConfig, RaftLog};
+use holdfast_meta_raft_pump::{
+    LogError, LoggedEntry, MemberChange, MemberId, Pump, PumpConfig, RaftLog, read_entries,
+};
 use std::{
     collections::VecDeque,
+    ops::ControlFlow,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Instant,
@@ -54,6 +58,8 @@ pub struct MetaHandle {
     status: Arc<RwLock<GroupStatus>>,
     snapshots: Snapshots,
     metrics: MetaMetrics,
+    log: Family,
+    archived: Arc<AtomicU64>,
 }
 
 impl MetaNode {
@@ -111,6 +117,8 @@ impl MetaNode {
             status: status.clone(),
             snapshots,
             metrics: metrics.clone(),
+            log: store.log.clone(),
+            archived: Arc::new(AtomicU64::new(u64::MAX)),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let mut driver = Driver {
@@ -135,6 +143,7 @@ impl MetaNode {
             applied,
             last_entry: Instant::now(),
             gathering: false,
+            archived: handle.archived.clone(),
         };
         driver.drain()?;
         driver.publish();
@@ -288,6 +297,49 @@ impl MetaHandle {
     /// Where the member stopped.
     pub fn transfer_leader(&self, to: MemberId) -> Result<(), MetaError> {
         self.send(Input::TransferLeader(to))
+    }
+
+    /// Committed entries behind `after`, up to some `bytes` of them; `None` where they were compacted away.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub fn entries(&self, after: u64, bytes: usize) -> Result<Option<Vec<LoggedEntry>>, MetaError> {
+        let applied = self.status.read().unwrap_or_else(PoisonError::into_inner).applied;
+        Ok(read_entries(&self.log, after + 1, applied, bytes)?)
+    }
+
+    /// Tells the log how far the archive is: what is behind that is not compacted away.
+    pub fn archived(&self, upto: u64) {
+        self.archived.store(upto, Ordering::Release);
+    }
+
+    /// Gives the state as it is now, in pages of up to some `bytes` and in key order, to `take` until that answers false.
+    /// Blocks. Returns the last entry in the state.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn export(
+        &self,
+        bytes: usize,
+        mut take: impl FnMut(Vec<(Vec<u8>, Vec<u8>)>) -> bool,
+    ) -> Result<u64, MetaError> {
+        let state = self.state();
+        let view = state.snapshot();
+        let index = query::header(&view)?.map_or(0, |header| header.applied_index);
+        let (mut page, mut size, mut wanted) = (Vec::new(), 0, true);
+        view.scan(&[], &END, &mut |key, value| {
+            size += key.len() + value.len();
+            page.push((key.to_vec(), value.to_vec()));
+            if size >= bytes {
+                size = 0;
+                wanted = take(std::mem::take(&mut page));
+            }
+            if wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        if wanted && !page.is_empty() {
+            take(page);
+        }
+        Ok(index)
     }
 
     /// The state as it is here now.

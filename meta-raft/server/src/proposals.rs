@@ -121,10 +121,15 @@ fn size_of(command: &Command) -> usize {
         }
         Command::FoundCluster { authority, .. } => 2 * KEY_BYTES_MAX + authority.certificate.len(),
         Command::ReassignPg { devices, .. } => devices.len() * 5,
-        Command::AdmitHost { host, .. } => host.name.len() + host.address.len() + KEY_BYTES_MAX,
+        Command::AdmitHost { host, .. }
+        | Command::LetHostIn { host, .. }
+        | Command::TakeOver { host, .. } => host.name.len() + host.address.len() + KEY_BYTES_MAX,
         Command::MoveHost { address, place, .. } => address.len() + place.to_string().len(),
         Command::AddDevice { device, .. } => device.place.to_string().len() + 64,
         Command::StopCollection { reason } => reason.len(),
+        Command::SetKeyring { keyring } => KEY_BYTES_MAX + keyring.wrapped.len(),
+        Command::NoteArchive { archive } => KEY_BYTES_MAX + archive.logs.len() * 40,
+        Command::MakeAdminToken { name, .. } => KEY_BYTES_MAX + name.len(),
         Command::CreateBucket { .. }
         | Command::DeleteBucket { .. }
         | Command::DeleteObject { .. }
@@ -143,7 +148,12 @@ fn size_of(command: &Command) -> usize {
         | Command::Reweigh { .. }
         | Command::AllowReplacement { .. }
         | Command::PlacePack { .. }
-        | Command::SettlePg { .. } => KEY_BYTES_MAX,
+        | Command::SettlePg { .. }
+        | Command::RestoreShards { .. }
+        | Command::ChangeDuty { .. }
+        | Command::SetSettings { .. }
+        | Command::DropAdminToken { .. }
+        | Command::ChangeRoles { .. } => KEY_BYTES_MAX,
     };
     FRAME + variable
 }

@@ -161,10 +161,8 @@ impl Inner {
             return Some(remote.clone());
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        if members.is_empty() {
-            return self.seeds.get(turn % self.seeds.len().max(1)).cloned();
-        }
-        members.values().nth(turn % members.len()).cloned()
+        // The seeds too: the members that were known may all be gone, and another be found where one of them was.
+        members.values().chain(&self.seeds).nth(turn % (members.len() + self.seeds.len()).max(1)).cloned()
     }
 
     /// What to make of a failed try: `None` where another may do better.
@@ -184,7 +182,8 @@ impl Inner {
                 | Code::Range
                 | Code::Disk
                 | Code::Index
-                | Code::NoDevice => return Some(MetaError::Refused(failure.message.clone())),
+                | Code::NoDevice
+                | Code::Another => return Some(MetaError::Refused(failure.message.clone())),
             },
             NetError::Unreachable { .. }
             | NetError::Broken(_)

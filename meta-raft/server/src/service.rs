@@ -10,7 +10,7 @@ use holdfast_core::{
     roles::{Role, Roles},
 };
 use holdfast_meta_raft_machine::{
-    ask::{Ask, AuthorityNow, TokenOf, Topology, TopologyNow},
+    ask::{Ask, AuthorityNow, HostOf, IsToken, Topology, TopologyNow},
     command::{self, Command, Outcome, Rejection, Request},
     records::{Authority, Host},
 };
@@ -165,6 +165,7 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::RepairShards { .. }
         | Command::ReplaceDevice { .. }
         | Command::PlacePack { .. }
+        | Command::RestoreShards { .. }
         | Command::SettlePg { .. } => storage,
         // Only of itself.
         Command::MoveHost { id, address, .. } => caller.host() == Some(*id) && address.len() <= ADDRESS_MAX,
@@ -172,6 +173,12 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         Command::MakeToken { .. }
         | Command::RevokeHost { .. }
         | Command::SetDuty { .. }
+        | Command::ChangeDuty { .. }
+        | Command::SetSettings { .. }
+        | Command::MakeAdminToken { .. }
+        | Command::DropAdminToken { .. }
+        | Command::SetKeyring { .. }
+        | Command::ChangeRoles { .. }
         | Command::Reweigh { .. }
         | Command::AllowReplacement { .. }
         | Command::FoundPool { .. }
@@ -180,6 +187,9 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         // Members do these themselves, and nobody from outside.
         Command::FoundCluster { .. }
         | Command::AdmitHost { .. }
+        | Command::LetHostIn { .. }
+        | Command::NoteArchive { .. }
+        | Command::TakeOver { .. }
         | Command::ReassignPg { .. }
         | Command::Collect { .. }
         | Command::PutDevice { .. }
@@ -191,7 +201,8 @@ fn permitted(command: &Command, caller: Caller) -> bool {
 /// Who may know an answer: secrets are for those who need them.
 fn may_know(ask: &Ask, caller: Caller) -> bool {
     match ask {
-        Ask::AuthorityNow(_) | Ask::TokenOf(_) => false,
+        Ask::AuthorityNow(_) | Ask::TokenOf(_) | Ask::IsToken(_) | Ask::KeyringNow(_) => false,
+        Ask::AdminTokens(_) => caller.has(Role::Operator),
         Ask::AccessKeys(_) => caller.has(Role::Gateway) || caller.has(Role::Operator),
         Ask::HeaderNow(_)
         | Ask::BucketNamed(_)
@@ -211,6 +222,9 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::UploadsAfter(_)
         | Ask::PartsOf(_)
         | Ask::Listing(_)
+        | Ask::ArchiveNow(_)
+        | Ask::SettingsNow(_)
+        | Ask::TombstoneOf(_)
         | Ask::HostOf(_) => true,
     }
 }
@@ -270,7 +284,13 @@ impl Handler for MetaService {
                 handle.transfer_leader(MemberId(wanted.host)).map_err(failure)?;
                 done(Vec::new())
             }),
-            Method::PutShard(_) | Method::ReadShard(_) | Method::DeleteShards(_) => {
+            Method::PutShard(_)
+            | Method::ReadShard(_)
+            | Method::DeleteShards(_)
+            | Method::ListDevices(_)
+            | Method::ListShards(_)
+            | Method::WriteRoot(_)
+            | Method::ReadRoot(_) => {
                 let nothing = Failure::new(Code::Unimplemented, "this process keeps no shards");
                 at_once(Err(nothing))
             }
@@ -281,7 +301,7 @@ impl Handler for MetaService {
 /// Refuses hosts that were revoked. What this member knows may be a moment old.
 fn check_caller(handle: &MetaHandle, from: Caller) -> Result<(), Failure> {
     let Caller::Host { host, .. } = from else { return Ok(()) };
-    let record = handle.glance(&holdfast_meta_raft_machine::ask::HostOf { id: host }).map_err(failure)?;
+    let record = handle.glance(&HostOf { id: host }).map_err(failure)?;
     match record {
         Some(record) if record.revoked => Err(Failure::new(Code::Denied, format!("host {host} was revoked"))),
         // A member that is behind does not know it yet.
@@ -354,16 +374,21 @@ async fn join(handle: MetaHandle, wanted: proto::Join) -> Answer {
     }
     // Asked before anything is proposed: strangers cost no entry of the log.
     let hash = *blake3::hash(&secret).as_bytes();
-    let token = handle.ask(TokenOf { hash }).await.map_err(failure)?;
-    if token.is_none() {
+    if !handle.ask(IsToken { hash }).await.map_err(failure)? {
         return Err(Failure::new(Code::Denied, Rejection::BadToken.to_string()));
     }
     let authority = authority_of(&handle).await?;
     let host = Host { name: wanted.name, roles, address: wanted.address, place, revoked: false };
-    let admit = Command::AdmitHost { token: hash, host };
+    let request = *blake3::hash(&wanted.request).as_bytes();
+    let admit = Command::LetHostIn { token: hash, request, host: host.clone() };
     // No words: who joins takes them for the leader's address.
     let nobody = |error| Failure { message: String::new(), ..failure(error) };
-    let outcome = handle.request(Request::idempotent(admit)).await.map_err(nobody)?;
+    let mut outcome = handle.request(Request::idempotent(admit)).await.map_err(nobody)?;
+    if matches!(outcome, Outcome::Rejected(Rejection::NeedsClusterVersion(_))) {
+        // Members of the version before take part.
+        let admit = Command::AdmitHost { token: hash, host };
+        outcome = handle.request(Request::idempotent(admit)).await.map_err(nobody)?;
+    }
     let outcome =
         outcome.accepted().map_err(|rejection| Failure::new(Code::Denied, rejection.to_string()))?;
     let Outcome::Host(host) = outcome else {
@@ -385,6 +410,9 @@ fn certify(authority: &Authority, request: &[u8], host: HostId, roles: Roles) ->
 async fn renew(handle: MetaHandle, from: Caller, wanted: proto::Renew) -> Answer {
     let Caller::Host { host, roles } = from else { return Err(denied("hosts")) };
     let authority = authority_of(&handle).await?;
+    // Of the roles that it was given, those that it still has.
+    let record = handle.ask(HostOf { id: host }).await.map_err(failure)?;
+    let roles = record.map_or(roles, |record| record.roles);
     let certificate = certify(&authority, &wanted.request, host, roles);
     let certificate = certificate.map_err(|text| Failure::new(Code::BadRequest, text))?;
     Ok((reply::Result::Renewed(Renewed { certificate }), Bytes::new()))

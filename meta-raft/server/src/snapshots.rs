@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(120);
 const FRESH: Duration = Duration::from_secs(30);
 
 /// Above every key of the state.
-const END: [u8; 64] = [0xff; 64];
+pub const END: [u8; 64] = [0xff; 64];
 
 self_cell::self_cell!(
     struct Held {

@@ -152,12 +152,13 @@ impl Steward {
             match device.duty {
                 Duty::Serving | Duty::Draining if silent > self.config.out_after => {
                     tracing::warn!(device = %id, ?silent, "a device is out: what it held is made anew elsewhere");
-                    self.command(Command::SetDuty { id: *id, duty: Duty::Out }).await?;
+                    self.command(Command::ChangeDuty { id: *id, was: device.duty, duty: Duty::Out }).await?;
                 }
                 // Clearly: what is on the edge would come and go.
                 Duty::Out if alive && silent < UP.min(self.config.out_after) / 2 => {
                     tracing::info!(device = %id, "a device that was out is back");
-                    self.command(Command::SetDuty { id: *id, duty: Duty::Serving }).await?;
+                    self.command(Command::ChangeDuty { id: *id, was: Duty::Out, duty: Duty::Serving })
+                        .await?;
                 }
                 Duty::Serving | Duty::Draining | Duty::Out | Duty::Removed => {}
             }
@@ -175,9 +176,7 @@ impl Steward {
         let mut moving = topology.pgs.iter().filter(|(_, pg)| pg.previous.is_some()).count();
         for change in changes {
             let Some((_, pg)) = topology.pgs.iter().find(|(id, _)| *id == change.pg) else { continue };
-            let gone = |id: &DeviceId| {
-                devices.get(id).is_none_or(|device| matches!(device.duty, Duty::Out | Duty::Removed))
-            };
+            let gone = |id: &DeviceId| devices.get(id).is_none_or(|device| device.duty.is_gone());
             let urgent = pg.devices.iter().any(gone);
             if !urgent && moving >= MOVING_MAX {
                 continue;

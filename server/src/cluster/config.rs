@@ -37,6 +37,8 @@ pub struct HostConfig {
     pub scrub_period: Duration,
     /// A device that is silent for so long is out.
     pub out_after: Duration,
+    /// Metadata members to ask beside those that are known.
+    pub members: Vec<String>,
 }
 
 /// The file as it is written.
@@ -54,6 +56,8 @@ struct RawFile {
     gc_grace: Option<Spanned<String>>,
     scrub_period: Option<Spanned<String>>,
     out_after: Option<Spanned<String>>,
+    #[serde(default)]
+    members: Vec<String>,
     #[serde(default)]
     device: Vec<RawDevice>,
 }
@@ -132,6 +136,7 @@ impl HostConfig {
             gc_grace: mistakes.parse(raw.gc_grace.as_ref(), hour, duration),
             scrub_period: mistakes.parse(raw.scrub_period.as_ref(), 14 * 24 * hour, duration),
             out_after: mistakes.parse(raw.out_after.as_ref(), OUT_AFTER, duration),
+            members: raw.members,
         };
         mistakes.finish(config)
     }

@@ -82,14 +82,19 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
         key: signer.key.clone(),
     };
     let key = AccessKey { access: keys.access_key.clone(), secret: keys.secret_key.clone() };
+    durable::create_dir(operator).map_err(io_at(operator))?;
+    let keyring = credentials::make_recovery(operator).map_err(io_at(operator))?;
     let meta = MetaConfig::new(config.data.join("meta"), MemberId(HostId::LOCAL.0), true, rand::random());
     let node = MetaNode::start(&meta, Arc::new(NoPeers), MetaMetrics::new(&Registry::new())?)?;
     let commands = [
         Command::RaiseClusterVersion { version: CLUSTER_VERSION },
         Command::FoundCluster { authority, host, key },
+        Command::SetKeyring { keyring },
     ];
     let outcomes = node.handle().submit(commands.map(Request::idempotent).to_vec()).await?;
-    if let Some(Outcome::Rejected(rejection)) = outcomes.last() {
+    if let Some(Outcome::Rejected(rejection)) =
+        outcomes.iter().find(|outcome| matches!(outcome, Outcome::Rejected(_)))
+    {
         return refuse(&format!("the metadata in {} refuses: {rejection}", config.data.display()));
     }
     drop(node);
@@ -98,6 +103,11 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
     first.write(&config.data)?;
     println!("made cluster {cluster}, with {} as its first host", config.name);
     println!("the operator's identity is in {}: keep it safe", operator.display());
+    println!(
+        "the recovery key is {}: keep copies of it elsewhere. With it, and only with it, the metadata can be brought \
+         back from the devices",
+        operator.join(credentials::RECOVERY_FILE).display()
+    );
     println!("\nThese S3 keys were just made. They are not shown again:");
     println!("  export AWS_ACCESS_KEY_ID={}", keys.access_key);
     println!("  export AWS_SECRET_ACCESS_KEY={}", keys.secret_key);

@@ -3,15 +3,15 @@
 use super::{
     config::HostConfig,
     identity::{HostIdentity, members_of, now},
-    storage::{self, Seen},
-    watch::{Hosts, Watch, revoked_in},
+    storage::{self, Seen, Shelf},
+    watch::Watch,
 };
 use crate::system::{SystemError, flatten, io_at, lock, told_to_stop};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use holdfast_core::{buffer::BufferPool, ids::DeviceId, roles::Role};
+use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
-    DeviceSlots, Engine, EngineConfig, GatewayMetrics, Maintenance, MaintenanceConfig,
+    Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Maintenance, MaintenanceConfig, OpenDevice,
     s3::{Credentials, S3Door},
     serve, serve_metrics,
 };
@@ -29,11 +29,15 @@ use holdfast_net::{Answer, Caller, Handler, Listener, Tls, at_once, authority};
 use holdfast_proto::{self as proto, Failure, call::Method, failure::Code, reply};
 use holdfast_storage_node_server::{Revoked, ShardService};
 use prometheus::Registry;
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::watch,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 
@@ -44,18 +48,26 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(10 * 60);
 const AUDIT_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// How often a host looks at the age of its certificate, and at its record.
-const RENEW_PACE: Duration = Duration::from_secs(60 * 60);
+const RENEW_PACE: Duration = Duration::from_secs(60);
 
 /// Calls go to the role that they are for.
-struct Roles {
+struct Services {
     meta: Option<MetaService>,
     shards: Option<ShardService>,
 }
 
-impl Handler for Roles {
+impl Handler for Services {
     fn call(&self, from: Caller, method: Method, payload: Bytes) -> BoxFuture<'static, Answer> {
-        let for_shards =
-            matches!(method, Method::PutShard(_) | Method::ReadShard(_) | Method::DeleteShards(_));
+        let for_shards = matches!(
+            method,
+            Method::PutShard(_)
+                | Method::ReadShard(_)
+                | Method::DeleteShards(_)
+                | Method::ListDevices(_)
+                | Method::ListShards(_)
+                | Method::WriteRoot(_)
+                | Method::ReadRoot(_)
+        );
         match (&self.meta, &self.shards) {
             (_, Some(shards)) if for_shards => shards.call(from, method, payload),
             (Some(meta), _) if !for_shards => meta.call(from, method, payload),
@@ -67,11 +79,34 @@ impl Handler for Roles {
     }
 }
 
-/// What a running host is made of. Dropped in order.
+type Duties = JoinSet<Result<(), SystemError>>;
+
+/// A running host. Dropped in order.
 struct Running {
-    duties: JoinSet<Result<(), SystemError>>,
+    duties: Duties,
     node: Option<MetaNode>,
     _lock: DirLock,
+    host: Host,
+}
+
+/// What a host's roles share.
+#[derive(Clone)]
+struct Host {
+    config: Arc<HostConfig>,
+    id: HostId,
+    cluster: String,
+    registry: Registry,
+    remote: RemoteMeta,
+    /// A member's way to the others, which it does not know by itself when it is new.
+    peers: Option<Arc<NetPeers>>,
+    shelf: Arc<Shelf>,
+    watch: Arc<Watch>,
+    stopped: watch::Receiver<bool>,
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is as good.
+    let _either = stopped.wait_for(|stop| *stop).await;
 }
 
 /// Runs the host until it is told to stop.
@@ -79,168 +114,41 @@ struct Running {
 /// # Errors
 /// Where it cannot start, or a role fails while it runs.
 pub async fn run(config: HostConfig) -> Result<(), SystemError> {
-    let identity = HostIdentity::read(&config.data)?;
-    let mut identity = identity.ok_or_else(|| {
-        SystemError::Cluster(
-            "this host belongs to no cluster: make one with \"holdfast cluster init\", or join one with --join and --token"
-                .to_owned(),
-        )
-    })?;
-    let lock = lock(&config.data)?;
-    let tls = identity.tls()?;
-    let pool = BufferPool::new(IDLE_BUFFERS);
-    let listener = Listener::bind(config.listen, tls.clone()).await;
-    let listener = listener.map_err(io_at(format!("listening on {}", config.listen)))?;
-    let metrics_listener = TcpListener::bind(config.metrics).await;
-    let metrics_listener = metrics_listener.map_err(io_at(format!("listening on {}", config.metrics)))?;
-    let s3 = if config.roles.has(Role::Gateway) {
-        let bound = TcpListener::bind(config.s3).await;
-        Some(bound.map_err(io_at(format!("listening on {}", config.s3)))?)
-    } else {
-        None
-    };
-    let registry = Registry::new();
     let (stop, stopped) = watch::channel(false);
-    let until = |mut stopped: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone, which is as good.
-        let _either = stopped.wait_for(|stop| *stop).await;
+    let s3 = match config.roles.has(Role::Gateway) {
+        true => Some(bind("S3", config.s3).await?),
+        false => None,
     };
-
-    let mut running = Running { duties: JoinSet::new(), node: None, _lock: lock };
-    let duties = &mut running.duties;
-    let metrics_page = serve_metrics(metrics_listener, registry.clone(), until(stopped.clone()));
-    duties.spawn(async move { metrics_page.await.map_err(SystemError::from) });
-
-    // Members must be able to speak with each other before anybody can be asked anything.
-    let meta_service = config.roles.has(Role::Meta).then(MetaService::new);
-    let revoked: Revoked = Revoked::default();
-    let slots: Arc<std::sync::OnceLock<DeviceSlots>> = Arc::default();
-    let shards = config.roles.has(Role::Storage).then(|| {
-        let slots = slots.clone();
-        let find = Arc::new(move |id: DeviceId| slots.get()?.local(id));
-        ShardService::new(find, revoked.clone())
-    });
-    let handler = Arc::new(Roles { meta: meta_service.clone(), shards });
-    let served = holdfast_net::serve(listener, handler, pool.clone());
-    duties.spawn(async move {
-        served.await;
-        Ok(())
-    });
-    let mut members = None;
-    if let Some(service) = meta_service {
-        let peers = Arc::new(NetPeers::new(tls.clone(), pool.clone()));
-        if identity.started && !config.data.join("meta/db/CURRENT").exists() {
-            return Err(SystemError::Cluster(format!(
-                "the metadata of this member is gone from {}: it must not vote without what it has promised. Mount its disk; or \
-                 remove this host with \"holdfast node remove {}\", and let it join again with an empty data directory",
-                config.data.display(),
-                config.name
-            )));
-        }
-        let node = start_member(&config, &identity, peers.clone(), service, &registry, duties)?;
-        if !identity.started {
-            identity.started = true;
-            identity.write(&config.data)?;
-        }
-        members = Some(peers);
-        running.node = Some(node);
-    }
-
-    let remote = RemoteMeta::start(tls.clone(), &identity.members, pool.clone());
-    let seen: Seen = Seen::default();
-    let mut starting =
-        Starting { config: &config, identity: &identity, remote: &remote, seen: &seen, members };
-    let host = identity.host();
-    let mut ready = format!("ready host={} name={} rpc={}", host.0, config.name, config.listen);
+    let mut running = start(config, stopped).await?;
+    let host = running.host.clone();
     let stopping = told_to_stop();
     tokio::pin!(stopping);
-    let serves_data = config.roles.has(Role::Gateway) || config.roles.has(Role::Storage);
-    let watch_with = |engine| Watch {
-        host,
-        tls: tls.clone(),
-        pool: pool.clone(),
-        meta: remote.clone(),
-        seen: seen.clone(),
-        revoked: revoked.clone(),
-        own: slots.get().cloned().unwrap_or_else(|| DeviceSlots::new([])),
-        engine,
-    };
-    let assembled = async {
-        starting.introduce().await?;
-        revoked.store(Arc::new(revoked_in(&seen.load())));
-        if !serves_data {
-            return Ok(None);
-        }
-        let open = if config.roles.has(Role::Storage) {
-            let opened = storage::open(&config, &identity.cluster, host, &remote, &seen, &registry).await?;
-            let _set_once = slots.set(opened.0.clone());
-            Some(opened)
-        } else {
-            None
-        };
-        // A storage node is alive before there is a pool: the pool is made over its devices.
-        let waiting = watch_with(None);
-        let mut alone = Hosts::new();
-        let pool_record = tokio::select! {
-            pool = starting.pool() => pool?,
-            () = waiting.run(&mut alone) => return Ok(None),
-        };
-        Ok::<_, SystemError>(Some((open, pool_record)))
-    };
+    let serves_data = host.config.roles.has(Role::Gateway) || host.config.roles.has(Role::Storage);
+    let ready = format!("ready host={} name={} rpc={}", host.id.0, host.config.name, host.config.listen);
     if running.node.is_some() && !serves_data {
         // A member is of use before there is a leader.
         println!("{ready}");
     }
     let assembled = tokio::select! {
         () = &mut stopping => return Ok(()),
-        result = assembled => result?,
+        result = host.assemble() => result?,
         Some(result) = running.duties.join_next() => return flatten(result),
     };
-    let mut engine = None;
-    let mut maintained = None;
+    let Assembled { engine, opener } = assembled;
+    if let Some(open_device) = opener {
+        running.duties.spawn(host.clone().maintain(engine.clone(), open_device));
+    }
+    if let Some(node) = &running.node {
+        let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
+        running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
+    }
     let mut serving = None;
-    if let Some((open, pool_record)) = assembled {
-        let gateway_metrics = GatewayMetrics::new(&registry)?;
-        let (own, opener) = open.map_or((DeviceSlots::new([]), None), |(slots, open)| (slots, Some(open)));
-        let engine_config = EngineConfig::new(pool_record.profile, config.gc_grace);
-        let built =
-            Engine::new(engine_config, Meta::Remote(remote.clone()), own, gateway_metrics.clone()).await?;
-        maintained = opener.map(|open_device| {
-            let maintenance_config = MaintenanceConfig {
-                open_device,
-                scrub_period: config.scrub_period,
-                reconcile_every: RECONCILE_EVERY,
-            };
-            Maintenance::new(built.clone(), maintenance_config)
-        });
-        if let Some(listener) = s3 {
-            let keys = remote.ask(AccessKeys {}).await?;
-            let key = keys.into_iter().next();
-            let key = key.ok_or_else(|| SystemError::Cluster("the cluster has no S3 keys".to_owned()))?;
-            let service = S3Door::new(built.clone()).into_service(Credentials::new(key.access, key.secret));
-            let address = listener.local_addr().map_err(io_at("S3"))?;
-            ready.push_str(&format!(" s3=http://{address}"));
-            serving = Some(tokio::spawn(serve(listener, service, gateway_metrics, until(stopped.clone()))));
-        }
-        engine = Some(built);
+    let mut ready = ready;
+    if let Some(listener) = s3 {
+        let address = listener.local_addr().map_err(io_at("S3"))?;
+        serving = Some(host.serve_s3(&engine, listener).await?);
+        ready.push_str(&format!(" s3=http://{address}"));
     }
-    let watch = watch_with(engine);
-    // The other devices are known before anything is made of their absence.
-    let mut hosts = watch.start(&seen.load());
-    if let Some(maintenance) = maintained {
-        running.duties.spawn(async move {
-            while let Err(error) = maintenance.admit_all().await {
-                tracing::warn!(%error, "the devices are admitted later");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            maintenance.run().await.map_err(SystemError::from)
-        });
-    }
-    running.duties.spawn(async move {
-        watch.run(&mut hosts).await;
-        Ok(())
-    });
-    running.duties.spawn(renew_for_ever(config.clone(), identity, tls, remote, seen));
     if serves_data {
         println!("{ready}");
     }
@@ -266,6 +174,100 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     result.and(drained)
 }
 
+async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, SystemError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(io_at(format!("{what}: listening on {address}")))
+}
+
+/// Starts what a host is before it can ask anybody anything.
+async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Running, SystemError> {
+    let identity = HostIdentity::read(&config.data)?.ok_or_else(|| {
+        SystemError::Cluster(
+            "this host belongs to no cluster: make one with \"holdfast cluster init\", or join one with --join and --token"
+                .to_owned(),
+        )
+    })?;
+    let lock = lock(&config.data)?;
+    let tls = identity.tls()?;
+    let pool = BufferPool::new(IDLE_BUFFERS);
+    let listener = Listener::bind(config.listen, tls.clone()).await;
+    let listener = listener.map_err(io_at(format!("listening on {}", config.listen)))?;
+    let metrics_listener = bind("metrics", config.metrics).await?;
+    let registry = Registry::new();
+    let mut duties = Duties::new();
+    let metrics_page = serve_metrics(metrics_listener, registry.clone(), until(stopped.clone()));
+    duties.spawn(async move { metrics_page.await.map_err(SystemError::from) });
+
+    // Members must be able to speak with each other, and who recovers a cluster with devices, before anybody can be asked
+    // anything.
+    let meta_service = config.roles.has(Role::Meta).then(MetaService::new);
+    let revoked = Revoked::default();
+    let shelf = Arc::new(Shelf::default());
+    if config.roles.has(Role::Storage) {
+        shelf.open_early(&config, &identity.cluster)?;
+    }
+    let shards = config.roles.has(Role::Storage).then(|| ShardService::new(shelf.clone(), revoked.clone()));
+    let handler = Arc::new(Services { meta: meta_service.clone(), shards });
+    let served = holdfast_net::serve(listener, handler, pool.clone());
+    duties.spawn(async move {
+        served.await;
+        Ok(())
+    });
+    let (mut peers, mut node) = (None, None);
+    let mut identity = identity;
+    if let Some(service) = meta_service {
+        let known = Arc::new(NetPeers::new(tls.clone(), pool.clone()));
+        check_metadata(&config, &identity)?;
+        node = Some(start_member(&config, &identity, known.clone(), service, &registry, &mut duties)?);
+        if !identity.started {
+            identity.started = true;
+            identity.write(&config.data)?;
+        }
+        peers = Some(known);
+    }
+    let members = [identity.members.clone(), config.members.clone()].concat();
+    let remote = RemoteMeta::start(tls.clone(), &members, pool.clone());
+    let seen = Seen::default();
+    let watch = Arc::new(Watch {
+        host: identity.host(),
+        tls: tls.clone(),
+        pool,
+        meta: remote.clone(),
+        seen: seen.clone(),
+        revoked,
+        shelf: shelf.clone(),
+        engine: OnceLock::new(),
+        hosts: Mutex::new(BTreeMap::new()),
+    });
+    let host = Host {
+        config: Arc::new(config),
+        id: identity.host(),
+        cluster: identity.cluster.clone(),
+        registry,
+        remote: remote.clone(),
+        peers,
+        shelf,
+        watch,
+        stopped,
+    };
+    duties.spawn(renew_for_ever(host.config.clone(), identity, tls, remote, seen));
+    Ok(Running { duties, node, _lock: lock, host })
+}
+
+/// A member whose metadata is gone is not a new one.
+fn check_metadata(config: &HostConfig, identity: &HostIdentity) -> Result<(), SystemError> {
+    if !identity.started || config.data.join("meta/db/CURRENT").exists() {
+        return Ok(());
+    }
+    Err(SystemError::Cluster(format!(
+        "the metadata of this member is gone from {}: it must not vote without what it has promised. Mount its disk; or \
+         remove this host with \"holdfast node remove {}\", and let it join again with an empty data directory. If no member \
+         is left, see \"holdfast recover\"",
+        config.data.display(),
+        config.name
+    )))
+}
+
 /// Starts the metadata member and what its leader does.
 fn start_member(
     config: &HostConfig,
@@ -273,7 +275,7 @@ fn start_member(
     peers: Arc<NetPeers>,
     service: MetaService,
     registry: &Registry,
-    duties: &mut JoinSet<Result<(), SystemError>>,
+    duties: &mut Duties,
 ) -> Result<MetaNode, SystemError> {
     let member = MemberId(identity.host().0);
     let meta_config = MetaConfig::new(config.data.join("meta"), member, false, rand::random());
@@ -289,22 +291,45 @@ fn start_member(
     Ok(node)
 }
 
-/// What a host does before it can serve.
-struct Starting<'a> {
-    config: &'a HostConfig,
-    identity: &'a HostIdentity,
-    remote: &'a RemoteMeta,
-    seen: &'a Seen,
-    /// A member's way to the others, which it does not know by itself when it is new.
-    members: Option<Arc<NetPeers>>,
+/// What needs a pool.
+struct Assembled {
+    engine: Engine,
+    /// Where the host keeps devices.
+    opener: Option<OpenDevice>,
 }
 
-impl Starting<'_> {
+impl Host {
+    /// Finds the cluster, opens the devices, and waits for a pool. The host watches, and is seen to be alive, as soon as it
+    /// is known.
+    async fn assemble(&self) -> Result<Assembled, SystemError> {
+        self.introduce().await?;
+        let mut opener = None;
+        if self.config.roles.has(Role::Storage) {
+            self.shelf.close_early();
+            let (config, seen) = (&self.config, &self.watch.seen);
+            let opened = storage::open(config, &self.cluster, self.id, &self.remote, seen, &self.registry);
+            let (slots, open_device) = opened.await?;
+            self.shelf.serve(slots);
+            opener = Some(open_device);
+        }
+        let watch = self.watch.clone();
+        let watching = tokio::spawn(async move { watch.run().await });
+        let pool = self.pool().await;
+        let own = self.shelf.slots().cloned().unwrap_or_else(|| DeviceSlots::new([]));
+        let config = EngineConfig::new(pool.profile, self.config.gc_grace);
+        let metrics = GatewayMetrics::new(&self.registry)?;
+        let engine = Engine::new(config, Meta::Remote(self.remote.clone()), own, metrics).await?;
+        self.watch.attach(engine.clone());
+        // It watches as long as the process runs.
+        drop(watching);
+        Ok(Assembled { engine, opener })
+    }
+
     async fn look(&self) -> Topology {
         loop {
             match self.remote.refresh().await {
                 Ok(topology) => {
-                    self.members.iter().for_each(|members| members.set_from(&topology, &[]));
+                    self.peers.iter().for_each(|peers| peers.set_from(&topology, &[]));
                     return topology;
                 }
                 Err(error) => tracing::warn!(%error, "waiting for the cluster's metadata"),
@@ -313,46 +338,80 @@ impl Starting<'_> {
     }
 
     /// Says where this host is, if that has changed.
-    async fn introduce(&mut self) -> Result<(), SystemError> {
-        let host = self.identity.host();
+    async fn introduce(&self) -> Result<(), SystemError> {
         loop {
             let topology = self.look().await;
-            let record = topology.host(host).cloned();
-            self.seen.store(Arc::new(topology));
+            let record = topology.host(self.id).cloned();
+            self.watch.take(topology);
             let Some(record) = record else {
                 return Err(SystemError::Cluster("the cluster does not know this host".to_owned()));
             };
             if record.revoked {
                 return Err(SystemError::Cluster("this host was revoked".to_owned()));
             }
+            if self.config.roles.has(Role::Meta) && !record.roles.has(Role::Meta) {
+                return Err(SystemError::Cluster(
+                    "this host does not keep the metadata any more: take the role meta out of its configuration".to_owned(),
+                ));
+            }
             if record.address == self.config.advertise && record.place == self.config.place {
                 return Ok(());
             }
             let (address, place) = (self.config.advertise.clone(), self.config.place.clone());
-            let moved = Command::MoveHost { id: host, address, place };
+            let moved = Command::MoveHost { id: self.id, address, place };
             self.remote.submit(vec![Request::idempotent(moved)]).await?;
         }
     }
 
     /// Waits until there is a pool.
-    async fn pool(&self) -> Result<Pool, SystemError> {
-        let mut ticks = interval(Duration::from_millis(500));
+    async fn pool(&self) -> Pool {
+        let mut ticks = interval(Duration::from_millis(250));
         let mut said = false;
         loop {
             ticks.tick().await;
-            if let Some(pool) = self.look().await.pool {
-                return Ok(pool);
+            if let Some(pool) = self.watch.seen.load().pool.clone() {
+                return pool;
             }
             if !std::mem::replace(&mut said, true) {
                 tracing::warn!("there is no pool yet: make one with \"holdfast pool create\"");
             }
         }
     }
+
+    /// Looks after the host's devices and their packs.
+    async fn maintain(self, engine: Engine, open_device: OpenDevice) -> Result<(), SystemError> {
+        let config = MaintenanceConfig {
+            open_device,
+            scrub_period: self.config.scrub_period,
+            reconcile_every: RECONCILE_EVERY,
+        };
+        let maintenance = Maintenance::new(engine, config);
+        let mut ticks = interval(Duration::from_secs(1));
+        while let Err(error) = maintenance.admit_all().await {
+            tracing::warn!(%error, "the devices are admitted later");
+            ticks.tick().await;
+        }
+        maintenance.run().await.map_err(SystemError::from)
+    }
+
+    /// Serves S3 with the cluster's keys.
+    async fn serve_s3(
+        &self,
+        engine: &Engine,
+        listener: TcpListener,
+    ) -> Result<JoinHandle<Result<(), holdfast_gateway_server::ServeError>>, SystemError> {
+        let keys = self.remote.ask(AccessKeys {}).await?;
+        let key = keys.into_iter().next();
+        let key = key.ok_or_else(|| SystemError::Cluster("the cluster has no S3 keys".to_owned()))?;
+        let service = S3Door::new(engine.clone()).into_service(Credentials::new(key.access, key.secret));
+        let metrics = engine.metrics().clone();
+        Ok(tokio::spawn(serve(listener, service, metrics, until(self.stopped.clone()))))
+    }
 }
 
 /// Renews the certificate in time, and keeps the addresses of members.
 async fn renew_for_ever(
-    config: HostConfig,
+    config: Arc<HostConfig>,
     mut identity: HostIdentity,
     tls: Tls,
     remote: RemoteMeta,
@@ -378,7 +437,7 @@ async fn renew_for_ever(
                 identity.renew(&tls, &key, &renewed.certificate)?;
                 match identity.write(&config.data) {
                     Ok(()) => tracing::info!("the host's certificate was renewed"),
-                    // Made again in an hour; connections use the new one already.
+                    // Made again in a minute; connections use the new one already.
                     Err(error) => tracing::warn!(%error, "the renewed certificate cannot be kept yet"),
                 }
             }

@@ -11,12 +11,12 @@ use holdfast_meta_raft_machine::{
     records::{DeviceSpec, Duty},
 };
 use holdfast_meta_raft_server::RemoteMeta;
-use holdfast_storage_node_server::{Device, DeviceError, DeviceMetrics, Superblock};
+use holdfast_storage_node_server::{Device, DeviceError, DeviceMetrics, DeviceSet, Superblock};
 use prometheus::Registry;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// Devices that a host may have: its share of the numbers of devices.
@@ -61,6 +61,70 @@ fn assign(
     }
     assigned.extend(slots.into_iter().zip(empty));
     Ok(assigned)
+}
+
+/// The host's devices as others reach them.
+#[derive(Default)]
+pub struct Shelf {
+    slots: OnceLock<DeviceSlots>,
+    /// Opened before the metadata could say which disks are known: for recovery alone.
+    early: Mutex<BTreeMap<DeviceId, Device>>,
+}
+
+impl Shelf {
+    fn early(&self) -> MutexGuard<'_, BTreeMap<DeviceId, Device>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The devices in service, once there are some.
+    pub fn slots(&self) -> Option<&DeviceSlots> {
+        self.slots.get()
+    }
+
+    /// Opens the devices that say themselves which they are.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read.
+    pub fn open_early(&self, config: &HostConfig, cluster: &str) -> Result<(), SystemError> {
+        for dir in &config.devices {
+            let found = Superblock::read(dir).ok().flatten();
+            let Some(found) = found.filter(|found| found.cluster == cluster) else { continue };
+            let metrics = DeviceMetrics::new(&Registry::new(), &[found.slot])?;
+            let Some(metrics) = metrics.into_iter().next() else { continue };
+            match Device::open(dir, cluster, found.slot, found.incarnation, metrics) {
+                Ok((device, _)) => drop(self.early().insert(found.slot, device)),
+                Err(error) => tracing::error!(device = %found.slot, %error, "the device cannot be opened"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes what was opened early, so that it can be opened for good.
+    pub fn close_early(&self) {
+        self.early().clear();
+    }
+
+    /// From now on these are in service.
+    pub fn serve(&self, slots: DeviceSlots) {
+        let _served_before = self.slots.set(slots);
+    }
+}
+
+impl DeviceSet for Shelf {
+    fn find(&self, id: DeviceId, for_member: bool) -> Option<Arc<Device>> {
+        match self.slots.get() {
+            Some(slots) => slots.local(id),
+            None if for_member => self.early().get(&id).cloned().map(Arc::new),
+            None => None,
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Device>> {
+        match self.slots.get() {
+            Some(slots) => slots.in_service(),
+            None => self.early().values().cloned().map(Arc::new).collect(),
+        }
+    }
 }
 
 /// Opens the host's devices, and tells the metadata of new ones.

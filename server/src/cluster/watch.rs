@@ -1,9 +1,9 @@
 //! What a host keeps knowing of the others: who they are, where they are, and how they are.
 
-use super::storage::Seen;
+use super::storage::{Seen, Shelf};
 use bytes::Bytes;
 use holdfast_core::{buffer::BufferPool, ids::HostId};
-use holdfast_gateway_server::{DeviceSlots, Engine};
+use holdfast_gateway_server::Engine;
 use holdfast_meta_raft_machine::{CLUSTER_VERSION, ask::Topology};
 use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_net::{Remote, Target, Tls};
@@ -11,7 +11,7 @@ use holdfast_proto::{self as proto, Beat, DeviceBeat, call::Method, reply};
 use holdfast_storage_node_server::{Device, RemoteDevice, Revoked};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -25,11 +25,6 @@ const SUSPECT: Duration = Duration::from_secs(3);
 /// How long a host that could not be reached may take to answer.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// Whom nobody speaks with any more.
-pub fn revoked_in(topology: &Topology) -> BTreeSet<HostId> {
-    topology.hosts.iter().filter(|(_, host)| host.revoked).map(|(id, _)| *id).collect()
-}
-
 /// A host's view of the others.
 pub struct Watch {
     pub host: HostId,
@@ -39,33 +34,36 @@ pub struct Watch {
     pub seen: Seen,
     pub revoked: Revoked,
     /// The host's own devices.
-    pub own: DeviceSlots,
-    pub engine: Option<Engine>,
+    pub shelf: Arc<Shelf>,
+    /// What must know where devices are, once there is a pool.
+    pub engine: OnceLock<Engine>,
+    /// The other hosts that keep devices.
+    pub hosts: Mutex<BTreeMap<HostId, Remote>>,
 }
 
-/// The other hosts that keep devices.
-pub type Hosts = BTreeMap<HostId, Remote>;
-
 impl Watch {
-    /// Takes note of a topology before anything else is done.
-    pub fn start(&self, topology: &Topology) -> Hosts {
-        let mut hosts = Hosts::new();
-        self.take(topology.clone(), &mut hosts);
-        hosts
+    fn hosts(&self) -> MutexGuard<'_, BTreeMap<HostId, Remote>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells a pipeline of the other devices from now on.
+    pub fn attach(&self, engine: Engine) {
+        let _attached_before = self.engine.set(engine);
+        self.take(Topology::clone(&self.seen.load()));
     }
 
     /// Watches until the future is dropped. What cannot be read now is read later.
-    pub async fn run(self, hosts: &mut Hosts) {
+    pub async fn run(&self) {
         let mut ticks = interval(PACE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let look = async {
             loop {
                 ticks.tick().await;
                 match self.meta.refresh().await {
-                    Ok(topology) => self.take(topology, hosts),
+                    Ok(topology) => self.take(topology),
                     Err(error) => tracing::warn!(%error, "the cluster's state cannot be read"),
                 }
-                self.look_after_devices(hosts).await;
+                self.look_after_devices().await;
             }
         };
         // Whoever waits for an answer still is alive.
@@ -77,7 +75,7 @@ impl Watch {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let devices = self.own.in_service();
+            let devices = self.shelf.slots().map(|slots| slots.in_service()).unwrap_or_default();
             // A disk that hangs says nothing; the others, and the host, are alive.
             let beats = devices
                 .into_iter()
@@ -88,28 +86,21 @@ impl Watch {
         }
     }
 
-    fn take(&self, topology: Topology, hosts: &mut Hosts) {
-        self.revoked.store(Arc::new(revoked_in(&topology)));
-        if let Some(engine) = &self.engine {
+    /// Takes note of a topology.
+    pub fn take(&self, topology: Topology) {
+        let gone = topology.hosts.iter().filter(|(_, host)| host.revoked).map(|(id, _)| *id);
+        self.revoked.store(Arc::new(gone.collect::<BTreeSet<_>>()));
+        if let Some(engine) = self.engine.get() {
             engine.take_topology(&topology);
             let slots = engine.devices();
             let known = slots.remote();
+            let mut hosts = self.hosts();
             let mut remote = BTreeMap::new();
             for (id, device) in topology.devices.iter().filter(|(_, device)| device.host != self.host) {
                 let Some(host) = topology.host(device.host).filter(|host| !host.revoked) else { continue };
                 let entry = match known.get(id).filter(|device| device.is_at(&host.address)) {
                     Some(known) => known.clone(),
-                    None => {
-                        let fresh = || {
-                            let target = Target::Host(device.host);
-                            Remote::new(self.tls.clone(), target, host.address.clone(), self.pool.clone())
-                        };
-                        let remote = hosts.entry(device.host).or_insert_with(fresh);
-                        if remote.address() != host.address {
-                            *remote = fresh();
-                        }
-                        RemoteDevice::new(*id, remote.clone())
-                    }
+                    None => RemoteDevice::new(*id, self.remote(&mut hosts, device.host, &host.address)),
                 };
                 remote.insert(*id, entry);
             }
@@ -118,11 +109,21 @@ impl Watch {
         self.seen.store(Arc::new(topology));
     }
 
+    /// The way to another host.
+    fn remote(&self, hosts: &mut BTreeMap<HostId, Remote>, id: HostId, address: &str) -> Remote {
+        let fresh = || Remote::new(self.tls.clone(), Target::Host(id), address.to_owned(), self.pool.clone());
+        let remote = hosts.entry(id).or_insert_with(fresh);
+        if remote.address() != address {
+            *remote = fresh();
+        }
+        remote.clone()
+    }
+
     /// Learns how the other devices are, and finds out whether hosts that could not be reached are back.
-    async fn look_after_devices(&self, hosts: &Hosts) {
-        let Some(engine) = &self.engine else { return };
-        for remote in hosts.values().filter(|remote| remote.is_down()) {
-            let remote = remote.clone();
+    async fn look_after_devices(&self) {
+        let Some(engine) = self.engine.get() else { return };
+        let down: Vec<Remote> = self.hosts().values().filter(|remote| remote.is_down()).cloned().collect();
+        for remote in down {
             tokio::spawn(async move {
                 // Any answer is a sign of life, a refusal too.
                 let _alive = remote.call(Method::Health(proto::Health {}), Bytes::new(), PROBE).await;

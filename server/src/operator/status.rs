@@ -176,9 +176,7 @@ fn groups(topology: &Topology, health: &HealthNow) -> Groups {
     let Some(pool) = &topology.pool else { return groups };
     let duty: BTreeMap<DeviceId, Duty> =
         topology.devices.iter().map(|(id, device)| (*id, device.duty)).collect();
-    let gone = |id: &DeviceId| {
-        !is_up(health, *id) || duty.get(id).is_none_or(|duty| matches!(duty, Duty::Out | Duty::Removed))
-    };
+    let gone = |id: &DeviceId| !is_up(health, *id) || duty.get(id).is_none_or(|duty| duty.is_gone());
     for (_, pg) in &topology.pgs {
         let Pg { devices, previous, .. } = pg;
         let lost = |devices: &[DeviceId]| devices.iter().filter(|id| gone(id)).count();

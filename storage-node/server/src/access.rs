@@ -2,7 +2,7 @@
 
 use crate::{Device, RemoteDevice};
 use bytes::Bytes;
-use holdfast_storage_node_store::{PutShard, ShardError, ShardId};
+use holdfast_storage_node_store::{Inventory, PutShard, ShardError, ShardId};
 use std::{io, sync::Arc};
 
 /// A device in service.
@@ -56,6 +56,34 @@ impl DeviceAccess {
                 blocking(move || device.delete(&shards)).await
             }
             Self::Remote(device) => device.delete(shards).await,
+        }
+    }
+
+    /// Up to `limit` shards behind one, in the order of packs.
+    ///
+    /// # Errors
+    /// As the shard store's, and where the device cannot be reached.
+    pub async fn inventory(&self, after: Option<ShardId>, limit: u32) -> Result<Vec<Inventory>, ShardError> {
+        match self {
+            Self::Local(device) => {
+                let device = device.clone();
+                blocking(move || device.inventory(after, limit as usize)).await
+            }
+            Self::Remote(device) => device.inventory(after, limit).await,
+        }
+    }
+
+    /// Keeps a root of the metadata's archive, if it is newer than the device's; durable when this returns.
+    ///
+    /// # Errors
+    /// Where the device cannot write it, or cannot be reached.
+    pub async fn write_root(&self, version: (u64, u64), root: Bytes) -> Result<(), ShardError> {
+        match self {
+            Self::Local(device) => {
+                let device = device.clone();
+                blocking(move || device.write_root(version, &root)).await
+            }
+            Self::Remote(device) => device.write_root(version, root).await,
         }
     }
 

@@ -6,12 +6,13 @@
 mod access;
 mod metrics;
 mod remote;
+mod root;
 mod service;
 mod superblock;
 
 pub use access::DeviceAccess;
 pub use remote::RemoteDevice;
-pub use service::{FindDevice, Revoked, ShardService};
+pub use service::{DeviceSet, Revoked, ShardService};
 
 pub use metrics::DeviceMetrics;
 pub use superblock::{Superblock, SuperblockError};
@@ -28,7 +29,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -94,6 +95,8 @@ pub struct Device {
     writer: Arc<Writer>,
     /// The index failed: nothing is asked of it until it has been read again.
     failed: Arc<AtomicBool>,
+    /// Held while the root is replaced.
+    rooting: Arc<Mutex<()>>,
     _lock: Arc<DirLock>,
 }
 
@@ -151,6 +154,7 @@ impl Device {
                 metrics,
                 writer,
                 failed,
+                rooting: Arc::default(),
                 _lock: Arc::new(lock),
             },
             recovered,
@@ -223,6 +227,23 @@ impl Device {
     /// Where the index fails.
     pub fn inventory(&self, after: Option<ShardId>, limit: usize) -> Result<Vec<Inventory>, ShardError> {
         self.store.inventory(after, limit)
+    }
+
+    /// Keeps a root of the metadata's archive, if it is newer than the one that is there; durable when this returns.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write_root(&self, version: root::Version, bytes: &[u8]) -> Result<(), ShardError> {
+        let _alone = self.rooting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.root().is_some_and(|(known, _)| known > version) {
+            return Ok(());
+        }
+        Ok(root::write(&self.dir, version, bytes)?)
+    }
+
+    /// The root of the metadata's archive, if there is one that is whole.
+    pub fn root(&self) -> Option<(root::Version, Bytes)> {
+        root::read(&self.dir)
     }
 
     /// As [`ShardStore::verify`].

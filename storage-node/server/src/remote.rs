@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use holdfast_core::{
-    ids::{DeviceId, Epoch},
+    ids::{DeviceId, Epoch, PackId},
     kv::KvError,
 };
 use holdfast_net::{NetError, Remote};
 use holdfast_proto::{self as proto, Failure, call::Method, failure::Code};
-use holdfast_storage_node_store::{PutShard, ShardError, ShardId, WriteClass};
+use holdfast_storage_node_store::{Inventory, PutShard, ShardError, ShardId, WriteClass};
 use std::{
     io,
     sync::{
@@ -108,9 +108,31 @@ impl RemoteDevice {
     /// # Errors
     /// As [`crate::Device::delete`], and where it cannot be reached.
     pub async fn delete(&self, ids: Vec<ShardId>) -> Result<(), ShardError> {
-        let name = |id: &ShardId| [id.pack.as_bytes().as_slice(), &[id.index]].concat();
-        let delete = proto::DeleteShards { device: self.id.0, shards: ids.iter().map(name).collect() };
+        let delete = proto::DeleteShards { device: self.id.0, shards: ids.iter().map(name_of).collect() };
         self.call(Method::DeleteShards(delete), Bytes::new()).await.map(|_| ())
+    }
+
+    /// As [`crate::Device::inventory`].
+    ///
+    /// # Errors
+    /// As [`crate::Device::inventory`], and where it cannot be reached.
+    pub async fn inventory(&self, after: Option<ShardId>, limit: u32) -> Result<Vec<Inventory>, ShardError> {
+        let list = proto::ListShards {
+            device: self.id.0,
+            after: after.map_or_else(Vec::new, |id| name_of(&id)),
+            limit,
+        };
+        let page = self.call(Method::ListShards(list), Bytes::new()).await?;
+        decode_page(&page).ok_or_else(|| ShardError::Unreachable("a malformed inventory was sent".to_owned()))
+    }
+
+    /// As [`crate::Device::write_root`].
+    ///
+    /// # Errors
+    /// As [`crate::Device::write_root`], and where it cannot be reached.
+    pub async fn write_root(&self, (term, counter): (u64, u64), root: Bytes) -> Result<(), ShardError> {
+        let write = proto::WriteRoot { device: self.id.0, term, counter };
+        self.call(Method::WriteRoot(write), root).await.map(|_| ())
     }
 
     async fn call(&self, method: Method, payload: Bytes) -> Result<Bytes, ShardError> {
@@ -120,6 +142,43 @@ impl RemoteDevice {
             Err(error) => Err(ShardError::Unreachable(error.to_string())),
         }
     }
+}
+
+/// A shard's name as it is sent.
+fn name_of(id: &ShardId) -> Vec<u8> {
+    [id.pack.as_bytes().as_slice(), &[id.index]].concat()
+}
+
+/// A shard's name as it was before it was sent.
+pub(crate) fn parse_name(bytes: &[u8]) -> Option<ShardId> {
+    let (index, pack) = bytes.split_last()?;
+    Some(ShardId { pack: PackId::from_slice(pack)?, index: *index })
+}
+
+/// Bytes of a line of an inventory as it is sent: a name, a length, a time.
+const LINE: usize = PackId::LEN + 1 + 4 + 8;
+
+/// An inventory as it is sent.
+pub(crate) fn encode_page(page: &[Inventory]) -> Vec<u8> {
+    page.iter()
+        .flat_map(|line| {
+            [&name_of(&line.id)[..], &line.len.to_be_bytes(), &line.written_ms.to_be_bytes()].concat()
+        })
+        .collect()
+}
+
+fn decode_page(bytes: &[u8]) -> Option<Vec<Inventory>> {
+    let (lines, []) = bytes.as_chunks::<LINE>() else { return None };
+    let line = |line: &[u8; LINE]| {
+        let (name, rest) = line.split_at(PackId::LEN + 1);
+        let (len, written_ms) = rest.split_at(4);
+        Some(Inventory {
+            id: parse_name(name)?,
+            len: u32::from_be_bytes(len.try_into().ok()?),
+            written_ms: u64::from_be_bytes(written_ms.try_into().ok()?),
+        })
+    };
+    lines.iter().map(line).collect()
 }
 
 /// A device's refusal as it was before it was sent.
@@ -132,6 +191,7 @@ fn error_of(failure: Failure) -> ShardError {
         }
         Code::Full => ShardError::Full { free: failure.given, reserved: failure.other },
         Code::Range => ShardError::Range,
+        Code::Another => ShardError::Another,
         Code::Disk => ShardError::Disk(io::Error::other(failure.message)),
         Code::Index => ShardError::Index(KvError::Storage(failure.message)),
         Code::Unknown
@@ -155,6 +215,7 @@ pub(crate) fn failure_of(error: &ShardError) -> Failure {
         ShardError::StaleEpoch { given, seen } => (Code::StaleEpoch, given.0, seen.0),
         ShardError::Full { free, reserved } => (Code::Full, *free, *reserved),
         ShardError::Range => (Code::Range, 0, 0),
+        ShardError::Another => (Code::Another, 0, 0),
         ShardError::Disk(_) => (Code::Disk, 0, 0),
         ShardError::Index(_) => (Code::Index, 0, 0),
         ShardError::Unreachable(_) => (Code::NoDevice, 0, 0),
@@ -167,6 +228,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn inventories_survive_the_wire() {
+        let line =
+            |index| Inventory { id: ShardId { pack: PackId([7; 16]), index }, len: 9, written_ms: 1 << 40 };
+        let page = vec![line(0), line(255)];
+        assert_eq!(decode_page(&encode_page(&page)), Some(page));
+        assert_eq!(decode_page(&[0; LINE + 1]), None);
+    }
+
+    #[test]
     fn refusals_mean_the_same_on_both_sides() {
         let all = [
             ShardError::NotFound,
@@ -174,6 +244,7 @@ mod tests {
             ShardError::StaleEpoch { given: Epoch(1), seen: Epoch(2) },
             ShardError::Full { free: 1, reserved: 2 },
             ShardError::Range,
+            ShardError::Another,
             ShardError::Disk(io::Error::other("x")),
         ];
         for error in all {

@@ -80,6 +80,8 @@ pub enum ShardError {
         "the device is full: {free} bytes are free, and {reserved} are reserved; add devices or delete data"
     )]
     Full { free: u64, reserved: u64 },
+    #[error("the device has another shard of that name")]
+    Another,
     #[error("the range is outside the shard")]
     Range,
     #[error("the device failed: {0}")]
@@ -136,6 +138,8 @@ pub struct Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inventory {
     pub id: ShardId,
+    /// Bytes.
+    pub len: u32,
     pub written_ms: u64,
 }
 
@@ -345,14 +349,20 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
             return Ok(None);
         }
         let present = self.locate(put.id)?;
+        let blocks = block_sums(&put.payload);
         // A repeated write, unless what is there is damaged: then this one replaces it.
         if let Some(located) = &present
             && self.verify_located(put.id, located).is_ok()
         {
-            return Ok(None);
+            let same = located.len as usize == put.payload.len() && located.blocks == blocks;
+            match (same, put.class) {
+                (true, _) => return Ok(None),
+                // What was made anew from a whole pack is right, and what has right checksums and differs is not.
+                (false, WriteClass::Maintenance) => {}
+                (false, WriteClass::User) => return Err(ShardError::Another),
+            }
         }
         self.check_room(put)?;
-        let blocks = block_sums(&put.payload);
         let place = if put.payload.len() <= SMALL_SHARD_BYTES {
             Place::Small(put.payload.to_vec())
         } else {
@@ -561,7 +571,10 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         let mut failure = None;
         self.index.scan(&start, b"t", &mut |key, value| {
             match (parse_shard_key(key), decode_located(value)) {
-                (Some(id), Ok(located)) => found.push(Inventory { id, written_ms: located.written_ms }),
+                (Some(id), Ok(located)) => {
+                    let Located { len, written_ms, .. } = located;
+                    found.push(Inventory { id, len, written_ms });
+                }
                 (_, Err(error)) => failure = Some(error),
                 (None, Ok(_)) => failure = Some(KvError::Storage("a shard's key is too short".to_owned())),
             }

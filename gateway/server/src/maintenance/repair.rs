@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_core::ids::{Epoch, PackId};
 use holdfast_meta_raft_machine::{
     ask::{DegradedPacks, PackOf},
-    command::{Command, Request},
+    command::{Command, Outcome, Rejection, Request},
     records::Pack,
 };
 use holdfast_storage_node_server::DeviceAccess;
@@ -63,8 +63,16 @@ impl Maintenance {
         if mask == 0 {
             return Ok(false);
         }
-        let command = Command::RepairShards { pack: id, epoch: pg.epoch, mask };
-        if let Err(rejection) = shared.meta.request(Request::idempotent(command)).await?.accepted() {
+        // What is found missing from now on may be what was just written: then it is not taken for whole.
+        let was = (pack.epoch, pack.missing);
+        let command = Command::RestoreShards { pack: id, was, epoch: pg.epoch, mask };
+        let mut outcome = shared.meta.request(Request::idempotent(command)).await?;
+        if matches!(outcome, Outcome::Rejected(Rejection::NeedsClusterVersion(_))) {
+            // Members of the version before take part.
+            let command = Command::RepairShards { pack: id, epoch: pg.epoch, mask };
+            outcome = shared.meta.request(Request::idempotent(command)).await?;
+        }
+        if let Err(rejection) = outcome.accepted() {
             tracing::debug!(pack = %id, %rejection, "a repair came too late");
             shared.placement.refresh().await?;
             return Ok(false);
@@ -101,18 +109,10 @@ impl Shared {
         Ok(mask)
     }
 
-    /// Writes a shard, also where the device has another content for it whose checksums are right; whether it is durable.
+    /// Writes a shard, also where the device has another one of that name whose checksums are right; whether it is durable.
     pub async fn rewrite(&self, device: DeviceAccess, id: ShardId, epoch: Epoch, payload: Bytes) -> bool {
         let put = PutShard { id, epoch, class: WriteClass::Maintenance, now_ms: unix_ms(), payload };
-        let write = async {
-            match device.read(id, 0, put.payload.len() as u32).await {
-                Ok(there) if there == put.payload => {}
-                Ok(_) => device.delete(vec![id]).await?,
-                Err(_) => {}
-            }
-            device.put(put).await
-        };
-        match timeout(self.config.write_timeout, write).await {
+        match timeout(self.config.write_timeout, device.put(put)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error @ ShardError::StaleEpoch { .. })) => {
                 tracing::debug!(pack = %id.pack, index = id.index, %error, "a repair came too late");

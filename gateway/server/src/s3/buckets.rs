@@ -1,6 +1,6 @@
 //! Buckets.
 
-use super::{REGION, S3Door, attributes::timestamp, objects::refuse_unknown};
+use super::{REGION, S3Door, attributes::timestamp, is_hidden, objects::refuse_unknown};
 use crate::engine::DOMAIN;
 use holdfast_core::chunker::ChunkerProfile;
 use holdfast_meta_raft_machine::{ask::AllBuckets, command::Command};
@@ -78,6 +78,7 @@ pub async fn list_buckets(
     let all = door.ask(AllBuckets {}).await?;
     let mut wanted = all
         .into_iter()
+        .filter(|bucket| !is_hidden(&bucket.name))
         .filter(|bucket| prefix.as_ref().is_none_or(|prefix| bucket.name.starts_with(prefix)))
         .filter(|bucket| continuation_token.as_ref().is_none_or(|after| bucket.name > *after))
         .peekable();

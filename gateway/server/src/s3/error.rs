@@ -122,7 +122,10 @@ pub fn engine(error: EngineError) -> S3Error {
         EngineError::Meta(MetaError::Busy) | EngineError::Gone => {
             s3_error!(SlowDown, "Please reduce your request rate")
         }
-        EngineError::ShuttingDown | EngineError::Thread(_) | EngineError::Meta(MetaError::Stopped) => {
+        EngineError::ShuttingDown
+        | EngineError::Thread(_)
+        | EngineError::Archive(_)
+        | EngineError::Meta(MetaError::Stopped) => {
             s3_error!(ServiceUnavailable, "The server is shutting down. Please try again.")
         }
         EngineError::Unreadable(pack) => {

@@ -4,11 +4,12 @@ use super::{Step, Tx};
 use crate::{
     command::{Outcome, Rejection},
     keys::{self, Table},
-    records::{AccessKey, Authority, Host, Record, Token},
+    records::{AccessKey, Authority, Host, Record, Token, UsedToken},
 };
 use holdfast_core::{
     ids::HostId,
     kv::{View, scan_prefix},
+    roles::{Role, Roles},
     topology::Place,
 };
 
@@ -57,6 +58,38 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.kv.delete(keys::token(token));
         let id = HostId(hosts.last().map_or(HostId::LOCAL.0, |(id, _)| id.0) + 1);
         self.write(keys::host(id), host);
+        Ok(Outcome::Host(id))
+    }
+
+    /// As [`Tx::admit_host`]; the answer may be lost, and the same host asks again.
+    pub(super) fn let_host_in(&mut self, token: &[u8; 32], request: &[u8; 32], host: &Host) -> Step<Outcome> {
+        if let Some(used) = self.read::<UsedToken>(&keys::used_token(token))? {
+            let known: Option<Host> = self.read(&keys::host(used.host))?;
+            let same = used.request == *request && known.is_some_and(|known| known == *host);
+            return if same { Ok(Outcome::Host(used.host)) } else { Err(Rejection::BadToken.into()) };
+        }
+        let outcome = self.admit_host(token, host)?;
+        if let Outcome::Host(id) = outcome {
+            self.write(keys::used_token(token), &UsedToken { host: id, request: *request });
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn change_roles(&mut self, id: HostId, roles: Roles) -> Step<Outcome> {
+        let host: Host = self.read(&keys::host(id))?.ok_or(Rejection::NoSuchHost)?;
+        self.write(keys::host(id), &Host { roles, ..host });
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn take_over(&mut self, id: HostId, host: &Host, skip_epochs: u64) -> Step<Outcome> {
+        let gone = |(other, record): &(HostId, Host)| *other != id && record.roles.has(Role::Meta);
+        for (other, record) in self.hosts()?.into_iter().filter(gone) {
+            let roles = record.roles.without(Role::Meta);
+            let revoked = record.revoked || roles == Roles::NONE;
+            self.write(keys::host(other), &Host { roles, revoked, ..record });
+        }
+        self.write(keys::host(id), host);
+        self.skip_epochs(skip_epochs)?;
         Ok(Outcome::Host(id))
     }
 

@@ -94,6 +94,21 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(Outcome::Done)
     }
 
+    /// As [`Tx::repair_shards`], for a pack of which nothing more was found missing meanwhile.
+    pub(super) fn restore_shards(
+        &mut self,
+        id: PackId,
+        was: (Epoch, u32),
+        epoch: Epoch,
+        mask: u32,
+    ) -> Step<Outcome> {
+        let pack: Pack = self.read(&keys::pack(id))?.ok_or(Rejection::NoSuchPack)?;
+        if (pack.epoch, pack.missing) != was {
+            return Err(Rejection::PreconditionFailed.into());
+        }
+        self.repair_shards(id, epoch, mask)
+    }
+
     /// Changes a device's record.
     pub(super) fn change_device(&mut self, id: DeviceId, change: impl FnOnce(&mut Device)) -> Step<Outcome> {
         let key = keys::device(id);
@@ -105,6 +120,23 @@ impl<V: View + ?Sized> Tx<'_, V> {
 
     pub(super) fn set_duty(&mut self, id: DeviceId, duty: Duty) -> Step<Outcome> {
         self.change_device(id, |device| device.duty = duty)
+    }
+
+    pub(super) fn change_duty(&mut self, id: DeviceId, was: Duty, duty: Duty) -> Step<Outcome> {
+        let device: Device = self.read(&keys::device(id))?.ok_or(Rejection::NoSuchDevice)?;
+        if device.duty != was {
+            return Err(Rejection::PreconditionFailed.into());
+        }
+        self.set_duty(id, duty)
+    }
+
+    /// All groups go on at epochs that nobody has seen.
+    pub(super) fn skip_epochs(&mut self, skip: u64) -> Step<()> {
+        for (key, value) in scan_prefix(&self.kv, &keys::table(Table::Pg), usize::MAX)? {
+            let pg = Pg::from_bytes(&value)?;
+            self.write(key, &Pg { epoch: Epoch(pg.epoch.0.saturating_add(skip)), ..pg });
+        }
+        Ok(())
     }
 
     pub(super) fn add_device(&mut self, id: DeviceId, host: HostId, device: DeviceSpec) -> Step<Outcome> {

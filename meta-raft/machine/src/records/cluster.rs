@@ -37,6 +37,15 @@ pub struct Token {
 }
 record!(Token, "a join token");
 
+/// Whom a token let in: the host asks again where the answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedToken {
+    pub host: HostId,
+    /// BLAKE3 of its certificate request.
+    pub request: [u8; 32],
+}
+record!(UsedToken, "a used join token");
+
 /// Who signs the hosts' certificates.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authority {
@@ -81,6 +90,13 @@ pub enum Duty {
     Out,
     /// Out for good, by the operator's word.
     Removed,
+}
+
+impl Duty {
+    /// Whether nothing is expected of the device.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::Out | Self::Removed)
+    }
 }
 
 /// A slot for a disk.

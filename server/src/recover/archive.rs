@@ -1,0 +1,226 @@
+//! Finding the archive on devices, and putting the metadata together from it.
+
+use crate::{cluster::identity::HostIdentity, system::SystemError};
+use bytes::Bytes;
+use holdfast_core::{
+    buffer::BufferPool,
+    ids::{DeviceId, HostId, Incarnation},
+    roles::{Role, Roles},
+};
+use holdfast_gateway_server::LooseDevices;
+use holdfast_meta_raft_archive::{ATTEMPTS, ArchiveKey, Contents, Piece, RecoveryKey, Root, StreamId};
+use holdfast_meta_raft_server::{MetaConfig, Restore};
+use holdfast_net::{Remote, Target, Tls, authority};
+use holdfast_proto::{self as proto, call::Method};
+use holdfast_storage_node_server::{
+    Device, DeviceAccess, DeviceError, DeviceMetrics, RemoteDevice, Superblock,
+};
+use prometheus::Registry;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+/// How long a storage node may take to say what it has.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What can be read: directories of devices that are not in use, and storage nodes that run.
+pub struct Sources {
+    local: BTreeMap<DeviceId, Device>,
+    storage: Vec<String>,
+    operator: Option<HostIdentity>,
+}
+
+/// An archive, and the devices that it is on.
+pub struct Found {
+    pub cluster: String,
+    pub contents: Contents,
+    pub devices: LooseDevices,
+    key: ArchiveKey,
+}
+
+impl Sources {
+    pub async fn open(
+        dirs: &[PathBuf],
+        storage: &[String],
+        operator: Option<HostIdentity>,
+    ) -> Result<Self, SystemError> {
+        let mut known = BTreeMap::new();
+        for dir in dirs {
+            match Superblock::read(dir).map_err(DeviceError::from)? {
+                Some(superblock) => drop(known.insert(superblock.slot, (superblock, dir.clone()))),
+                None => tracing::warn!(dir = %dir.display(), "the directory is empty: it is left out"),
+            }
+        }
+        let ids: Vec<DeviceId> = known.keys().copied().collect();
+        let metrics = DeviceMetrics::new(&Registry::new(), &ids)?;
+        let mut local = BTreeMap::new();
+        for ((slot, (superblock, dir)), metrics) in known.into_iter().zip(metrics) {
+            let open =
+                move || Device::open(&dir, &superblock.cluster, slot, Incarnation(rand::random()), metrics);
+            let opened = tokio::task::spawn_blocking(open).await;
+            match opened.map_err(|error| SystemError::Cluster(error.to_string()))? {
+                Ok((device, _)) => drop(local.insert(slot, device)),
+                Err(error @ DeviceError::InUse(_)) => return Err(error.into()),
+                Err(error) => tracing::warn!(device = %slot, %error, "the device is left out"),
+            }
+        }
+        Ok(Self { local, storage: storage.to_vec(), operator })
+    }
+
+    /// The newest root on the devices, opened.
+    pub async fn find(self, key: &RecoveryKey) -> Result<Found, SystemError> {
+        let mut roots: Vec<Root> = Vec::new();
+        let mut take = |bytes: Bytes, from: &str| match Root::from_bytes(&bytes) {
+            Ok(root) => roots.push(root),
+            Err(error) => tracing::warn!(%from, %error, "a root is left out"),
+        };
+        self.local.values().filter_map(Device::root).for_each(|(_, bytes)| take(bytes, "a device"));
+        for address in &self.storage {
+            let Some(operator) = &self.operator else {
+                return Err(SystemError::Cluster(
+                    "asking storage nodes needs the operator's identity: name it with --operator".to_owned(),
+                ));
+            };
+            let target = Target::Any(Role::Storage);
+            let node = Remote::new(operator.tls()?, target, address.clone(), BufferPool::new(0));
+            match node.call(Method::ReadRoot(proto::ReadRoot {}), Bytes::new(), PATIENCE).await {
+                Ok((_, bytes)) => take(bytes, address),
+                Err(error) => tracing::warn!(%address, %error, "a storage node has no root to give"),
+            }
+        }
+        let newest = roots.into_iter().max_by_key(|root| root.version);
+        let root = newest.ok_or_else(|| {
+            let text = "no device has a root of the metadata's archive: name devices with --device DIR, or storage nodes that \
+                        run with --storage HOST:PORT";
+            SystemError::Cluster(text.to_owned())
+        })?;
+        let opened = root.open(key);
+        let (key, contents) = opened.map_err(|error| SystemError::Cluster(error.to_string()))?;
+        let devices = self.reach(&root.cluster, &contents)?;
+        let devices = LooseDevices::new(devices, contents.pool.profile);
+        let found = Found { cluster: root.cluster, contents, devices, key };
+        found.announce();
+        Ok(found)
+    }
+
+    /// The devices that the root names: those that are here, and those of storage nodes.
+    fn reach(
+        self,
+        cluster: &str,
+        contents: &Contents,
+    ) -> Result<BTreeMap<DeviceId, DeviceAccess>, SystemError> {
+        let tls = contents.authority.as_ref().map(|authority| member_tls(authority)).transpose()?;
+        let pool = BufferPool::new(0);
+        let mut remotes: BTreeMap<HostId, Remote> = BTreeMap::new();
+        let mut devices = BTreeMap::new();
+        for (id, host) in &contents.devices {
+            if let Some(device) = self.local.get(id) {
+                devices.insert(*id, DeviceAccess::Local(Arc::new(device.clone())));
+                continue;
+            }
+            let record = contents.hosts.iter().find(|(known, _)| known == host).map(|(_, record)| record);
+            if let (Some(tls), Some(record)) = (&tls, record.filter(|record| !record.revoked)) {
+                let fresh =
+                    || Remote::new(tls.clone(), Target::Host(*host), record.address.clone(), pool.clone());
+                let remote = remotes.entry(*host).or_insert_with(fresh);
+                devices.insert(*id, DeviceAccess::Remote(RemoteDevice::new(*id, remote.clone())));
+            } else {
+                tracing::warn!(device = %id, %cluster, "a device is not there");
+            }
+        }
+        Ok(devices)
+    }
+}
+
+/// A certificate of the cluster's own authority, for as long as this takes.
+fn member_tls(signer: &holdfast_meta_raft_machine::records::Authority) -> Result<Tls, SystemError> {
+    let (key, request) = authority::request()?;
+    let signed = authority::Signed { certificate: signer.certificate.clone(), key: signer.key.clone() };
+    let roles = Roles::NONE.with(Role::Meta);
+    // A number that no host has.
+    let nobody = HostId(u64::MAX);
+    let day = Duration::from_secs(24 * 60 * 60);
+    let certificate = authority::sign(&signed, &request, nobody, roles, day)?;
+    Ok(Tls::new(&key, &certificate, &signer.certificate)?)
+}
+
+impl Found {
+    /// A piece of the archive, if it was ever written.
+    async fn piece(&self, stream: &StreamId, number: u64) -> Option<Piece> {
+        for attempt in 0..ATTEMPTS {
+            let id = self.key.name(stream, number, attempt, self.contents.pool.pg_count);
+            let pack = self.devices.find(id).await;
+            let Some((bytes, contents)) = self.devices.read(&pack).await else { continue };
+            let entry = contents.entries.first()?;
+            let sealed = bytes.slice(entry.offset as usize..(entry.offset + entry.stored) as usize);
+            let sealed =
+                holdfast_gateway_server::open_chunk(entry.chunk, entry.codec, sealed, entry.plain as usize);
+            match sealed.ok().and_then(|sealed| Piece::open(&self.key, stream, number, &sealed).ok()) {
+                Some(piece) => return Some(piece),
+                None => tracing::warn!(pack = %id, "a piece of the archive cannot be opened"),
+            }
+        }
+        None
+    }
+}
+
+/// Puts the metadata together: the whole state, then the log behind it as far as it goes without a gap.
+///
+/// # Errors
+/// Where a piece of the state cannot be read: nothing is made of it then.
+pub async fn restore(found: &Found, config: &MetaConfig) -> Result<Restore, SystemError> {
+    let archive = &found.contents.archive;
+    let state = archive.state.ok_or_else(|| SystemError::Cluster("the root names no state".to_owned()))?;
+    let missing =
+        |text: String| SystemError::Cluster(format!("{text}: bring back more devices, and try again"));
+    let mut restore = Restore::begin(config)?;
+    for number in 0..state.pieces {
+        match found.piece(&state.stream, number).await {
+            Some(Piece::State(records)) => restore.records(records)?,
+            Some(Piece::Log(_)) | None => {
+                return Err(missing(format!(
+                    "piece {number} of {} of the archived state cannot be read",
+                    state.pieces
+                )));
+            }
+        }
+    }
+    let began = restore.settle()?;
+    let mut last_ms = 0;
+    for (at, log) in archive.logs.iter().enumerate() {
+        let mut number = log.piece;
+        while let Some(Piece::Log(entries)) = found.piece(&log.stream, number).await {
+            for entry in entries {
+                if !restore.entry(entry.index, entry.term, &entry.data)? {
+                    return Err(missing(format!(
+                        "the archived log has a gap behind entry {}",
+                        restore.applied()
+                    )));
+                }
+                last_ms = stamp(&entry.data).unwrap_or(last_ms);
+            }
+            number += 1;
+        }
+        // A later stream begins where this one ended: what is missing between them was there.
+        if let Some(next) = archive.logs.get(at + 1)
+            && restore.applied() + 1 < next.index
+        {
+            return Err(missing(format!(
+                "the archived log cannot be read behind entry {}",
+                restore.applied()
+            )));
+        }
+    }
+    println!(
+        "restored the metadata up to entry {} ({began} in the state, the rest from the log)",
+        restore.applied()
+    );
+    if last_ms != 0 {
+        let last = std::time::UNIX_EPOCH + Duration::from_millis(last_ms);
+        println!("the last archived change is of {}", humantime::format_rfc3339_millis(last));
+    }
+    Ok(restore)
+}
+
+/// When an entry was proposed, in milliseconds since 1970.
+fn stamp(data: &[u8]) -> Option<u64> {
+    holdfast_meta_raft_machine::command::LogEntry::from_bytes(data).ok().map(|entry| entry.stamp_ms)
+}
