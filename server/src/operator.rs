@@ -13,14 +13,13 @@ use crate::{
     cluster::identity::{HostIdentity, members_of},
     system::SystemError,
 };
-use bytes::Bytes;
 use holdfast_core::buffer::BufferPool;
 use holdfast_meta_raft_machine::{
     ask::Topology,
     command::{Command, Request},
 };
 use holdfast_meta_raft_server::RemoteMeta;
-use holdfast_proto::{self as proto, HealthNow, call::Method, reply};
+use holdfast_proto::HealthNow;
 use std::path::Path;
 
 /// An operator's way to a cluster.
@@ -78,16 +77,7 @@ impl Operator {
     }
 
     async fn health(&self) -> Result<HealthNow, SystemError> {
-        match self.meta.call(Method::Health(proto::Health {}), Bytes::new()).await? {
-            reply::Result::Health(health) => Ok(health),
-            reply::Result::Failure(_)
-            | reply::Result::Done(_)
-            | reply::Result::Devices(_)
-            | reply::Result::Joined(_)
-            | reply::Result::Renewed(_) => {
-                Err(SystemError::Cluster("the metadata answered with something else".to_owned()))
-            }
-        }
+        Ok(self.meta.health().await?)
     }
 
     async fn order(&self, command: Command) -> Result<(), SystemError> {

@@ -17,7 +17,7 @@ use holdfast_core::{
     ids::HostId,
     roles::{Role, Roles},
 };
-use holdfast_kv::durable::DirLock;
+use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_archive::RecoveryKey;
 use holdfast_meta_raft_machine::{
     command::{Command, Request},
@@ -64,6 +64,44 @@ pub async fn run(args: RecoverArgs, operator: &Path) -> Result<(), SystemError> 
     }
 }
 
+/// A member's directory while its metadata is put together: what is interrupted is begun anew.
+struct Recovering {
+    target: PathBuf,
+    meta: MetaConfig,
+}
+
+impl Recovering {
+    fn begin(data: &Path) -> Result<Self, SystemError> {
+        let (target, dir) = (data.join("meta"), data.join("meta.recovering"));
+        if target.join("db").exists() {
+            return refuse(format!(
+                "{}: there is metadata already. If it is of no use, move the directory away first",
+                target.display()
+            ));
+        }
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_at(&dir)(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let meta = MetaConfig::new(dir, MemberId(HostId::LOCAL.0), false, rand::random());
+        Ok(Self { target, meta })
+    }
+
+    /// All is well: from now on it is the metadata.
+    fn finish(self) -> Result<(), SystemError> {
+        // What a lost database leaves behind is nothing.
+        match std::fs::remove_dir_all(&self.target) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io_at(&self.target)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::rename(&self.meta.dir, &self.target).map_err(io_at(&self.target))?;
+        let parent = self.target.parent().unwrap_or(&self.target);
+        durable::sync_dir(parent).map_err(io_at(parent))
+    }
+}
+
 fn recovery_key(path: &Path) -> Result<RecoveryKey, SystemError> {
     let text = std::fs::read_to_string(path).map_err(io_at(path))?;
     text.parse().map_err(|error| SystemError::Cluster(format!("{}: {error}", path.display())))
@@ -77,14 +115,11 @@ async fn recover_data(data: &Path, args: &RecoverArgs) -> Result<(), SystemError
     let dirs = if args.device.is_empty() { devices_below(data)? } else { args.device.clone() };
     let sources = Sources::open(&dirs, &[], operator_of(None)?).await?;
     let found = sources.find(&key).await?;
-    let config = MetaConfig::new(data.join("meta"), MemberId(HostId::LOCAL.0), false, rand::random());
-    let restored = archive::restore(&found, &config).await?;
+    let recovering = Recovering::begin(data)?;
+    let restored = archive::restore(&found, &recovering.meta).await?;
     let profile = found.contents.pool.profile;
-    restored.finish(config.member)?;
-    Identity::recovered(found.cluster.clone(), profile, found.contents.devices.len() as u32)
-        .write(data)
-        .map_err(io_at(data))?;
-    let node = start(&config)?;
+    restored.finish(recovering.meta.member)?;
+    let node = start(&recovering.meta)?;
     let advance = Command::TakeOver {
         id: HostId::LOCAL,
         host: Host {
@@ -99,6 +134,10 @@ async fn recover_data(data: &Path, args: &RecoverArgs) -> Result<(), SystemError
     settle::submit(&node.handle(), vec![Request::idempotent(advance)]).await?;
     settle::compare(&node.handle(), &found).await?;
     drop(node);
+    Identity::recovered(found.cluster.clone(), profile, found.contents.devices.len() as u32)
+        .write(data)
+        .map_err(io_at(data))?;
+    recovering.finish()?;
     println!("recovered: start it with \"holdfast dev --data {}\"", data.display());
     Ok(())
 }
@@ -140,13 +179,13 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
         return refuse("these devices are a system's in one process: recover it with --data DIR");
     };
     // The member's number is known when the state is: it is a new one, since raft remembers the old.
-    let probe = MetaConfig::new(config.data.join("meta"), MemberId(0), false, rand::random());
-    let restored = archive::restore(&found, &probe).await?;
+    let mut recovering = Recovering::begin(&config.data)?;
+    let restored = archive::restore(&found, &recovering.meta).await?;
     let hosts = query::hosts(restored.state()).map_err(holdfast_meta_raft_server::MetaError::from)?;
     let id = HostId(hosts.last().map_or(HostId::LOCAL.0, |(id, _)| id.0) + 1);
     restored.finish(MemberId(id.0))?;
-    let meta = MetaConfig { member: MemberId(id.0), ..probe };
-    let node = start(&meta)?;
+    recovering.meta.member = MemberId(id.0);
+    let node = start(&recovering.meta)?;
     let host = Host {
         name: config.name.clone(),
         roles: config.roles,
@@ -171,6 +210,7 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
         key,
     });
     identity.started = true;
+    recovering.finish()?;
     // Written last: what has an identity is whole.
     identity.write(&config.data)?;
     println!(

@@ -6,7 +6,10 @@
 
 mod writer;
 
-use crate::engine::{Engine, EngineError};
+use crate::{
+    clock::unix_ms,
+    engine::{Engine, EngineError},
+};
 use bytes::Bytes;
 use holdfast_core::ids::DeviceId;
 use holdfast_meta_raft_archive::{
@@ -105,6 +108,7 @@ impl Archivist {
             let Some(keyring) = self.meta.glance(&KeyringNow {})? else { continue };
             if !status.leads {
                 run = None;
+                self.meta.archived_until(0);
                 self.meta.archived(self.meta.glance(&ArchiveNow {})?.upto);
                 continue;
             }
@@ -172,7 +176,9 @@ impl Archivist {
             // What no root leads to is not archived.
             return Ok(());
         }
+        let began = unix_ms();
         while self.archive_log(run).await? {}
+        self.meta.archived_until(if run.whole { began } else { 0 });
         let due = run.logged > STATE_AFTER_BYTES.max(run.state_bytes) || run.archive.logs.len() > STREAMS_MAX;
         if run.state.is_none() && (!run.whole || due) {
             let began = LogStream { stream: run.stream, piece: run.piece, index: run.archive.upto + 1 };
@@ -276,7 +282,9 @@ impl Archivist {
             }
         }
         root.looked = Instant::now();
-        let settled = 2 * root.on.len() > wanted.count();
+        let all = wanted.count();
+        let settled = 2 * root.on.len() > all;
+        tracing::debug!(on = root.on.len(), all, settled, "the root of the metadata's archive");
         if settled && !std::mem::replace(&mut root.settled, settled) {
             // Nothing leads to what was archived before.
             run.writer.clean(&run.archive).await?;

@@ -42,6 +42,17 @@ impl LooseDevices {
         Self { devices, code: ErasureCode::new(profile) }
     }
 
+    /// Leaves out the devices that cannot be asked now, and says which.
+    pub async fn leave_out_absent(&mut self) -> Vec<(DeviceId, ShardError)> {
+        let ask =
+            self.devices.iter().map(async |(device, access)| (*device, access.inventory(None, 1).await));
+        let answers = futures::future::join_all(ask).await;
+        let absent = answers.into_iter().filter_map(|(device, answer)| Some((device, answer.err()?)));
+        let absent: Vec<_> = absent.collect();
+        absent.iter().for_each(|(device, _)| drop(self.devices.remove(device)));
+        absent
+    }
+
     /// What the devices have of a pack. Those that cannot be asked have nothing.
     pub async fn find(&self, id: PackId) -> LoosePack {
         let below = u128::from_be_bytes(id.0).checked_sub(1).map(|number| PackId(number.to_be_bytes()));

@@ -15,6 +15,7 @@ pub struct MetaMetrics {
     pub collection_stopped: IntGauge,
     pub chunks_condemned: IntCounter,
     pub audits: IntCounter,
+    pub archived_until: IntGauge,
 }
 
 impl MetaMetrics {
@@ -44,6 +45,10 @@ impl MetaMetrics {
             apply_seconds: seconds("holdfast_raft_apply_seconds", "Applying a batch")?,
             applied_index: gauge("holdfast_raft_applied_index", "Last applied raft entry")?,
             log_entries: gauge("holdfast_raft_log_entries", "Raft entries not yet compacted")?,
+            archived_until: gauge(
+                "holdfast_archived_until_seconds",
+                "Everything committed before this time is in the metadata's archive; 0 where this member does not lead",
+            )?,
             collection_stopped: gauge(
                 "holdfast_collection_stopped",
                 "1 while garbage collection is stopped by the auditor",

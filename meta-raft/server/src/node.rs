@@ -60,6 +60,7 @@ pub struct MetaHandle {
     metrics: MetaMetrics,
     log: Family,
     archived: Arc<AtomicU64>,
+    archived_until: Arc<AtomicU64>,
 }
 
 impl MetaNode {
@@ -119,6 +120,7 @@ impl MetaNode {
             metrics: metrics.clone(),
             log: store.log.clone(),
             archived: Arc::new(AtomicU64::new(u64::MAX)),
+            archived_until: Arc::default(),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let mut driver = Driver {
@@ -311,6 +313,17 @@ impl MetaHandle {
     /// Tells the log how far the archive is: what is behind that is not compacted away.
     pub fn archived(&self, upto: u64) {
         self.archived.store(upto, Ordering::Release);
+    }
+
+    /// Takes note that everything committed before a time, in milliseconds since 1970, is in the archive; 0 where this member
+    /// does not know.
+    pub fn archived_until(&self, unix_ms: u64) {
+        self.metrics.archived_until.set((unix_ms / 1000) as i64);
+        self.archived_until.store(unix_ms, Ordering::Release);
+    }
+
+    pub(crate) fn known_archived_until(&self) -> u64 {
+        self.archived_until.load(Ordering::Acquire)
     }
 
     /// Gives the state as it is now, in pages of up to some `bytes` and in key order, to `take` until that answers false.

@@ -12,7 +12,7 @@ use holdfast_meta_raft_machine::{
     command::{self, Outcome, Request},
 };
 use holdfast_net::{NetError, Remote, Target, Tls};
-use holdfast_proto::{self as proto, call::Method, failure::Code, reply};
+use holdfast_proto::{self as proto, HealthNow, call::Method, failure::Code, reply};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -121,6 +121,23 @@ impl RemoteMeta {
     /// Where nobody answered in time, or it was refused.
     pub async fn call(&self, method: Method, payload: Bytes) -> Result<reply::Result, MetaError> {
         Ok(self.inner.call(method, payload, PATIENCE).await?.0)
+    }
+
+    /// How the cluster is, as the leader sees it.
+    ///
+    /// # Errors
+    /// Where nobody answered in time.
+    pub async fn health(&self) -> Result<HealthNow, MetaError> {
+        loop {
+            let health = match self.call(Method::Health(proto::Health {}), Bytes::new()).await? {
+                reply::Result::Health(health) => health,
+                _ => return Err(MetaError::Refused("the metadata answered with something else".to_owned())),
+            };
+            // What only the leader knows, it says.
+            if health.leads || self.inner.leader.swap(health.leader, Ordering::Relaxed) == health.leader {
+                return Ok(health);
+            }
+        }
     }
 
     /// Tells all members something that needs no answer.

@@ -5,15 +5,12 @@ use holdfast_core::kv::{Batch, Durability, KvError, Store};
 use holdfast_kv::{Family, durable};
 use holdfast_meta_raft_machine::{apply, command::LogEntry};
 use holdfast_meta_raft_pump::{MemberId, begin_at, survive_alone};
-use std::{path::PathBuf, sync::PoisonError};
+use std::sync::PoisonError;
 
-/// The database's directory, and what it is called until it is whole.
-const FINISHED: &str = "db";
-const UNFINISHED: &str = "db.new";
+const DATABASE: &str = "db";
 
 /// A state that is being put together in an empty directory.
 pub struct Restore {
-    dir: PathBuf,
     store: MetaStore,
     state: Family,
     applied: u64,
@@ -26,21 +23,15 @@ impl Restore {
     /// # Errors
     /// Where it holds metadata already, or cannot be written.
     pub fn begin(config: &MetaConfig) -> Result<Self, MetaError> {
-        let path = config.dir.join(UNFINISHED);
+        let path = config.dir.join(DATABASE);
         let io = |source| MetaError::Io { path: path.clone(), source };
         durable::create_dir(&config.dir).map_err(io)?;
-        if config.dir.join(FINISHED).exists() {
-            return Err(io(std::io::Error::other(
-                "there is metadata already. If it is of no use, move the directory away first",
-            )));
-        }
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-            Ok(()) | Err(_) => {}
+        if path.exists() {
+            return Err(io(std::io::Error::other("there is metadata already")));
         }
         let store = MetaStore::open(&path, &config.tuning)?;
         let state = store.state.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Self { dir: config.dir.clone(), store, state, applied: 0, term: 1 })
+        Ok(Self { store, state, applied: 0, term: 1 })
     }
 
     /// Takes records of the whole state.
@@ -101,12 +92,7 @@ impl Restore {
     /// # Errors
     /// Where the disk fails.
     pub fn finish(self, member: MemberId) -> Result<(), MetaError> {
-        let Self { dir, store, state, applied, term } = self;
-        begin_at(&store.log, applied, term + 1, member)?;
-        drop((state, store));
-        let io = |source| MetaError::Io { path: dir.clone(), source };
-        std::fs::rename(dir.join(UNFINISHED), dir.join(FINISHED)).map_err(io)?;
-        durable::sync_dir(&dir).map_err(io)
+        Ok(begin_at(&self.store.log, self.applied, self.term + 1, member)?)
     }
 }
 
@@ -115,7 +101,7 @@ impl Restore {
 /// # Errors
 /// Where there is no metadata, or it is damaged.
 pub fn survive(config: &MetaConfig) -> Result<(), MetaError> {
-    let path = config.dir.join(FINISHED);
+    let path = config.dir.join(DATABASE);
     if !path.join("CURRENT").exists() {
         let source = std::io::Error::other("there is no metadata here");
         return Err(MetaError::Io { path, source });

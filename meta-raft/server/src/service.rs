@@ -346,6 +346,8 @@ fn health(handle: &MetaHandle, beats: &Beats) -> HealthNow {
         applied: status.applied,
         hosts,
         devices,
+        archived_until_ms: handle.known_archived_until(),
+        leads: status.leads,
     }
 }
 

@@ -48,7 +48,7 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(10 * 60);
 const AUDIT_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// How often a host looks at the age of its certificate, and at its record.
-const RENEW_PACE: Duration = Duration::from_secs(60);
+const RENEW_PACE: Duration = Duration::from_secs(10);
 
 /// Calls go to the role that they are for.
 struct Services {
@@ -225,7 +225,11 @@ async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Run
         }
         peers = Some(known);
     }
-    let members = [identity.members.clone(), config.members.clone()].concat();
+    let mut members = [identity.members.clone(), config.members.clone()].concat();
+    if config.roles.has(Role::Meta) {
+        // It may be the only one that is left.
+        members.push(config.advertise.clone());
+    }
     let remote = RemoteMeta::start(tls.clone(), &members, pool.clone());
     let seen = Seen::default();
     let watch = Arc::new(Watch {
@@ -437,7 +441,7 @@ async fn renew_for_ever(
                 identity.renew(&tls, &key, &renewed.certificate)?;
                 match identity.write(&config.data) {
                     Ok(()) => tracing::info!("the host's certificate was renewed"),
-                    // Made again in a minute; connections use the new one already.
+                    // Made again in a moment; connections use the new one already.
                     Err(error) => tracing::warn!(%error, "the renewed certificate cannot be kept yet"),
                 }
             }

@@ -71,6 +71,7 @@ impl Operator {
                     "devices": devices,
                     "live": sum("live"),
                     "free": sum("free"),
+                    "archived_until_ms": health.archived_until_ms,
                     "collection_stopped": header.collection_stopped,
                     "cluster_version": header.cluster_version,
                 })
@@ -119,6 +120,11 @@ impl Operator {
         if let Some(line) = durability::line(topology, &health) {
             say(format!("durable   {line}"));
         }
+        let lag = now_ms().saturating_sub(health.archived_until_ms);
+        say(match health.archived_until_ms {
+            0 => "archive   the metadata is not archived yet".to_owned(),
+            _ => format!("archive   the metadata is archived up to {:.1} s ago", lag as f64 / 1000.0),
+        });
         if let Some(reason) = &header.collection_stopped {
             say(format!("garbage   collection is stopped: {reason}"));
         }
@@ -162,6 +168,11 @@ impl Operator {
         plan.stuck.iter().for_each(say);
         Ok(())
     }
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn stuck(topology: &Topology) -> Vec<String> {

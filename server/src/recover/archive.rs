@@ -95,7 +95,10 @@ impl Sources {
         let opened = root.open(key);
         let (key, contents) = opened.map_err(|error| SystemError::Cluster(error.to_string()))?;
         let devices = self.reach(&root.cluster, &contents)?;
-        let devices = LooseDevices::new(devices, contents.pool.profile);
+        let mut devices = LooseDevices::new(devices, contents.pool.profile);
+        for (device, error) in devices.leave_out_absent().await {
+            tracing::warn!(%device, %error, "a device is left out: its shards are neither read nor missed");
+        }
         let found = Found { cluster: root.cluster, contents, devices, key };
         found.announce();
         Ok(found)
