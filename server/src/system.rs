@@ -160,6 +160,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
         open_device,
         scrub_period: config.scrub_period,
         reconcile_every: RECONCILE_EVERY,
+        foreground: engine.foreground().clone(),
     };
     let maintenance = Maintenance::new(engine.clone(), maintenance_config);
     maintenance.admit_all().await?;

@@ -20,6 +20,7 @@ use holdfast_meta_raft_machine::{
     command::{Command, Outcome, Rejection, Request},
 };
 use holdfast_meta_raft_server::{Meta, MetaError};
+use holdfast_storage_node_server::Foreground;
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -114,6 +115,8 @@ pub(crate) struct Shared {
     pub buffers: BufferPool,
     pub md5: Md5Lanes,
     pub metrics: GatewayMetrics,
+    /// What is done for clients.
+    pub foreground: Foreground,
     /// One permit a MiB of upload buffers.
     pub upload_memory: Arc<Semaphore>,
     /// One permit a streaming upload.
@@ -147,6 +150,7 @@ impl Engine {
             meta,
             placement,
             metrics,
+            foreground: Foreground::default(),
         });
         let packer = Packer::start(shared.clone());
         Ok(Self { shared, packer })
@@ -183,6 +187,11 @@ impl Engine {
 
     pub fn config(&self) -> &EngineConfig {
         &self.shared.config
+    }
+
+    /// Counts what the pipeline does for clients.
+    pub fn foreground(&self) -> &Foreground {
+        &self.shared.foreground
     }
 
     pub fn metrics(&self) -> &GatewayMetrics {

@@ -27,6 +27,6 @@ pub use engine::{Engine, EngineConfig, EngineError};
 pub use holdfast_gateway_object::open_chunk;
 pub use http::{ServeError, serve, serve_metrics};
 pub use loose::{LooseDevices, LoosePack, LooseShard, Walk};
-pub use maintenance::{Maintenance, MaintenanceConfig, OpenDevice};
+pub use maintenance::{Done, Maintenance, MaintenanceConfig, OpenDevice, Upkeep};
 pub use metrics::GatewayMetrics;
 pub use placement::{DeviceSlots, Placement};

@@ -9,11 +9,20 @@ mod reconcile;
 mod relocate;
 mod repair;
 mod scrub;
+mod upkeep;
 
 pub use devices::OpenDevice;
+pub use upkeep::{Done, Upkeep};
 
 use crate::engine::{Engine, EngineError};
-use std::{sync::Arc, time::Duration};
+use holdfast_core::ids::PackId;
+use holdfast_meta_raft_machine::ask::SettingsNow;
+use holdfast_storage_node_server::Foreground;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval},
@@ -28,6 +37,8 @@ pub struct MaintenanceConfig {
     pub scrub_period: Duration,
     /// Every device's inventory is compared with the metadata this often.
     pub reconcile_every: Duration,
+    /// Counts what is done for clients here.
+    pub foreground: Foreground,
 }
 
 /// The loops' pace: how soon they notice that there is something to do.
@@ -38,11 +49,15 @@ const PACE: Duration = Duration::from_secs(1);
 pub struct Maintenance {
     engine: Engine,
     config: Arc<MaintenanceConfig>,
+    upkeep: Upkeep,
+    /// Packs that could not be repaired, and when that is tried again.
+    later: Arc<Mutex<BTreeMap<PackId, Instant>>>,
 }
 
 impl Maintenance {
     pub fn new(engine: Engine, config: MaintenanceConfig) -> Self {
-        Self { engine, config: Arc::new(config) }
+        let upkeep = Upkeep::new(config.foreground.clone());
+        Self { engine, config: Arc::new(config), upkeep, later: Arc::default() }
     }
 
     /// Runs all duties until the future is dropped.
@@ -51,6 +66,7 @@ impl Maintenance {
     /// Where the metadata service stops, or its store is damaged.
     pub async fn run(self) -> Result<(), EngineError> {
         let mut duties = JoinSet::new();
+        duties.spawn(self.clone().every(PACE, |this| async move { this.follow_settings().await }));
         duties.spawn(self.clone().every(PACE, |this| async move { this.watch_devices().await }));
         duties.spawn(self.clone().every(PACE, |this| async move { this.repair_some().await }));
         duties.spawn(self.clone().every(PACE, |this| async move { this.relocate_some().await }));
@@ -92,6 +108,16 @@ impl Maintenance {
                 Err(error) => tracing::warn!(%error, "maintenance could not go on: it is tried again"),
             }
         }
+    }
+
+    /// What this process has done of each job, and may do.
+    pub fn upkeep(&self) -> &Upkeep {
+        &self.upkeep
+    }
+
+    async fn follow_settings(self) -> Result<(), EngineError> {
+        self.upkeep.set(self.engine.meta().ask(SettingsNow {}).await?);
+        Ok(())
     }
 
     /// Lets the devices give space back.

@@ -111,6 +111,21 @@ impl Topology {
     }
 }
 
+/// What the cluster's own work has before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Packs that lack shards, and bytes of these shards.
+    pub degraded_packs: u64,
+    pub degraded_bytes: u64,
+    /// Packs that are not where they belong, and bytes of the shards that move.
+    pub moving_packs: u64,
+    pub moving_bytes: u64,
+    /// Packs worth compacting.
+    pub reclaimable_packs: u64,
+    /// There is more than was looked at.
+    pub truncated: bool,
+}
+
 /// A chunk, and the pack it is in, of one view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
@@ -171,6 +186,8 @@ questions! {
     true ArchiveNow {} => Archive: |_question, view| query::archive(view);
     true SettingsNow {} => Settings: |_question, view| query::settings(view);
     false AdminTokens {} => Vec<([u8; 32], AdminToken)>: |_question, view| query::admin_tokens(view);
+    /// What jobs have before them; at most so many packs are looked at.
+    false BacklogNow { limit: u32 } => Backlog: |question, view| query::backlog(view, question.limit as usize);
     true TombstoneOf { id: PackId } => Option<Tombstone>: |question, view| query::tombstone(view, question.id);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     apply::components,
-    ask::Found,
+    ask::{Backlog, Found},
     keys::{self, Table},
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, BucketUsage, Chunk, Device, DirEntry, Header,
@@ -200,6 +200,32 @@ pub fn reclaimable(view: &(impl View + ?Sized), limit: usize) -> Result<Vec<Pack
             keys::parse_ranked_pack(key).ok_or_else(|| KvError::Storage("a queue names no pack".to_owned()))
         })
         .collect()
+}
+
+/// What jobs have before them; at most `limit` packs of each are looked at.
+pub fn backlog(view: &(impl View + ?Sized), limit: usize) -> Result<Backlog, KvError> {
+    let mut backlog = Backlog::default();
+    for (_, id) in degraded(view, None, limit)? {
+        let Some(found) = pack(view, id)? else { continue };
+        backlog.degraded_packs += 1;
+        backlog.degraded_bytes += u64::from(found.missing.count_ones()) * u64::from(found.shard_len);
+    }
+    let mut looked = 0;
+    for (id, pg) in pgs(view)? {
+        let Some(previous) = &pg.previous else { continue };
+        let changed = previous.devices.iter().zip(&pg.devices).filter(|(old, new)| old != new).count() as u64;
+        for (_, found) in packs(view, Some(id), None, limit.saturating_sub(looked))? {
+            looked += 1;
+            if found.epoch < previous.since {
+                backlog.moving_packs += 1;
+                backlog.moving_bytes += changed * u64::from(found.shard_len);
+            }
+        }
+    }
+    backlog.reclaimable_packs = reclaimable(view, limit)?.len() as u64;
+    backlog.truncated =
+        looked >= limit || backlog.degraded_packs.max(backlog.reclaimable_packs) >= limit as u64;
+    Ok(backlog)
 }
 
 pub fn tombstone(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Tombstone>, KvError> {

@@ -1,17 +1,51 @@
 //! Who was heard of, and when: kept in memory by every member, and believed by the leader.
 
 use holdfast_core::ids::{DeviceId, HostId};
-use holdfast_proto::{DeviceBeat, DeviceHealth, HostHealth};
+use holdfast_proto::{Beat, DeviceBeat, DeviceHealth, HostHealth, JobBytes};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+/// The time over which rates are averaged.
+const AVERAGED: Duration = Duration::from_secs(10);
+
 #[derive(Default)]
 struct Table {
-    hosts: BTreeMap<HostId, (Instant, u32)>,
+    hosts: BTreeMap<HostId, HostBeat>,
     devices: BTreeMap<DeviceId, (DeviceBeat, HostId, Instant)>,
+}
+
+/// What was heard of a host.
+struct HostBeat {
+    at: Instant,
+    version: u32,
+    done: JobBytes,
+    /// Bytes a second, over the last seconds.
+    rates: [f64; 4],
+}
+
+fn numbers(done: &JobBytes) -> [u64; 4] {
+    [done.rebuild, done.rebalance, done.scrub, done.compaction]
+}
+
+impl HostBeat {
+    /// How fast the host works, given what it had done when it was last heard of.
+    fn follow(before: Option<&Self>, now: Instant, version: u32, done: JobBytes) -> Self {
+        let mut rates = [0.0; 4];
+        if let Some(before) = before {
+            let seconds = now.saturating_duration_since(before.at).as_secs_f64().max(0.001);
+            let weight = (seconds / AVERAGED.as_secs_f64()).min(1.0);
+            let (old, new) = (numbers(&before.done), numbers(&done));
+            for (i, rate) in rates.iter_mut().enumerate() {
+                // A process that began anew counts from nothing.
+                let speed = new[i].saturating_sub(old[i]) as f64 / seconds;
+                *rate = before.rates[i] * (1.0 - weight) + speed * weight;
+            }
+        }
+        Self { at: now, version, done, rates }
+    }
 }
 
 /// The table. Cheap to clone.
@@ -34,11 +68,13 @@ impl Beats {
     }
 
     /// A host says that it and its devices are alive.
-    pub fn heard(&self, host: HostId, version: u32, devices: Vec<DeviceBeat>) {
+    pub fn heard(&self, host: HostId, beat: Beat) {
         let now = Instant::now();
         let mut table = self.table();
-        table.hosts.insert(host, (now, version));
-        for beat in devices {
+        let done = beat.done.unwrap_or_default();
+        let known = HostBeat::follow(table.hosts.get(&host), now, beat.version, done);
+        table.hosts.insert(host, known);
+        for beat in beat.devices {
             table.devices.insert(DeviceId(beat.device), (beat, host, now));
         }
     }
@@ -53,12 +89,21 @@ impl Beats {
 
     /// How long a host has been silent.
     pub fn host(&self, id: HostId) -> Duration {
-        self.table().hosts.get(&id).map_or_else(|| self.since.elapsed(), |(at, _)| at.elapsed())
+        self.table().hosts.get(&id).map_or_else(|| self.since.elapsed(), |host| host.at.elapsed())
     }
 
     /// The newest cluster version that a host said it understands.
     pub fn version(&self, id: HostId) -> Option<u32> {
-        self.table().hosts.get(&id).map(|(_, version)| *version)
+        self.table().hosts.get(&id).map(|host| host.version)
+    }
+
+    /// What all hosts that are up do of each job, in bytes a second.
+    pub fn rates(&self) -> JobBytes {
+        let table = self.table();
+        let up = table.hosts.values().filter(|host| host.at.elapsed() < AVERAGED);
+        let sum = up.fold([0.0; 4], |sum, host| std::array::from_fn(|i| sum[i] + host.rates[i]));
+        let [rebuild, rebalance, scrub, compaction] = sum.map(|rate| rate as u64);
+        JobBytes { rebuild, rebalance, scrub, compaction }
     }
 
     /// All of it, for others.
@@ -66,7 +111,7 @@ impl Beats {
         let ms = |at: &Instant| at.elapsed().as_millis() as u64;
         let table = self.table();
         let hosts =
-            table.hosts.iter().map(|(id, (at, _))| HostHealth { host: id.0, silent_ms: Some(ms(at)) });
+            table.hosts.iter().map(|(id, host)| HostHealth { host: id.0, silent_ms: Some(ms(&host.at)) });
         let devices = table.devices.values();
         let devices =
             devices.map(|(beat, _, at)| DeviceHealth { beat: Some(beat.clone()), silent_ms: ms(at) });

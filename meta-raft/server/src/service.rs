@@ -225,6 +225,7 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::ArchiveNow(_)
         | Ask::SettingsNow(_)
         | Ask::TombstoneOf(_)
+        | Ask::BacklogNow(_)
         | Ask::HostOf(_) => true,
     }
 }
@@ -266,7 +267,7 @@ impl Handler for MetaService {
             Method::Renew(wanted) => Box::pin(renew(handle, from, wanted)),
             Method::Beat(beat) => {
                 if let Some(host) = from.host() {
-                    self.beats.heard(host, beat.version, beat.devices);
+                    self.beats.heard(host, beat);
                 }
                 at_once(done(Vec::new()))
             }
@@ -348,6 +349,7 @@ fn health(handle: &MetaHandle, beats: &Beats) -> HealthNow {
         devices,
         archived_until_ms: handle.known_archived_until(),
         leads: status.leads,
+        rates: Some(beats.rates()),
     }
 }
 

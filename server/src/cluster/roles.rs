@@ -27,7 +27,7 @@ use holdfast_meta_raft_server::{
 };
 use holdfast_net::{Answer, Caller, Handler, Listener, Tls, at_once, authority};
 use holdfast_proto::{self as proto, Failure, call::Method, failure::Code, reply};
-use holdfast_storage_node_server::{Revoked, ShardService};
+use holdfast_storage_node_server::{Foreground, Revoked, ShardService};
 use prometheus::Registry;
 use std::{
     collections::BTreeMap,
@@ -100,6 +100,8 @@ struct Host {
     /// A member's way to the others, which it does not know by itself when it is new.
     peers: Option<Arc<NetPeers>>,
     shelf: Arc<Shelf>,
+    /// What this node does for clients.
+    foreground: Foreground,
     watch: Arc<Watch>,
     stopped: watch::Receiver<bool>,
 }
@@ -206,7 +208,11 @@ async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Run
     if config.roles.has(Role::Storage) {
         shelf.open_early(&config, &identity.cluster)?;
     }
-    let shards = config.roles.has(Role::Storage).then(|| ShardService::new(shelf.clone(), revoked.clone()));
+    let foreground = Foreground::default();
+    let shards = config
+        .roles
+        .has(Role::Storage)
+        .then(|| ShardService::new(shelf.clone(), revoked.clone(), foreground.clone()));
     let handler = Arc::new(Services { meta: meta_service.clone(), shards });
     let served = holdfast_net::serve(listener, handler, pool.clone());
     duties.spawn(async move {
@@ -241,6 +247,7 @@ async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Run
         revoked,
         shelf: shelf.clone(),
         engine: OnceLock::new(),
+        upkeep: OnceLock::new(),
         hosts: Mutex::new(BTreeMap::new()),
     });
     let host = Host {
@@ -251,6 +258,7 @@ async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Run
         remote: remote.clone(),
         peers,
         shelf,
+        foreground,
         watch,
         stopped,
     };
@@ -388,8 +396,10 @@ impl Host {
             open_device,
             scrub_period: self.config.scrub_period,
             reconcile_every: RECONCILE_EVERY,
+            foreground: self.foreground.clone(),
         };
         let maintenance = Maintenance::new(engine, config);
+        let _set_before = self.watch.upkeep.set(maintenance.upkeep().clone());
         let mut ticks = interval(Duration::from_secs(1));
         while let Err(error) = maintenance.admit_all().await {
             tracing::warn!(%error, "the devices are admitted later");

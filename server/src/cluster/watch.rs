@@ -3,15 +3,15 @@
 use super::storage::{Seen, Shelf};
 use bytes::Bytes;
 use holdfast_core::{buffer::BufferPool, ids::HostId};
-use holdfast_gateway_server::Engine;
-use holdfast_meta_raft_machine::{CLUSTER_VERSION, ask::Topology};
+use holdfast_gateway_server::{Engine, Upkeep};
+use holdfast_meta_raft_machine::{CLUSTER_VERSION, ask::Topology, records::Job};
 use holdfast_meta_raft_server::RemoteMeta;
 use holdfast_net::{Remote, Target, Tls};
-use holdfast_proto::{self as proto, Beat, DeviceBeat, call::Method, reply};
+use holdfast_proto::{self as proto, Beat, DeviceBeat, JobBytes, call::Method, reply};
 use holdfast_storage_node_server::{Device, RemoteDevice, Revoked};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -37,6 +37,8 @@ pub struct Watch {
     pub shelf: Arc<Shelf>,
     /// What must know where devices are, once there is a pool.
     pub engine: OnceLock<Engine>,
+    /// What its jobs have done, once they run.
+    pub upkeep: OnceLock<Upkeep>,
     /// The other hosts that keep devices.
     pub hosts: Mutex<BTreeMap<HostId, Remote>>,
 }
@@ -82,7 +84,8 @@ impl Watch {
                 .map(|device| timeout(PACE, tokio::task::spawn_blocking(move || beat_of(&device))));
             let beats = futures::future::join_all(beats).await;
             let devices = beats.into_iter().filter_map(|beat| beat.ok()?.ok()).collect();
-            self.meta.tell_all(&Method::Beat(Beat { devices, version: CLUSTER_VERSION }));
+            let done = self.upkeep.get().map(done_by);
+            self.meta.tell_all(&Method::Beat(Beat { devices, version: CLUSTER_VERSION, done }));
         }
     }
 
@@ -151,9 +154,20 @@ impl Watch {
     }
 }
 
+fn done_by(upkeep: &Upkeep) -> JobBytes {
+    let done = |job| upkeep.done.of(job).load(Ordering::Relaxed);
+    JobBytes {
+        rebuild: done(Job::Rebuild),
+        rebalance: done(Job::Rebalance),
+        scrub: done(Job::Scrub),
+        compaction: done(Job::Compaction),
+    }
+}
+
 fn beat_of(device: &Device) -> DeviceBeat {
     let space = device.space().ok();
     let usage = device.usage();
+    let scrub = device.scrub();
     DeviceBeat {
         device: device.slot().0,
         incarnation: device.incarnation().as_bytes().to_vec(),
@@ -163,5 +177,10 @@ fn beat_of(device: &Device) -> DeviceBeat {
         shards: usage.shards,
         nearly_full: device.nearly_full(),
         backed_up: device.is_backed_up(),
+        scrub_done: scrub.done,
+        scrub_total: scrub.total,
+        scrub_began_ms: scrub.began_ms,
+        scrub_finished_ms: scrub.finished_ms,
+        scrub_asked_ms: scrub.asked_ms,
     }
 }

@@ -4,9 +4,10 @@
 //! failed sync ends the process; a device that cannot be opened is left out, and the others serve.
 
 mod access;
+mod foreground;
 mod metrics;
+mod notes;
 mod remote;
-mod root;
 mod service;
 mod superblock;
 
@@ -14,7 +15,9 @@ pub use access::DeviceAccess;
 pub use remote::RemoteDevice;
 pub use service::{DeviceSet, Revoked, ShardService};
 
+pub use foreground::Foreground;
 pub use metrics::DeviceMetrics;
+pub use notes::ScrubProgress;
 pub use superblock::{Superblock, SuperblockError};
 
 use bytes::Bytes;
@@ -97,6 +100,7 @@ pub struct Device {
     failed: Arc<AtomicBool>,
     /// Held while the root is replaced.
     rooting: Arc<Mutex<()>>,
+    scrub: Arc<Mutex<ScrubProgress>>,
     _lock: Arc<DirLock>,
 }
 
@@ -155,6 +159,7 @@ impl Device {
                 writer,
                 failed,
                 rooting: Arc::default(),
+                scrub: Arc::default(),
                 _lock: Arc::new(lock),
             },
             recovered,
@@ -233,17 +238,40 @@ impl Device {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn write_root(&self, version: root::Version, bytes: &[u8]) -> Result<(), ShardError> {
+    pub fn write_root(&self, version: notes::Version, bytes: &[u8]) -> Result<(), ShardError> {
         let _alone = self.rooting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.root().is_some_and(|(known, _)| known > version) {
             return Ok(());
         }
-        Ok(root::write(&self.dir, version, bytes)?)
+        Ok(notes::write(&self.dir, notes::ROOT, version, bytes)?)
     }
 
     /// The root of the metadata's archive, if there is one that is whole.
-    pub fn root(&self) -> Option<(root::Version, Bytes)> {
-        root::read(&self.dir)
+    pub fn root(&self) -> Option<(notes::Version, Bytes)> {
+        notes::read(&self.dir, notes::ROOT)
+    }
+
+    /// Keeps where the scrub is, for after a restart.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn keep_scrub(&self, progress: &[u8]) -> Result<(), ShardError> {
+        Ok(notes::write(&self.dir, notes::SCRUB, (0, 0), progress)?)
+    }
+
+    /// What was last [kept](Self::keep_scrub).
+    pub fn kept_scrub(&self) -> Option<Bytes> {
+        notes::read(&self.dir, notes::SCRUB).map(|(_, bytes)| bytes)
+    }
+
+    /// Lets others see where the scrub is.
+    pub fn show_scrub(&self, progress: ScrubProgress) {
+        *self.scrub.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
+
+    /// Where the scrub is.
+    pub fn scrub(&self) -> ScrubProgress {
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// As [`ShardStore::verify`].

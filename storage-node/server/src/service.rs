@@ -1,7 +1,7 @@
 //! What a storage node answers to others.
 
 use crate::{
-    Device,
+    Device, Foreground,
     remote::{encode_page, failure_of, parse_name},
 };
 use bytes::Bytes;
@@ -34,11 +34,13 @@ pub type Revoked = Arc<arc_swap::ArcSwap<BTreeSet<HostId>>>;
 pub struct ShardService {
     devices: Arc<dyn DeviceSet>,
     revoked: Revoked,
+    foreground: Foreground,
 }
 
 impl ShardService {
-    pub fn new(devices: Arc<dyn DeviceSet>, revoked: Revoked) -> Self {
-        Self { devices, revoked }
+    /// A service that counts in `foreground` what it does for clients.
+    pub fn new(devices: Arc<dyn DeviceSet>, revoked: Revoked, foreground: Foreground) -> Self {
+        Self { devices, revoked, foreground }
     }
 
     fn device(&self, id: u32, from: Caller) -> Result<Arc<Device>, Failure> {
@@ -79,6 +81,9 @@ impl ShardService {
         match method {
             Method::PutShard(put) => {
                 let device = self.device(put.device, from)?;
+                if !put.maintenance {
+                    self.foreground.served();
+                }
                 let class = if put.maintenance { WriteClass::Maintenance } else { WriteClass::User };
                 let id = name(&put.pack, put.index)?;
                 let shard = PutShard { id, epoch: Epoch(put.epoch), class, now_ms: put.now_ms, payload };
@@ -90,6 +95,9 @@ impl ShardService {
             Method::ReadShard(read) => {
                 let device = self.device(read.device, from)?;
                 let id = name(&read.pack, read.index)?;
+                if from.has(Role::Gateway) {
+                    self.foreground.served();
+                }
                 Ok(Box::pin(blocking(move || device.read(id, read.offset, read.len))))
             }
             Method::DeleteShards(delete) => {

@@ -11,7 +11,7 @@ use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::{
     ask::{ChunksOf, HeaderNow, PackOf, ReclaimablePacks},
     command::{Command, Request},
-    records::Pack,
+    records::{Job, Pack},
 };
 use holdfast_storage_node_store::{ShardId, WriteClass};
 use std::{collections::BTreeMap, sync::Arc};
@@ -32,6 +32,9 @@ impl Maintenance {
     pub(super) async fn compact_some(self) -> Result<(), EngineError> {
         let shared = self.engine.shared.clone();
         loop {
+            if self.upkeep.is_paused(Job::Compaction) {
+                return Ok(());
+            }
             let header = shared.meta.ask(HeaderNow {}).await?;
             if header.is_some_and(|header| header.collection_stopped.is_some()) {
                 return Ok(());
@@ -48,6 +51,8 @@ impl Maintenance {
                 let Some(pack) = shared.meta.ask(PackOf { id: *id }).await? else { continue };
                 epochs.insert(*id, pack.epoch);
                 if pack.entries > 0 {
+                    self.upkeep.admit(pack.live, false).await;
+                    self.upkeep.count(Job::Compaction, pack.live);
                     match move_out(&shared, *id, &pack, &mut targets).await {
                         Ok(()) => self.engine.metrics().compacted_packs.inc(),
                         Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::Full)) => {

@@ -11,7 +11,7 @@ use holdfast_core::ids::{PackId, PgId};
 use holdfast_meta_raft_machine::{
     ask::Packs,
     command::{Command, Outcome, Request},
-    records::{Pack, Pg},
+    records::{Job, Pack, Pg},
 };
 use holdfast_storage_node_server::DeviceAccess;
 use holdfast_storage_node_store::ShardId;
@@ -25,6 +25,9 @@ const SETTLE_STEPS: u32 = 2000;
 impl Maintenance {
     pub(super) async fn relocate_some(self) -> Result<(), EngineError> {
         let shared = &self.engine.shared;
+        if self.upkeep.is_paused(Job::Rebalance) {
+            return Ok(());
+        }
         let table = shared.placement.table();
         let moving = table.iter().filter(|(id, pg)| pg.previous.is_some() && shared.placement.is_mine(*id));
         // The most endangered first: those whose old places are gone.
@@ -48,6 +51,9 @@ impl Maintenance {
         loop {
             let page = self.engine.meta().ask(Packs { pg: Some(id), after, limit: PAGE }).await?;
             for (pack_id, pack) in page.iter().filter(|(_, pack)| pack.epoch < previous.since) {
+                if self.upkeep.is_paused(Job::Rebalance) {
+                    return Ok(());
+                }
                 match self.move_pack(*pack_id, pack, pg).await {
                     Ok(moved) => whole &= moved,
                     Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
@@ -81,6 +87,8 @@ impl Maintenance {
             };
             let shard = ShardId { pack: id, index: index as u8 };
             let source = shared.placement.devices.get(from).filter(|_| missing >> index & 1 == 0);
+            self.upkeep.admit(u64::from(pack.shard_len), false).await;
+            self.upkeep.count(Job::Rebalance, u64::from(pack.shard_len));
             let copied = match copy(source, shard, pack.shard_len).await {
                 Some(bytes) => shared.rewrite(target.clone(), shard, pg.epoch, bytes).await,
                 None => false,

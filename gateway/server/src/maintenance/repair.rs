@@ -6,16 +6,27 @@ use crate::{
     engine::{EngineError, Shared},
 };
 use bytes::Bytes;
+use futures::TryStreamExt;
 use holdfast_core::ids::{Epoch, PackId};
 use holdfast_meta_raft_machine::{
     ask::{DegradedPacks, PackOf},
     command::{Command, Outcome, Rejection, Request},
-    records::Pack,
+    records::{Job, Pack},
 };
 use holdfast_storage_node_server::DeviceAccess;
 use holdfast_storage_node_store::{PutShard, ShardError, ShardId, WriteClass};
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
+
+/// Packs that are repaired at once.
+const AT_ONCE: usize = 4;
+
+/// After a vain try, a pack waits for so long.
+const LATER: Duration = Duration::from_secs(15);
 
 /// Packs that are looked at together.
 const PAGE: u32 = 1000;
@@ -28,15 +39,23 @@ impl Maintenance {
             if after.is_none() {
                 self.engine.metrics().degraded_packs.set(degraded.len() as i64);
             }
-            for (_, pack) in
-                degraded.iter().filter(|(_, pack)| self.engine.shared.placement.is_mine(pack.pg()))
-            {
-                match self.repair(*pack).await {
-                    Ok(_) => {}
-                    Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
-                    Err(error) => tracing::warn!(%pack, %error, "a pack could not be repaired yet"),
+            let placement = &self.engine.shared.placement;
+            let mine = degraded.iter().filter(|(_, pack)| placement.is_mine(pack.pg()) && self.is_due(*pack));
+            let repaired = futures::stream::iter(mine.map(Ok)).try_for_each_concurrent(AT_ONCE, async |(spare, pack)| {
+                if self.upkeep.is_paused(Job::Rebuild) {
+                    return Ok(());
                 }
-            }
+                match self.repair(*pack, *spare).await {
+                    Ok(_) => Ok(()),
+                    Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => Err(error),
+                    Err(error) => {
+                        tracing::warn!(%pack, %error, "a pack could not be repaired: it is tried again later");
+                        self.later().insert(*pack, Instant::now() + LATER);
+                        Ok(())
+                    }
+                }
+            });
+            repaired.await?;
             match degraded.last() {
                 Some(last) if degraded.len() == PAGE as usize => after = Some(*last),
                 Some(_) | None => return Ok(()),
@@ -44,8 +63,20 @@ impl Maintenance {
         }
     }
 
-    /// Rebuilds what a pack misses on the devices that are in service; whether anything was.
-    async fn repair(&self, id: PackId) -> Result<bool, EngineError> {
+    fn later(&self) -> MutexGuard<'_, BTreeMap<PackId, Instant>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a pack was not tried in vain a moment ago.
+    fn is_due(&self, pack: PackId) -> bool {
+        let mut later = self.later();
+        later.retain(|_, at| *at > Instant::now());
+        !later.contains_key(&pack)
+    }
+
+    /// Rebuilds what a pack misses on the devices that are in service; whether anything was. Its `spare` shards say how many
+    /// more it can lose.
+    async fn repair(&self, id: PackId, spare: u8) -> Result<bool, EngineError> {
         let shared = &self.engine.shared;
         let Some(pack) = self.engine.meta().ask(PackOf { id }).await? else { return Ok(false) };
         let Some(pg) = shared.placement.pg(id.pg()) else { return Ok(false) };
@@ -59,6 +90,8 @@ impl Maintenance {
         if targets.is_empty() {
             return Ok(false);
         }
+        let bytes = u64::from(pack.shard_len) * (pack.profile.data() + targets.len()) as u64;
+        self.upkeep.admit(bytes, spare == 0).await;
         let mask = shared.rebuild(id, &pack, targets, pg.epoch).await?;
         if mask == 0 {
             return Ok(false);
@@ -78,6 +111,7 @@ impl Maintenance {
             return Ok(false);
         }
         self.engine.metrics().repaired_shards.inc_by(u64::from(mask.count_ones()));
+        self.upkeep.count(Job::Rebuild, u64::from(pack.shard_len) * u64::from(mask.count_ones()));
         Ok(true)
     }
 }

@@ -1,0 +1,174 @@
+//! How much the cluster's own work may take: foreground traffic goes first.
+
+use arc_swap::ArcSwap;
+use holdfast_meta_raft_machine::records::{Job, Settings};
+use holdfast_storage_node_server::Foreground;
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Bytes a second where nothing else is set: what one disk gives without noticing.
+const DEFAULT_RATE: u64 = 200 << 20;
+
+/// The share of the rate that is left to upkeep while clients are served.
+const BUSY_SHARE: u64 = 8;
+
+/// A client was served within this time: the node is busy.
+const BUSY: Duration = Duration::from_millis(250);
+
+/// What accumulates while nothing is done.
+const BURST: Duration = Duration::from_millis(500);
+
+/// What each job has done since the process began, in bytes.
+#[derive(Debug, Default)]
+pub struct Done {
+    pub rebuilt: AtomicU64,
+    pub moved: AtomicU64,
+    pub scrubbed: AtomicU64,
+    pub compacted: AtomicU64,
+}
+
+impl Done {
+    pub fn of(&self, job: Job) -> &AtomicU64 {
+        match job {
+            Job::Rebuild => &self.rebuilt,
+            Job::Rebalance => &self.moved,
+            Job::Scrub => &self.scrubbed,
+            Job::Compaction => &self.compacted,
+        }
+    }
+}
+
+struct Bucket {
+    /// Bytes that may be moved now; negative where more was taken than there was.
+    tokens: f64,
+    filled: Instant,
+    served: u64,
+    busy_until: Instant,
+}
+
+/// The budget of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Upkeep {
+    settings: Arc<ArcSwap<Settings>>,
+    bucket: Arc<Mutex<Bucket>>,
+    foreground: Foreground,
+    pub done: Arc<Done>,
+}
+
+impl Upkeep {
+    /// A budget that yields to what `foreground` counts.
+    pub fn new(foreground: Foreground) -> Self {
+        let now = Instant::now();
+        let bucket = Bucket { tokens: 0.0, filled: now, served: foreground.count(), busy_until: now };
+        Self {
+            settings: Arc::default(),
+            bucket: Arc::new(Mutex::new(bucket)),
+            foreground,
+            done: Arc::default(),
+        }
+    }
+
+    /// Follows what operators set.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    pub fn is_paused(&self, job: Job) -> bool {
+        self.settings.load().is_paused(job)
+    }
+
+    /// Waits until `bytes` may be read or written for a job. What is `urgent` has the whole rate, whoever is served.
+    pub async fn admit(&self, bytes: u64, urgent: bool) {
+        loop {
+            let wait = self.take(bytes as f64, urgent, Instant::now());
+            if wait.is_zero() {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes tokens, or says how long to wait for some. What was taken too much is waited for by the next.
+    fn take(&self, bytes: f64, urgent: bool, now: Instant) -> Duration {
+        let rate = match self.settings.load().upkeep_bytes_per_s {
+            0 => DEFAULT_RATE,
+            rate => rate,
+        };
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = self.foreground.count();
+        if served != std::mem::replace(&mut bucket.served, served) {
+            bucket.busy_until = now + BUSY;
+        }
+        let busy = now < bucket.busy_until && !urgent;
+        let rate = if busy { rate / BUSY_SHARE } else { rate } as f64;
+        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        bucket.filled = now;
+        bucket.tokens = (bucket.tokens + passed * rate).min(BURST.as_secs_f64() * rate);
+        if bucket.tokens >= 0.0 {
+            bucket.tokens -= bytes;
+            return Duration::ZERO;
+        }
+        // Looked at again soon: the node may be idle by then.
+        Duration::from_secs_f64((-bucket.tokens / rate).clamp(0.005, 0.1))
+    }
+
+    /// Counts what a job has done.
+    pub fn count(&self, job: Job, bytes: u64) {
+        self.done.of(job).fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that a job gets in a second of steps of 1 MiB.
+    fn second(upkeep: &Upkeep, from: Instant, urgent: bool, mut serve: impl FnMut()) -> u64 {
+        let mut taken = 0;
+        for ms in 0..1000 {
+            serve();
+            while upkeep.take(f64::from(1 << 20), urgent, from + Duration::from_millis(ms)).is_zero() {
+                taken += 1 << 20;
+            }
+        }
+        taken
+    }
+
+    #[test]
+    fn who_serves_clients_leaves_little_to_upkeep() {
+        let foreground = Foreground::default();
+        let upkeep = Upkeep::new(foreground.clone());
+        upkeep.set(Settings { upkeep_bytes_per_s: 64 << 20, ..Settings::default() });
+        let start = Instant::now();
+        let idle = second(&upkeep, start, false, || {});
+        let busy = second(&upkeep, start + Duration::from_secs(2), false, || foreground.served());
+        let urgent = second(&upkeep, start + Duration::from_secs(4), true, || foreground.served());
+        let near = |got: u64, mib: u64| {
+            got.abs_diff(mib << 20) <= (mib << 20) / 2 + (33 << 20) * u64::from(mib > 32)
+        };
+        assert!(near(idle, 64), "{idle}");
+        assert!(busy <= 16 << 20, "{busy}");
+        assert!(near(urgent, 64), "{urgent}");
+    }
+
+    #[test]
+    fn jobs_are_paused_and_go_on() {
+        let upkeep = Upkeep::new(Foreground::default());
+        let mut settings = Settings::default();
+        settings.set_paused(Job::Scrub, true);
+        upkeep.set(settings.clone());
+        assert!(upkeep.is_paused(Job::Scrub) && !upkeep.is_paused(Job::Rebuild));
+        settings.set_paused(Job::Scrub, false);
+        upkeep.set(settings);
+        assert!(!upkeep.is_paused(Job::Scrub));
+    }
+}
