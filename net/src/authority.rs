@@ -62,6 +62,11 @@ pub fn make(cluster: &str) -> Result<Signed, TlsError> {
     Ok(Signed { certificate: certificate.der().to_vec(), key: key.serialize_der() })
 }
 
+/// A certificate as text.
+pub fn to_pem(certificate: &[u8]) -> String {
+    pem::encode(&pem::Pem::new("CERTIFICATE", certificate))
+}
+
 /// A new private key, PKCS#8 in DER, and a request to have it certified, PKCS#10 in DER.
 ///
 /// # Errors

@@ -15,5 +15,5 @@ mod tls;
 pub use client::{Pending, Remote};
 pub use error::NetError;
 pub use frame::PAYLOAD_MAX;
-pub use server::{Answer, Handler, Listener, at_once, serve};
+pub use server::{Answer, Handler, Listener, Stream, accept_anybody, at_once, serve};
 pub use tls::{Caller, Secret, Target, Tls, TlsError, join_client};

@@ -114,7 +114,18 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPo
     }
 }
 
-type Stream = tokio_rustls::server::TlsStream<TcpStream>;
+/// Takes a connection as this host, whoever calls, and without asking who it is.
+///
+/// # Errors
+/// Where the handshake fails or takes too long.
+pub async fn accept_anybody(stream: TcpStream, tls: &Tls) -> io::Result<Stream> {
+    stream.set_nodelay(true)?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.anybody.clone());
+    timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(io::Error::other)?
+}
+
+/// An encrypted connection.
+pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// Finds out who calls.
 async fn shake_hands(stream: TcpStream, tls: &Tls) -> io::Result<(Stream, Caller)> {

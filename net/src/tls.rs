@@ -115,6 +115,8 @@ impl ResolvesClientCert for Own {
 pub struct Tls {
     own: Arc<Own>,
     pub(crate) server: Arc<ServerConfig>,
+    /// For callers that are no hosts: HTTP.
+    pub(crate) anybody: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
 }
 
@@ -148,11 +150,16 @@ impl Tls {
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(own.clone());
+        let anybody = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(own.clone());
         let client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_root_certificates(roots)
             .with_client_cert_resolver(own.clone());
-        Ok(Self { own, server: Arc::new(server), client: Arc::new(client) })
+        let (server, anybody) = (Arc::new(server), Arc::new(anybody));
+        Ok(Self { own, server, anybody, client: Arc::new(client) })
     }
 
     /// Takes another certificate for connections from now on.

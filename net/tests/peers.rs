@@ -64,6 +64,7 @@ impl Handler for Echo {
                 | Method::ListShards(_)
                 | Method::WriteRoot(_)
                 | Method::ReadRoot(_)
+                | Method::AddDisk(_)
                 | Method::ReadShard(_)
                 | Method::Submit(_)
                 | Method::Raft(_)

@@ -2,6 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use holdfast_core::{profile::Profile, roles::Role, topology::FailureDomain};
+use holdfast_meta_raft_machine::records::Job;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Holdfast: a durable, deduplicating, erasure-coded object store.
@@ -143,6 +144,8 @@ pub enum FoundCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Makes another recovery key, for a cluster that has none or whose key was seen by others
+    RecoveryKey,
     /// Tokens that let hosts join
     #[command(subcommand)]
     Token(TokenCommand),
@@ -171,6 +174,15 @@ pub enum OperatorCommand {
     Status,
     #[command(skip)]
     Cluster(ClusterCommand),
+    /// Lists, pauses and resumes what the cluster does by itself
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Reads and verifies every shard
+    #[command(subcommand)]
+    Scrub(ScrubCommand),
+    /// Tokens for the HTTP admin API
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Lists devices, and orders what becomes of them
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -200,12 +212,52 @@ pub enum OperatorCommand {
 #[derive(Debug)]
 pub enum ClusterCommand {
     Token(TokenArgs),
+    RecoveryKey,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Lists jobs with what is left, their rate, and an estimate
+    List,
+    /// Stops a job until it is resumed: rebuild, rebalance, scrub or compaction
+    Pause { job: Job },
+    /// Lets a job go on
+    Resume { job: Job },
+    /// Limits what jobs read and write on each node, in MB/s; 0 is the default
+    Limit { megabytes_per_s: u64 },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScrubCommand {
+    /// Begins a round now, on all devices
+    Start,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Makes a token, which is shown once
+    Create {
+        /// What it is for
+        name: String,
+        /// It may look and not touch
+        #[arg(long)]
+        read_only: bool,
+        /// How long it is good
+        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+    },
+    /// Lists tokens
+    List,
+    /// Makes a token of no use
+    Revoke { id: String },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
     /// Lists devices with their load
     List,
+    /// Gives a storage node another disk: an empty directory on it
+    Add { node: String, dir: String },
     /// Moves a device's shards to others; it serves until they are there
     Drain { device: u32 },
     /// Lets a device hold its share again
@@ -273,12 +325,18 @@ pub enum RepairCommand {
 pub enum PgCommand {
     /// Lists placement groups with their devices
     List,
+    /// Shows a placement group with its packs
+    Show { group: u32 },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum MetaCommand {
     /// Lists members
     Members,
+    /// Lets another member join: prints how
+    Add,
+    /// Takes the metadata off a host
+    Remove { host: String },
     /// Hands leadership to another member
     TransferLeader { host: String },
 }

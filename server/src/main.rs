@@ -1,5 +1,6 @@
 //! `holdfast`: the server's binary. Parses, validates, runs, and answers with an exit code.
 
+mod admin;
 mod args;
 mod cluster;
 mod config;
@@ -56,6 +57,10 @@ fn main() -> ExitCode {
             with(HostConfig::from_file(&config), async |config| {
                 cluster::found::init(&config, &operator).await
             })
+        }
+        Command::Cluster(FoundCommand::RecoveryKey) => {
+            let command = OperatorCommand::Cluster(ClusterCommand::RecoveryKey);
+            with(Ok(()), async |()| operator::run(&operator, json, command).await)
         }
         Command::Cluster(FoundCommand::Token(TokenCommand::Create(token))) => {
             let command = OperatorCommand::Cluster(ClusterCommand::Token(token));

@@ -26,7 +26,7 @@ use holdfast_meta_raft_planner::{first_table, lint};
 use holdfast_meta_raft_server::{
     Collector, CollectorConfig, MemberId, Meta, MetaConfig, MetaError, MetaMetrics, MetaNode, NoPeers,
 };
-use holdfast_storage_node_server::{Device, DeviceMetrics};
+use holdfast_storage_node_server::{Device, DeviceSeries};
 use prometheus::Registry;
 use std::{
     collections::BTreeMap,
@@ -237,14 +237,13 @@ fn open_devices(
     registry: &Registry,
 ) -> Result<(DeviceSlots, OpenDevice), SystemError> {
     let ids: Vec<DeviceId> = (0..config.devices.len() as u32).map(DeviceId).collect();
-    let metrics: BTreeMap<DeviceId, DeviceMetrics> =
-        ids.iter().copied().zip(DeviceMetrics::new(registry, &ids)?).collect();
+    let series = DeviceSeries::new(registry)?;
     let dirs: BTreeMap<DeviceId, PathBuf> =
         ids.iter().copied().zip(config.devices.iter().map(|device| device.dir.clone())).collect();
     let cluster = identity.cluster.clone();
     let open: OpenDevice = Arc::new(move |slot: DeviceId| {
         let (device, recovered) =
-            Device::open(&dirs[&slot], &cluster, slot, Incarnation(rand::random()), metrics[&slot].clone())?;
+            Device::open(&dirs[&slot], &cluster, slot, Incarnation(rand::random()), series.of(slot))?;
         tracing::info!(device = %slot, shards = recovered.shards, reindexed = recovered.reindexed, "device opened");
         Ok(device)
     });
@@ -272,7 +271,7 @@ async fn raise_version(meta: &Meta) -> Result<(), SystemError> {
 /// Makes the pool: devices, placement groups.
 async fn set_up(config: &Config, meta: &Meta, slots: &DeviceSlots) -> Result<(), SystemError> {
     let mut devices = BTreeMap::new();
-    for (slot, device) in slots.ids().zip(&config.devices) {
+    for (slot, device) in slots.ids().into_iter().zip(&config.devices) {
         let Some(opened) = slots.local(slot) else {
             let (in_service, total) = (slots.in_service().len(), config.devices.len());
             return Err(SystemError::TooFewDevices { in_service, total, need: total });

@@ -13,22 +13,27 @@ use std::{
     sync::Arc,
 };
 
+type Slot = Arc<ArcSwapOption<Device>>;
+
 /// The devices that a process can reach. Its own have slots, which are empty while a device is out of service.
 #[derive(Clone)]
 pub struct DeviceSlots {
-    slots: Arc<BTreeMap<DeviceId, ArcSwapOption<Device>>>,
+    slots: Arc<ArcSwap<BTreeMap<DeviceId, Slot>>>,
     remote: Arc<ArcSwap<BTreeMap<DeviceId, RemoteDevice>>>,
 }
 
 impl DeviceSlots {
     pub fn new(slots: impl IntoIterator<Item = (DeviceId, Option<Device>)>) -> Self {
-        let slot = |(id, device): (DeviceId, Option<Device>)| (id, ArcSwapOption::from(device.map(Arc::new)));
-        Self { slots: Arc::new(slots.into_iter().map(slot).collect()), remote: Arc::default() }
+        let slot = |(id, device): (DeviceId, Option<Device>)| {
+            (id, Arc::new(ArcSwapOption::from(device.map(Arc::new))))
+        };
+        let slots: BTreeMap<_, _> = slots.into_iter().map(slot).collect();
+        Self { slots: Arc::new(ArcSwap::from_pointee(slots)), remote: Arc::default() }
     }
 
     /// The device in a slot, if it is worth asking.
     pub fn get(&self, slot: DeviceId) -> Option<DeviceAccess> {
-        if self.slots.contains_key(&slot) {
+        if self.slots.load().contains_key(&slot) {
             return self.local(slot).map(DeviceAccess::Local);
         }
         self.remote.load().get(&slot).filter(|device| device.is_up()).cloned().map(DeviceAccess::Remote)
@@ -36,13 +41,19 @@ impl DeviceSlots {
 
     /// The device in a slot of this process, if it is in service.
     pub fn local(&self, slot: DeviceId) -> Option<Arc<Device>> {
-        self.slots.get(&slot)?.load_full().filter(|device| !device.has_failed())
+        self.slots.load().get(&slot)?.load_full().filter(|device| !device.has_failed())
     }
 
-    /// Puts a device of this process into service, or takes it out.
+    /// Puts a device of this process into service, or takes it out. A device that was not there before is a new one.
     pub fn set(&self, slot: DeviceId, device: Option<Device>) {
-        if let Some(place) = self.slots.get(&slot) {
-            place.store(device.map(Arc::new));
+        let device = device.map(Arc::new);
+        match self.slots.load().get(&slot) {
+            Some(place) => place.store(device),
+            None => drop(self.slots.rcu(|slots| {
+                let mut slots = BTreeMap::clone(slots);
+                slots.insert(slot, Arc::new(ArcSwapOption::from(device.clone())));
+                slots
+            })),
         }
     }
 
@@ -57,13 +68,13 @@ impl DeviceSlots {
     }
 
     /// The slots of this process.
-    pub fn ids(&self) -> impl Iterator<Item = DeviceId> {
-        self.slots.keys().copied()
+    pub fn ids(&self) -> Vec<DeviceId> {
+        self.slots.load().keys().copied().collect()
     }
 
     /// All devices of this process that are in service.
     pub fn in_service(&self) -> Vec<Arc<Device>> {
-        self.slots.keys().filter_map(|slot| self.local(*slot)).collect()
+        self.ids().into_iter().filter_map(|slot| self.local(slot)).collect()
     }
 }
 

@@ -291,6 +291,7 @@ impl Handler for MetaService {
             | Method::ListDevices(_)
             | Method::ListShards(_)
             | Method::WriteRoot(_)
+            | Method::AddDisk(_)
             | Method::ReadRoot(_) => {
                 let nothing = Failure::new(Code::Unimplemented, "this process keeps no shards");
                 at_once(Err(nothing))

@@ -28,6 +28,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 /// How long an operator's certificate is valid: as long as the cluster is run by the same people.
 const OPERATOR_LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 60 * 60);
 
+/// The authority's certificate, for who speaks HTTPS with the cluster.
+const AUTHORITY_FILE: &str = "ca.pem";
+
 /// An operator is no host.
 const OPERATOR: HostId = HostId(0);
 
@@ -100,6 +103,8 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
     drop(node);
     // Written last: what has an identity is whole.
     boss.write(operator)?;
+    let pem = authority::to_pem(&signer.certificate);
+    durable::replace(&operator.join(AUTHORITY_FILE), pem.as_bytes(), 0o644).map_err(io_at(operator))?;
     first.write(&config.data)?;
     println!("made cluster {cluster}, with {} as its first host", config.name);
     println!("the operator's identity is in {}: keep it safe", operator.display());

@@ -3,10 +3,13 @@
 use super::{
     config::HostConfig,
     identity::{HostIdentity, members_of, now},
-    storage::{self, Seen, Shelf},
+    storage::{Disks, Seen, Shelf},
     watch::Watch,
 };
-use crate::system::{SystemError, flatten, io_at, lock, told_to_stop};
+use crate::{
+    admin::http as admin,
+    system::{SystemError, flatten, io_at, lock, told_to_stop},
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
@@ -54,6 +57,7 @@ const RENEW_PACE: Duration = Duration::from_secs(10);
 struct Services {
     meta: Option<MetaService>,
     shards: Option<ShardService>,
+    shelf: Arc<Shelf>,
 }
 
 impl Handler for Services {
@@ -68,6 +72,9 @@ impl Handler for Services {
                 | Method::WriteRoot(_)
                 | Method::ReadRoot(_)
         );
+        if let (Method::AddDisk(wanted), Some(_)) = (&method, &self.shards) {
+            return Box::pin(add_disk(self.shelf.clone(), from, wanted.dir.clone()));
+        }
         match (&self.meta, &self.shards) {
             (_, Some(shards)) if for_shards => shards.call(from, method, payload),
             (Some(meta), _) if !for_shards => meta.call(from, method, payload),
@@ -77,6 +84,15 @@ impl Handler for Services {
             }
         }
     }
+}
+
+async fn add_disk(shelf: Arc<Shelf>, from: Caller, dir: String) -> Answer {
+    if !from.has(Role::Operator) {
+        return Err(Failure::new(Code::Denied, "only operators may do that"));
+    }
+    let added = shelf.add_disk(std::path::Path::new(&dir)).await;
+    let id = added.map_err(|error| Failure::new(Code::BadRequest, error.to_string()))?;
+    Ok((reply::Result::Devices(proto::DeviceList { devices: vec![id.0] }), Bytes::new()))
 }
 
 type Duties = JoinSet<Result<(), SystemError>>;
@@ -121,6 +137,10 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         true => Some(bind("S3", config.s3).await?),
         false => None,
     };
+    let admin = match config.admin.filter(|_| config.roles.has(Role::Meta)) {
+        Some(address) => Some(bind("the admin API", address).await?),
+        None => None,
+    };
     let mut running = start(config, stopped).await?;
     let host = running.host.clone();
     let stopping = told_to_stop();
@@ -141,6 +161,12 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         running.duties.spawn(host.clone().maintain(engine.clone(), open_device));
     }
     if let Some(node) = &running.node {
+        if let Some(listener) = admin {
+            let (meta, member, cluster) = (host.remote.clone(), node.handle(), host.cluster.clone());
+            let serving =
+                admin::serve(listener, host.watch.tls.clone(), admin::Api { meta, member, cluster });
+            running.duties.spawn(async move { serving.await.map_err(io_at("the admin API")) });
+        }
         let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
     }
@@ -213,7 +239,7 @@ async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Run
         .roles
         .has(Role::Storage)
         .then(|| ShardService::new(shelf.clone(), revoked.clone(), foreground.clone()));
-    let handler = Arc::new(Services { meta: meta_service.clone(), shards });
+    let handler = Arc::new(Services { meta: meta_service.clone(), shards, shelf: shelf.clone() });
     let served = holdfast_net::serve(listener, handler, pool.clone());
     duties.spawn(async move {
         served.await;
@@ -318,10 +344,11 @@ impl Host {
         let mut opener = None;
         if self.config.roles.has(Role::Storage) {
             self.shelf.close_early();
-            let (config, seen) = (&self.config, &self.watch.seen);
-            let opened = storage::open(config, &self.cluster, self.id, &self.remote, seen, &self.registry);
-            let (slots, open_device) = opened.await?;
-            self.shelf.serve(slots);
+            let (config, seen) = (self.config.clone(), self.watch.seen.clone());
+            let (cluster, remote) = (self.cluster.clone(), self.remote.clone());
+            let disks = Arc::new(Disks::new(config, cluster, self.id, remote, seen, &self.registry)?);
+            self.shelf.serve(disks.open_all().await?, disks.clone());
+            let open_device: OpenDevice = Arc::new(move |slot| disks.open(slot));
             opener = Some(open_device);
         }
         let watch = self.watch.clone();

@@ -1,26 +1,35 @@
 //! The devices of a storage node: which directory is which device, and what an empty one may become.
 
 use super::config::HostConfig;
-use crate::system::SystemError;
+use crate::system::{SystemError, io_at};
 use arc_swap::ArcSwap;
 use holdfast_core::ids::{DeviceId, HostId, Incarnation};
-use holdfast_gateway_server::{DeviceSlots, OpenDevice};
+use holdfast_gateway_server::DeviceSlots;
+use holdfast_kv::durable;
 use holdfast_meta_raft_machine::{
     ask::Topology,
     command::{Command, Request},
     records::{DeviceSpec, Duty},
 };
 use holdfast_meta_raft_server::RemoteMeta;
-use holdfast_storage_node_server::{Device, DeviceError, DeviceMetrics, DeviceSet, Superblock};
+use holdfast_storage_node_server::{Device, DeviceError, DeviceSeries, DeviceSet, Superblock};
 use prometheus::Registry;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// Devices that a host may have: its share of the numbers of devices.
 const DEVICES_MAX: u32 = 256;
+
+/// The numbers of a host's devices.
+fn numbers_of(host: HostId) -> impl Iterator<Item = DeviceId> {
+    let base = (host.0 as u32).saturating_mul(DEVICES_MAX);
+    (base..base + DEVICES_MAX).map(DeviceId)
+}
 
 /// The topology as it was last read.
 pub type Seen = Arc<ArcSwap<Topology>>;
@@ -28,13 +37,13 @@ pub type Seen = Arc<ArcSwap<Topology>>;
 /// Which directory holds which device. What has a superblock says it itself; an empty directory takes the place of a
 /// device whose disk is gone, if there is one, and is a new device otherwise.
 fn assign(
-    config: &HostConfig,
+    dirs: &[PathBuf],
     host: HostId,
     topology: &Topology,
 ) -> Result<BTreeMap<DeviceId, PathBuf>, SystemError> {
     let mut assigned = BTreeMap::new();
     let mut empty = Vec::new();
-    for dir in &config.devices {
+    for dir in dirs {
         match Superblock::read(dir).map_err(DeviceError::from)? {
             Some(found) => {
                 if let Some(other) = assigned.insert(found.slot, dir.clone()) {
@@ -50,9 +59,7 @@ fn assign(
     let lost = mine.filter(|(id, device)| device.duty != Duty::Removed && !assigned.contains_key(id));
     let mut slots: Vec<DeviceId> = lost.map(|(id, _)| *id).collect();
     if slots.is_empty() {
-        let base = (host.0 as u32).saturating_mul(DEVICES_MAX);
-        let fresh = (base..base + DEVICES_MAX).map(DeviceId);
-        slots.extend(fresh.filter(|id| !known.contains(id) && !assigned.contains_key(id)));
+        slots.extend(numbers_of(host).filter(|id| !known.contains(id) && !assigned.contains_key(id)));
     } else if empty.len() > slots.len() {
         // Which of them is new, and which the mount point of a disk that is not there, cannot be known.
         tracing::error!(
@@ -67,6 +74,7 @@ fn assign(
 #[derive(Default)]
 pub struct Shelf {
     slots: OnceLock<DeviceSlots>,
+    disks: OnceLock<Arc<Disks>>,
     /// Opened before the metadata could say which disks are known: for recovery alone.
     early: Mutex<BTreeMap<DeviceId, Device>>,
 }
@@ -86,11 +94,11 @@ impl Shelf {
     /// # Errors
     /// Where a directory cannot be read.
     pub fn open_early(&self, config: &HostConfig, cluster: &str) -> Result<(), SystemError> {
-        for dir in &config.devices {
+        let series = DeviceSeries::new(&Registry::new())?;
+        for dir in &dirs_of(config)? {
             let found = Superblock::read(dir).ok().flatten();
             let Some(found) = found.filter(|found| found.cluster == cluster) else { continue };
-            let metrics = DeviceMetrics::new(&Registry::new(), &[found.slot])?;
-            let Some(metrics) = metrics.into_iter().next() else { continue };
+            let metrics = series.of(found.slot);
             match Device::open(dir, cluster, found.slot, found.incarnation, metrics) {
                 Ok((device, _)) => drop(self.early().insert(found.slot, device)),
                 Err(error) => tracing::error!(device = %found.slot, %error, "the device cannot be opened"),
@@ -105,8 +113,20 @@ impl Shelf {
     }
 
     /// From now on these are in service.
-    pub fn serve(&self, slots: DeviceSlots) {
+    pub fn serve(&self, slots: DeviceSlots, disks: Arc<Disks>) {
         let _served_before = self.slots.set(slots);
+        let _set_before = self.disks.set(disks);
+    }
+
+    /// See [`Disks::add`].
+    ///
+    /// # Errors
+    /// As that, and where the host is not that far yet.
+    pub async fn add_disk(&self, dir: &Path) -> Result<DeviceId, SystemError> {
+        let (Some(disks), Some(slots)) = (self.disks.get(), self.slots.get()) else {
+            return Err(SystemError::Cluster("the host is starting: try again".to_owned()));
+        };
+        disks.add(dir, slots).await
     }
 }
 
@@ -127,83 +147,190 @@ impl DeviceSet for Shelf {
     }
 }
 
-/// Opens the host's devices, and tells the metadata of new ones.
-///
-/// # Errors
-/// Where a directory cannot be read, or the metadata refuses.
-pub async fn open(
-    config: &HostConfig,
-    cluster: &str,
+/// The disks of a host: which directory is which device.
+pub struct Disks {
+    config: Arc<HostConfig>,
+    cluster: String,
     host: HostId,
-    meta: &RemoteMeta,
-    seen: &Seen,
-    registry: &Registry,
-) -> Result<(DeviceSlots, OpenDevice), SystemError> {
-    let topology = seen.load_full();
-    let dirs = assign(config, host, &topology)?;
-    let ids: Vec<DeviceId> = dirs.keys().copied().collect();
-    let metrics: BTreeMap<DeviceId, DeviceMetrics> =
-        ids.iter().copied().zip(DeviceMetrics::new(registry, &ids)?).collect();
-    let (cluster, seen) = (cluster.to_owned(), seen.clone());
-    let open: OpenDevice = Arc::new(move |slot: DeviceId| {
-        let dir = &dirs[&slot];
-        let topology = seen.load();
+    meta: RemoteMeta,
+    seen: Seen,
+    series: DeviceSeries,
+    dirs: Mutex<BTreeMap<DeviceId, PathBuf>>,
+}
+
+/// Directories that operators added while the host ran, in its data directory.
+const ADDED: &str = "devices.toml";
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Added {
+    dirs: Vec<PathBuf>,
+}
+
+impl Added {
+    fn read(data: &Path) -> Result<Self, SystemError> {
+        let path = data.join(ADDED);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text)
+                .map_err(|error| SystemError::Cluster(format!("{}: {}", path.display(), error.message()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(io_at(&path)(error)),
+        }
+    }
+
+    fn write(&self, data: &Path) -> Result<(), SystemError> {
+        let path = data.join(ADDED);
+        let text = toml::to_string(self).map_err(|error| io_at(&path)(io::Error::other(error)))?;
+        durable::replace(&path, text.as_bytes(), 0o600).map_err(io_at(&path))
+    }
+}
+
+/// All directories of a host's devices.
+fn dirs_of(config: &HostConfig) -> Result<Vec<PathBuf>, SystemError> {
+    let added = Added::read(&config.data)?.dirs;
+    let added = added.into_iter().filter(|dir| !config.devices.contains(dir));
+    Ok(config.devices.iter().cloned().chain(added).collect())
+}
+
+impl Disks {
+    /// Finds out which directory is which device.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read, or two say that they are one device.
+    pub fn new(
+        config: Arc<HostConfig>,
+        cluster: String,
+        host: HostId,
+        meta: RemoteMeta,
+        seen: Seen,
+        registry: &Registry,
+    ) -> Result<Self, SystemError> {
+        let dirs = Mutex::new(assign(&dirs_of(&config)?, host, &seen.load())?);
+        let series = DeviceSeries::new(registry)?;
+        Ok(Self { config, cluster, host, meta, seen, series, dirs })
+    }
+
+    fn dirs(&self) -> MutexGuard<'_, BTreeMap<DeviceId, PathBuf>> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the device of a slot, if the disk there is the one that is known.
+    ///
+    /// # Errors
+    /// Where it is another, or cannot be opened.
+    pub fn open(&self, slot: DeviceId) -> Result<Device, DeviceError> {
+        let dir = self.dirs().get(&slot).cloned().unwrap_or_default();
+        let topology = self.seen.load();
         let record = topology.devices.iter().find(|(id, _)| *id == slot).map(|(_, device)| device);
         // An empty directory in the place of a known device may be a disk that is not mounted.
-        if record.is_some_and(|record| !record.replaceable) && Superblock::read(dir)?.is_none() {
-            return Err(DeviceError::Empty { path: dir.clone(), slot });
+        if record.is_some_and(|record| !record.replaceable) && Superblock::read(&dir)?.is_none() {
+            return Err(DeviceError::Empty { path: dir, slot });
         }
         let fresh = Incarnation(rand::random());
         // A disk that was replaced, and comes back, is not the one that is known.
-        if let (Some(record), Some(found)) = (record, Superblock::read(dir)?)
+        if let (Some(record), Some(found)) = (record, Superblock::read(&dir)?)
             && record.incarnation != found.incarnation
             && !record.replaceable
         {
-            return Err(DeviceError::Another { path: dir.clone(), slot });
+            return Err(DeviceError::Another { path: dir, slot });
         }
-        let (device, recovered) = Device::open(dir, &cluster, slot, fresh, metrics[&slot].clone())?;
+        let (device, recovered) = Device::open(&dir, &self.cluster, slot, fresh, self.series.of(slot))?;
         tracing::info!(device = %slot, shards = recovered.shards, reindexed = recovered.reindexed, "device opened");
         Ok(device)
-    });
-    let mut slots = Vec::new();
-    for slot in ids {
-        let opener = open.clone();
-        let opened = tokio::task::spawn_blocking(move || opener(slot)).await;
-        let opened = opened.map_err(|error| SystemError::Cluster(error.to_string()))?;
-        match opened {
+    }
+
+    /// Opens all devices, and tells the metadata of new ones.
+    ///
+    /// # Errors
+    /// Where the metadata refuses.
+    pub async fn open_all(self: &Arc<Self>) -> Result<DeviceSlots, SystemError> {
+        let known: BTreeSet<DeviceId> = self.seen.load().devices.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<DeviceId> = self.dirs().keys().copied().collect();
+        let mut slots = Vec::new();
+        for slot in ids {
+            let opened = self.open_blocking(slot).await?;
+            if let Err(error) = &opened {
+                tracing::error!(device = %slot, %error, "the device is out of service");
+            }
+            let device = opened.ok();
+            if let Some(device) = device.as_ref().filter(|_| !known.contains(&slot)) {
+                self.introduce(device).await?;
+            }
+            slots.push((slot, device));
+        }
+        Ok(DeviceSlots::new(slots))
+    }
+
+    async fn open_blocking(
+        self: &Arc<Self>,
+        slot: DeviceId,
+    ) -> Result<Result<Device, DeviceError>, SystemError> {
+        let this = self.clone();
+        let opened = tokio::task::spawn_blocking(move || this.open(slot)).await;
+        opened.map_err(|error| SystemError::Cluster(error.to_string()))
+    }
+
+    /// Takes an empty directory for another device, and remembers it.
+    ///
+    /// # Errors
+    /// Where it is not empty, is a device already, or cannot be used.
+    pub async fn add(self: &Arc<Self>, dir: &Path, slots: &DeviceSlots) -> Result<DeviceId, SystemError> {
+        let refuse = |text: String| Err(SystemError::Cluster(text));
+        let shown = dir.display();
+        if !dir.is_absolute() || !dir.is_dir() {
+            return refuse(format!("{shown} is no directory of this host: name it with its whole path"));
+        }
+        if Superblock::read(dir).map_err(DeviceError::from)?.is_some() {
+            return refuse(format!("{shown} is a device already"));
+        }
+        let known = self.seen.load().devices.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        let slot = {
+            let mut dirs = self.dirs();
+            if dirs.values().any(|other| other == dir) {
+                return refuse(format!("{shown} is in the host's configuration already"));
+            }
+            let slot = numbers_of(self.host).find(|id| !known.contains(id) && !dirs.contains_key(id));
+            let Some(slot) = slot else {
+                return refuse("the host has as many devices as it can have".to_owned());
+            };
+            dirs.insert(slot, dir.to_owned());
+            slot
+        };
+        let added = async {
+            let device = self.open_blocking(slot).await??;
+            let mut added = Added::read(&self.config.data)?;
+            added.dirs.push(dir.to_owned());
+            added.write(&self.config.data)?;
+            self.introduce(&device).await?;
+            Ok(device)
+        };
+        match added.await {
             Ok(device) => {
-                if !topology.devices.iter().any(|(id, _)| *id == slot) {
-                    add(config, host, meta, &device).await?;
-                }
-                slots.push((slot, Some(device)));
+                slots.set(slot, Some(device));
+                Ok(slot)
             }
             Err(error) => {
-                tracing::error!(device = %slot, %error, "the device is out of service");
-                slots.push((slot, None));
+                self.dirs().remove(&slot);
+                Err(error)
             }
         }
     }
-    Ok((DeviceSlots::new(slots), open))
-}
 
-async fn add(
-    config: &HostConfig,
-    host: HostId,
-    meta: &RemoteMeta,
-    device: &Device,
-) -> Result<(), SystemError> {
-    let space = device.space().map_err(crate::system::io_at("a device"))?;
-    let spec = DeviceSpec {
-        incarnation: device.incarnation(),
-        place: config.place.clone(),
-        // In GiB: a few bytes more or less move nothing.
-        weight: (space.total >> 30).max(1),
-    };
-    let command = Command::AddDevice { id: device.slot(), host, device: spec };
-    let outcomes = meta.submit(vec![Request::idempotent(command)]).await?;
-    for outcome in outcomes {
-        outcome.accepted().map_err(|rejection| SystemError::Cluster(rejection.to_string()))?;
+    /// Tells the metadata of a new device.
+    async fn introduce(&self, device: &Device) -> Result<(), SystemError> {
+        let space = device.space().map_err(io_at("a device"))?;
+        let spec = DeviceSpec {
+            incarnation: device.incarnation(),
+            place: self.config.place.clone(),
+            // In GiB: a few bytes more or less move nothing.
+            weight: (space.total >> 30).max(1),
+        };
+        let command = Command::AddDevice { id: device.slot(), host: self.host, device: spec };
+        let outcomes = self.meta.submit(vec![Request::idempotent(command)]).await?;
+        for outcome in outcomes {
+            outcome.accepted().map_err(|rejection| SystemError::Cluster(rejection.to_string()))?;
+        }
+        tracing::info!(device = %device.slot(), "a new device belongs to the cluster");
+        Ok(())
     }
-    tracing::info!(device = %device.slot(), "a new device belongs to the cluster");
-    Ok(())
 }

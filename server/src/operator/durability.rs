@@ -129,8 +129,8 @@ fn advice(inputs: &Inputs, durability: &Durability) -> Vec<String> {
 }
 
 impl Operator {
-    pub async fn durability(&self, suppose: &[String]) -> Result<(), SystemError> {
-        let (topology, health) = (&self.topology, self.health().await?);
+    pub(super) async fn durability(&self, suppose: &[String]) -> Result<(), SystemError> {
+        let (topology, health) = (&self.cluster.topology, self.health().await?);
         let mut figures = Figures::of(topology, &health)
             .ok_or_else(|| SystemError::Cluster("there is no pool yet".to_owned()))?;
         for text in suppose {

@@ -1,50 +1,17 @@
 //! Tables for people, JSON for programs.
 
 use super::Operator;
-use crate::system::SystemError;
+use crate::{admin::model::Status, system::SystemError};
 use comfy_table::{Table, presets};
-use holdfast_core::ids::{DeviceId, HostId};
-use holdfast_meta_raft_machine::{ask::Topology, records::Duty};
-use holdfast_proto::{DeviceHealth, HealthNow};
-use serde_json::{Value, json};
+use holdfast_core::ids::HostId;
+use serde::Serialize;
+use serde_json::Value;
 use std::{fmt::Display, io::Write, time::Duration};
 
 /// Prints a line. Whoever reads them may have seen enough.
 pub fn say(line: impl Display) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
         std::process::exit(0);
-    }
-}
-
-/// A host or device that was silent for so long is down.
-const DOWN: Duration = Duration::from_secs(5);
-
-/// What was last heard of a device.
-pub fn heard(health: &HealthNow, id: DeviceId) -> Option<&DeviceHealth> {
-    health.devices.iter().find(|device| device.beat.as_ref().is_some_and(|beat| beat.device == id.0))
-}
-
-/// Whether a device was heard of a moment ago.
-pub fn is_up(health: &HealthNow, id: DeviceId) -> bool {
-    heard(health, id).is_some_and(|device| Duration::from_millis(device.silent_ms) < DOWN)
-}
-
-/// Milliseconds since a host was heard of.
-fn silent_ms(health: &HealthNow, id: HostId) -> Option<u64> {
-    health.hosts.iter().find(|host| host.host == id.0)?.silent_ms
-}
-
-/// Whether a host was heard of a moment ago.
-pub fn is_host_up(health: &HealthNow, id: HostId) -> bool {
-    silent_ms(health, id).is_some_and(|ms| Duration::from_millis(ms) < DOWN)
-}
-
-pub fn duty_name(duty: Duty) -> &'static str {
-    match duty {
-        Duty::Serving => "serving",
-        Duty::Draining => "draining",
-        Duty::Out => "out",
-        Duty::Removed => "removed",
     }
 }
 
@@ -60,150 +27,191 @@ pub fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+fn rows_of<T: Serialize>(rows: &[T]) -> Vec<Value> {
+    rows.iter().map(|row| serde_json::to_value(row).unwrap_or_default()).collect()
+}
+
 /// Prints a table: a line for each object of `rows`, a column for each of `columns`.
-pub fn table(columns: &[&str], rows: &[Value]) {
+fn table(columns: &[&str], rows: &[Value]) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(columns.iter().map(|column| column.to_uppercase()));
     for row in rows {
         table.add_row(columns.iter().map(|column| match &row[*column] {
             Value::String(text) => text.clone(),
             Value::Null => "-".to_owned(),
-            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                row[*column].to_string()
-            }
+            Value::Array(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+            Value::Number(_) | Value::Object(_) => row[*column].to_string(),
         }));
     }
     say(format!("{table}"));
 }
 
-/// The devices, as a program reads them.
-pub fn device_rows(topology: &Topology, health: &HealthNow) -> Vec<Value> {
-    let row = |(id, device): &(DeviceId, holdfast_meta_raft_machine::records::Device)| {
-        let beat = heard(health, *id).and_then(|device| device.beat.as_ref());
-        let slots = topology.pgs.iter().filter(|(_, pg)| pg.devices.contains(id)).count();
-        let moving = |pg: &holdfast_meta_raft_machine::records::Pg| {
-            pg.previous.as_ref().is_some_and(|previous| previous.devices.contains(id))
-                && !pg.devices.contains(id)
-        };
-        let leaving = topology.pgs.iter().filter(|(_, pg)| moving(pg)).count();
-        let host = topology.host(device.host).map(|host| &host.name);
-        json!({
-            "device": id.0,
-            "host": host,
-            "place": device.place.to_string(),
-            "duty": duty_name(device.duty),
-            "up": is_up(health, *id),
-            "weight": device.weight,
-            "groups": slots,
-            "leaving": leaving,
-            "live": beat.map(|beat| beat.live),
-            "free": beat.map(|beat| beat.free),
-            "shards": beat.map(|beat| beat.shards),
-        })
-    };
-    topology.devices.iter().map(row).collect()
-}
-
-fn readable(rows: &mut [Value], fields: &[&str]) {
+/// Makes numbers of bytes and seconds readable.
+fn readable(rows: &mut [Value]) {
     for row in rows {
-        for field in fields {
-            if let Some(number) = row[*field].as_u64() {
-                row[*field] = Value::String(bytes(number));
+        for field in ["live", "free", "left_bytes", "data"] {
+            if let Some(number) = row[field].as_u64() {
+                row[field] = bytes(number).into();
             }
+        }
+        if let Some(rate) = row["bytes_per_s"].as_u64() {
+            row["bytes_per_s"] = format!("{}/s", bytes(rate)).into();
+        }
+        if let Some(seconds) = row["estimate_s"].as_u64() {
+            row["estimate_s"] = humantime::format_duration(Duration::from_secs(seconds)).to_string().into();
+        }
+        if let Some(percent) = row["scrubbed"].as_f64() {
+            row["scrubbed"] = format!("{percent} %").into();
         }
     }
 }
 
+const DEVICES: [&str; 11] =
+    ["device", "host", "place", "duty", "up", "empty", "groups", "leaving", "live", "free", "scrubbed"];
+const JOBS: [&str; 6] = ["job", "state", "left", "left_bytes", "bytes_per_s", "estimate_s"];
+const GROUPS: [&str; 6] = ["group", "epoch", "devices", "from", "down", "state"];
+
 impl Operator {
-    fn print(&self, columns: &[&str], mut rows: Vec<Value>) {
+    pub fn print(&self, columns: &[&str], mut rows: Vec<Value>) {
         if self.json {
             say(format!("{:#}", Value::Array(rows)));
         } else {
-            readable(&mut rows, &["live", "free"]);
+            readable(&mut rows);
             table(columns, &rows);
         }
     }
 
     pub async fn devices(&self) -> Result<(), SystemError> {
-        let rows = device_rows(&self.topology, &self.health().await?);
-        let columns =
-            ["device", "host", "place", "duty", "up", "groups", "leaving", "live", "free", "shards"];
-        self.print(&columns, rows);
+        self.print(&DEVICES, rows_of(&self.cluster.devices().await?));
         Ok(())
     }
 
     pub async fn nodes(&self) -> Result<(), SystemError> {
-        let (topology, health) = (&self.topology, self.health().await?);
-        let rows = topology.hosts.iter().map(|(id, host)| {
-            let devices = topology.devices.iter().filter(|(_, device)| device.host == *id).count();
-            json!({
-                "host": id.0,
-                "name": host.name,
-                "roles": host.roles.to_string(),
-                "address": host.address,
-                "place": host.place.to_string(),
-                "devices": devices,
-                "state": match (host.revoked, is_host_up(&health, *id)) {
-                    (true, _) => "revoked",
-                    (false, true) => "up",
-                    (false, false) => "down",
-                },
-            })
-        });
         let columns = ["host", "name", "roles", "address", "place", "devices", "state"];
-        self.print(&columns, rows.collect());
+        self.print(&columns, rows_of(&self.cluster.nodes().await?));
         Ok(())
     }
 
     pub fn pools(&self) -> Result<(), SystemError> {
-        let pool = self.topology.pool.as_ref();
-        let rows = pool.map(|pool| {
-            json!({
-                "profile": pool.profile.to_string(),
-                "domain": pool.domain.to_string(),
-                "groups": pool.pg_count,
-                "survives": format!("any {} devices, any one {}", pool.profile.parity(), pool.domain),
-            })
-        });
-        self.print(&["profile", "domain", "groups", "survives"], rows.into_iter().collect());
+        self.print(&["profile", "domain", "groups", "survives"], rows_of(&self.cluster.pools()));
         Ok(())
     }
 
-    pub async fn pgs(&self) -> Result<(), SystemError> {
-        let (topology, health) = (&self.topology, self.health().await?);
-        let list =
-            |devices: &[DeviceId]| devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let rows = topology.pgs.iter().map(|(id, pg)| {
-            let down = pg.devices.iter().filter(|device| !is_up(&health, **device)).count();
-            json!({
-                "group": id.0,
-                "epoch": pg.epoch.0,
-                "devices": list(&pg.devices),
-                "from": pg.previous.as_ref().map(|previous| list(&previous.devices)),
-                "down": down,
-            })
-        });
-        self.print(&["group", "epoch", "devices", "from", "down"], rows.collect());
+    pub async fn groups(&self) -> Result<(), SystemError> {
+        self.print(&GROUPS, rows_of(&self.cluster.groups().await?));
+        Ok(())
+    }
+
+    pub async fn group(&self, id: u32) -> Result<(), SystemError> {
+        let group = self.cluster.group(id).await?;
+        if self.json {
+            say(format!("{:#}", serde_json::to_value(&group).unwrap_or_default()));
+            return Ok(());
+        }
+        self.print(&GROUPS, rows_of(&[&group.group]));
+        say(format!(
+            "\n{} packs, {} of them where they were before, {} lack shards; {} alive of {}\n",
+            group.packs,
+            group.left_behind,
+            group.degraded,
+            bytes(group.live),
+            bytes(group.data)
+        ));
+        self.print(&["shard", "device", "place", "duty", "up"], rows_of(&group.shards));
         Ok(())
     }
 
     pub async fn members(&self) -> Result<(), SystemError> {
-        let (topology, health) = (&self.topology, self.health().await?);
-        let voters = health.voters.iter().map(|id| (id, "voter"));
-        let members = voters.chain(health.learners.iter().map(|id| (id, "learner")));
-        let rows = members.map(|(id, kind)| {
-            let host = topology.host(HostId(*id));
-            json!({
-                "host": id,
-                "name": host.map(|host| &host.name),
-                "address": host.map(|host| &host.address),
-                "member": kind,
-                "leads": *id == health.leader,
-                "up": is_host_up(&health, HostId(*id)),
-            })
-        });
-        self.print(&["host", "name", "address", "member", "leads", "up"], rows.collect());
+        let columns = ["host", "name", "address", "member", "leads", "up"];
+        self.print(&columns, rows_of(&self.cluster.members().await?));
         Ok(())
+    }
+
+    pub async fn jobs(&self) -> Result<(), SystemError> {
+        self.print(&JOBS, rows_of(&self.cluster.jobs().await?));
+        Ok(())
+    }
+
+    /// What the planner would change now, and why.
+    pub fn plan(&self) -> Result<(), SystemError> {
+        let plan = self.cluster.plan()?;
+        if self.json {
+            say(format!("{:#}", serde_json::to_value(&plan).unwrap_or_default()));
+            return Ok(());
+        }
+        if plan.changes.is_empty() && plan.stuck.is_empty() {
+            say("every placement group is where it should be");
+        }
+        plan.changes.iter().for_each(|change| say(format!("group {}: {}", change.group, change.reason)));
+        plan.stuck.iter().for_each(say);
+        Ok(())
+    }
+
+    /// The cluster's health in one screen.
+    pub async fn status(&self) -> Result<(), SystemError> {
+        let status = self.cluster.status().await?;
+        if self.json {
+            say(format!("{:#}", serde_json::to_value(&status).unwrap_or_default()));
+            return Ok(());
+        }
+        self.summary(&status);
+        say("");
+        let jobs: Vec<_> = status.jobs.iter().filter(|job| job.state != "idle").collect();
+        if !jobs.is_empty() {
+            self.print(&JOBS, rows_of(&jobs));
+            say("");
+        }
+        let columns = ["place", "device", "host", "duty", "up", "groups", "leaving", "live", "free"];
+        self.print(&columns, rows_of(&status.devices));
+        Ok(())
+    }
+
+    fn summary(&self, status: &Status) {
+        say(format!("cluster   {}", status.cluster));
+        match status.problems.as_slice() {
+            [] => say("health    well"),
+            problems => problems.iter().for_each(|problem| say(format!("health    {problem}"))),
+        }
+        let leader = self.cluster.topology.host(HostId(status.leader));
+        say(format!(
+            "members   {} voters, {} up, leader {}{}",
+            status.voters.len(),
+            status.voters.len() - status.members_down,
+            leader.map_or_else(|| status.leader.to_string(), |host| host.name.clone()),
+            match status.learners.len() {
+                0 => String::new(),
+                learners => format!(", {learners} learning"),
+            }
+        ));
+        match self.cluster.pools().first() {
+            Some(pool) => {
+                say(format!("pool      {} over {}s: survives {}", pool.profile, pool.domain, pool.survives))
+            }
+            None => say("pool      none yet: make one with \"holdfast pool create\""),
+        }
+        let groups = &status.groups;
+        say(format!(
+            "groups    {} clean, {} moving, {} degraded, {} at risk, {} unreadable",
+            groups.clean, groups.moving, groups.degraded, groups.at_risk, groups.unreadable
+        ));
+        match status.worst_spare {
+            None => say("packs     all whole"),
+            Some(spare) => say(format!(
+                "packs     {} lack shards; the worst can lose {spare} more",
+                status.degraded_packs
+            )),
+        }
+        say(format!("capacity  {} stored, {} free", bytes(status.live), bytes(status.free)));
+        if let Some(line) = &status.durability {
+            say(format!("durable   {line}"));
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let lag = now.map_or(0, |now| now.as_millis() as u64).saturating_sub(status.archived_until_ms);
+        say(match status.archived_until_ms {
+            0 => "archive   the metadata is not archived yet".to_owned(),
+            _ => format!("archive   the metadata is archived up to {:.1} s ago", lag as f64 / 1000.0),
+        });
     }
 }
 

@@ -13,7 +13,7 @@ use holdfast_meta_raft_server::{MetaConfig, Restore};
 use holdfast_net::{Remote, Target, Tls, authority};
 use holdfast_proto::{self as proto, call::Method};
 use holdfast_storage_node_server::{
-    Device, DeviceAccess, DeviceError, DeviceMetrics, RemoteDevice, Superblock,
+    Device, DeviceAccess, DeviceError, DeviceSeries, RemoteDevice, Superblock,
 };
 use prometheus::Registry;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -49,10 +49,10 @@ impl Sources {
                 None => tracing::warn!(dir = %dir.display(), "the directory is empty: it is left out"),
             }
         }
-        let ids: Vec<DeviceId> = known.keys().copied().collect();
-        let metrics = DeviceMetrics::new(&Registry::new(), &ids)?;
+        let series = DeviceSeries::new(&Registry::new())?;
         let mut local = BTreeMap::new();
-        for ((slot, (superblock, dir)), metrics) in known.into_iter().zip(metrics) {
+        for (slot, (superblock, dir)) in known {
+            let metrics = series.of(slot);
             let open =
                 move || Device::open(&dir, &superblock.cluster, slot, Incarnation(rand::random()), metrics);
             let opened = tokio::task::spawn_blocking(open).await;

@@ -150,6 +150,12 @@ pub fn disk_usage(dir: &Path) -> u64 {
         .sum()
 }
 
+/// Bytes that a file occupies.
+pub fn disk_usage_of(file: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(file).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
 /// Regular files below `dir`.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let entries =

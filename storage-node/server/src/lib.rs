@@ -16,7 +16,7 @@ pub use remote::RemoteDevice;
 pub use service::{DeviceSet, Revoked, ShardService};
 
 pub use foreground::Foreground;
-pub use metrics::DeviceMetrics;
+pub use metrics::{DeviceMetrics, DeviceSeries};
 pub use notes::ScrubProgress;
 pub use superblock::{Superblock, SuperblockError};
 

@@ -20,12 +20,26 @@ pub struct DeviceMetrics {
     pub shards: IntGauge,
 }
 
-impl DeviceMetrics {
-    /// Registers the series of all `devices`.
+/// The series of all devices of a process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DeviceSeries {
+    put_bytes: IntCounterVec,
+    put_batches: IntCounterVec,
+    put_errors: IntCounterVec,
+    put_seconds: HistogramVec,
+    read_bytes: IntCounterVec,
+    read_errors: IntCounterVec,
+    live_bytes: IntGaugeVec,
+    free_bytes: IntGaugeVec,
+    shards: IntGaugeVec,
+}
+
+impl DeviceSeries {
+    /// Registers the series.
     ///
     /// # Errors
     /// Where they are registered already.
-    pub fn new(registry: &Registry, devices: &[DeviceId]) -> prometheus::Result<Vec<Self>> {
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let counters = |name: &str, help: &str| {
             let counters = IntCounterVec::new(Opts::new(name, help), &["device"])?;
             registry.register(Box::new(counters.clone())).map(|()| counters)
@@ -48,21 +62,33 @@ impl DeviceMetrics {
             HistogramOpts::new("holdfast_shard_put_seconds", "Writing and syncing a batch of shards");
         let put_seconds = HistogramVec::new(options.buckets(buckets), &["device"])?;
         registry.register(Box::new(put_seconds.clone()))?;
-        let of = |device: &DeviceId| {
-            let label = [device.to_string()];
-            let label = [label[0].as_str()];
-            Self {
-                put_bytes: put_bytes.with_label_values(&label),
-                put_batches: put_batches.with_label_values(&label),
-                put_errors: put_errors.with_label_values(&label),
-                put_seconds: put_seconds.with_label_values(&label),
-                read_bytes: read_bytes.with_label_values(&label),
-                read_errors: read_errors.with_label_values(&label),
-                live_bytes: live_bytes.with_label_values(&label),
-                free_bytes: free_bytes.with_label_values(&label),
-                shards: shards.with_label_values(&label),
-            }
-        };
-        Ok(devices.iter().map(of).collect())
+        Ok(Self {
+            put_bytes,
+            put_batches,
+            put_errors,
+            put_seconds,
+            read_bytes,
+            read_errors,
+            live_bytes,
+            free_bytes,
+            shards,
+        })
+    }
+
+    /// One device's.
+    pub fn of(&self, device: DeviceId) -> DeviceMetrics {
+        let label = device.to_string();
+        let label = [label.as_str()];
+        DeviceMetrics {
+            put_bytes: self.put_bytes.with_label_values(&label),
+            put_batches: self.put_batches.with_label_values(&label),
+            put_errors: self.put_errors.with_label_values(&label),
+            put_seconds: self.put_seconds.with_label_values(&label),
+            read_bytes: self.read_bytes.with_label_values(&label),
+            read_errors: self.read_errors.with_label_values(&label),
+            live_bytes: self.live_bytes.with_label_values(&label),
+            free_bytes: self.free_bytes.with_label_values(&label),
+            shards: self.shards.with_label_values(&label),
+        }
     }
 }

@@ -138,7 +138,8 @@ impl ShardService {
                     Ok((reply::Result::Done(Done {}), root))
                 }))
             }
-            Method::Submit(_)
+            Method::AddDisk(_)
+            | Method::Submit(_)
             | Method::Ask(_)
             | Method::Raft(_)
             | Method::SnapshotPage(_)
@@ -147,7 +148,7 @@ impl ShardService {
             | Method::Beat(_)
             | Method::Health(_)
             | Method::TransferLeader(_) => {
-                Err(Failure::new(Code::Unimplemented, "this process keeps no metadata"))
+                Err(Failure::new(Code::Unimplemented, "this is not what a device does"))
             }
         }
     }

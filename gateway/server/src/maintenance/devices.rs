@@ -18,7 +18,7 @@ impl Maintenance {
     pub(super) async fn watch_devices(self) -> Result<(), EngineError> {
         let slots = &self.engine.shared.placement.devices;
         let mut out = 0;
-        for slot in slots.ids().collect::<Vec<_>>() {
+        for slot in slots.ids() {
             match slots.local(slot) {
                 Some(device) if device.is_in_place() => {}
                 Some(_) => {
