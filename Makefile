@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench lint sim setup setup-test
+.PHONY: help run build test bench lint sim chaos setup setup-test
 
 # RocksDB is built once for a machine and linked by every later build.
 ROCKSDB = ROCKSDB_LIB_DIR="$$(deploy/rocksdb.sh)" && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
@@ -30,6 +30,10 @@ test: setup-test build ## Runs every test
 
 sim: setup ## Runs the simulator: make sim SEEDS=1000 START=0
 	@HOLDFAST_SIM_SEEDS=$(or $(SEEDS),1000) HOLDFAST_SIM_START=$(or $(START),0) bash -c '$(CARGO) test --release --locked -p holdfast-chaos-tests-sim -- --nocapture'
+
+chaos: setup-test build ## Torments a cluster in network namespaces: make chaos SECONDS=600 SEED=1
+	@$(CARGO) build --release --locked -p holdfast-chaos-tests-cluster
+	@target/release/holdfast-chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)
 
 bench: setup ## Measures every figure beside its budget
 	@$(CARGO) bench --locked -p holdfast-erasure

@@ -18,6 +18,9 @@ test)
     want awscli "command -v aws"
     want python3-boto3 "python3 -c 'import boto3'"
     want curl "command -v curl"
+    want iproute2 "command -v ip"
+    want nftables "command -v nft || test -x /usr/sbin/nft"
+    want e2fsprogs "command -v mkfs.ext4 || test -x /usr/sbin/mkfs.ext4"
     ;;
 *)
     echo "usage: $0 build|test" >&2

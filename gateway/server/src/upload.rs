@@ -33,7 +33,10 @@ const SMALL_MAX: usize = MIB;
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Times that chunks are written again that were collected under a small upload.
-const COMMIT_RETRIES: usize = 3;
+/// The pause before the second try of a large body, and more before each later one.
+const COMMIT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+const COMMIT_RETRIES: u32 = 4;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -182,7 +185,7 @@ impl Engine {
         mut ingested: Ingested,
         command: impl Fn(NewContent) -> Command,
     ) -> Result<Outcome, EngineError> {
-        for _ in 0..COMMIT_RETRIES {
+        for attempt in 0..COMMIT_RETRIES {
             let register = |(id, chunks): &(SegmentId, Vec<ChunkRef>)| {
                 Request::idempotent(Command::RegisterSegment {
                     id: *id,
@@ -205,7 +208,9 @@ impl Engine {
             }
             // Chunks that this upload leaned on were collected, or their pack was refused.
             if ingested.small.is_empty() {
-                return Err(EngineError::Gone);
+                // Or its packs' registration is late: a change of leaders may have let this one pass it.
+                tokio::time::sleep(COMMIT_PAUSE * attempt).await;
+                continue;
             }
             self.packer.store(DOMAIN, ingested.small.clone()).await.map_err(unshare)?;
         }

@@ -170,14 +170,15 @@ impl RemoteMeta {
 }
 
 impl Inner {
-    /// Whom to try now: the leader where it is known, or else one after another.
+    /// Whom to try now: the leader where it is known, or else whoever answered last, or the next one.
     fn pick(&self) -> Option<Remote> {
         let members = self.members.load();
         let leader = HostId(self.leader.load(Ordering::Relaxed));
         if let Some(remote) = members.get(&leader) {
             return Some(remote.clone());
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // Whoever answered is asked again: what is sent on one connection keeps its order.
+        let turn = self.turn.load(Ordering::Relaxed);
         // The seeds too: the members that were known may all be gone, and another be found where one of them was.
         members.values().chain(&self.seeds).nth(turn % (members.len() + self.seeds.len()).max(1)).cloned()
     }
@@ -186,6 +187,7 @@ impl Inner {
     fn learn(&self, error: &NetError) -> Option<MetaError> {
         match error {
             NetError::Failed(failure) => match failure.code() {
+                Code::NotLeader if failure.given == 0 => self.forget_leader(),
                 Code::NotLeader => self.leader.store(failure.given, Ordering::Relaxed),
                 Code::Busy | Code::Stopping | Code::Deadline | Code::Internal => self.forget_leader(),
                 Code::Unknown
@@ -214,6 +216,7 @@ impl Inner {
 
     fn forget_leader(&self) {
         self.leader.store(0, Ordering::Relaxed);
+        self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn call(

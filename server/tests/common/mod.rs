@@ -1,10 +1,9 @@
 //! A real server process, and a small S3 client over a real socket.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-pub mod client;
 pub mod cluster;
 
-pub use client::Client;
+pub use holdfast_chaos_tests_cluster::client::{self, Client};
 
 use std::{
     io::{BufRead, BufReader},
@@ -56,7 +55,7 @@ impl Server {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(&self.s3)
+        Client::with_keys(&self.s3, ACCESS_KEY, SECRET_KEY)
     }
 
     pub fn pid(&self) -> u32 {

@@ -345,11 +345,12 @@ impl<D: Disk, S: Store> ShardStore<D, S> {
         planned: &BTreeMap<ShardId, Planned<'_>>,
     ) -> Result<Option<Planned<'a>>, ShardError> {
         self.fence(allocator, put.id.pack.pg(), put.epoch, batch)?;
-        if planned.contains_key(&put.id) {
-            return Ok(None);
+        let blocks = block_sums(&put.payload);
+        if let Some(other) = planned.get(&put.id) {
+            let same = other.put.payload.len() == put.payload.len() && other.blocks == blocks;
+            return if same { Ok(None) } else { Err(ShardError::Another) };
         }
         let present = self.locate(put.id)?;
-        let blocks = block_sums(&put.payload);
         // A repeated write, unless what is there is damaged: then this one replaces it.
         if let Some(located) = &present
             && self.verify_located(put.id, located).is_ok()

@@ -80,9 +80,12 @@ proptest! {
                     let shards: Vec<_> = puts.iter().map(|&(n, len)| put(n, len, 1)).collect();
                     let answers = rig.store.put(&shards).expect("the device works");
                     for ((n, len), answer) in puts.into_iter().zip(answers) {
-                        prop_assert!(answer.is_ok());
-                        let known = model.entry(n).or_insert(None);
-                        known.get_or_insert(len);
+                        let known = *model.entry(n).or_insert(None).get_or_insert(len);
+                        match answer {
+                            Ok(()) => prop_assert_eq!(known, len),
+                            // A name stands for one content.
+                            Err(error) => prop_assert!(known != len && matches!(error, ShardError::Another)),
+                        }
                     }
                 }
                 Event::Delete(n) => {

@@ -1,14 +1,16 @@
 //! S3 over one HTTP/1.1 connection at a time, signed with version 4.
 
-use super::{ACCESS_KEY, SECRET_KEY};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Write},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs},
     time::Duration,
 };
+
+/// How long an answer may take, on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A client; clones share nothing.
 #[derive(Clone)]
@@ -16,6 +18,7 @@ pub struct Client {
     address: String,
     access: String,
     secret: String,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -72,12 +75,18 @@ fn amz_date() -> String {
 }
 
 impl Client {
-    pub fn new(address: &str) -> Self {
-        Self::with_keys(address, ACCESS_KEY, SECRET_KEY)
+    pub fn with_keys(address: &str, access: &str, secret: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            access: access.to_owned(),
+            secret: secret.to_owned(),
+            patience: PATIENCE,
+        }
     }
 
-    pub fn with_keys(address: &str, access: &str, secret: &str) -> Self {
-        Self { address: address.to_owned(), access: access.to_owned(), secret: secret.to_owned() }
+    /// The same client, which waits so long for each answer.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The same client with a secret that is not right.
@@ -138,7 +147,7 @@ impl Client {
         body: &[u8],
     ) -> io::Result<Response> {
         let head = self.head(method, path, query, headers, body.len()) + "connection: close\r\n\r\n";
-        exchange(&self.address, head.as_bytes(), body, method == "HEAD")
+        exchange_within(self.patience, &self.address, head.as_bytes(), body, method == "HEAD")
     }
 
     /// A connection that is kept.
@@ -207,9 +216,21 @@ pub fn fetch(address: &str, path: &str) -> String {
 
 /// Sends bytes as they are and reads one response.
 pub fn exchange(address: &str, head: &[u8], body: &[u8], no_body: bool) -> io::Result<Response> {
-    let mut stream = TcpStream::connect(address)?;
+    exchange_within(PATIENCE, address, head, body, no_body)
+}
+
+fn exchange_within(
+    patience: Duration,
+    address: &str,
+    head: &[u8],
+    body: &[u8],
+    no_body: bool,
+) -> io::Result<Response> {
+    let address = address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("no address"))?;
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     stream.write_all(head)?;
     // A server may answer and close before it has read everything.
     let sent = stream.write_all(body);

@@ -1,0 +1,141 @@
+//! One run: load, faults, and what is left.
+
+use crate::{
+    Lab,
+    history::is_linearizable,
+    load::{Load, read},
+    nemesis::Fault,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{
+    fmt::Write as _,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Every fault, with when it began and ended, in seconds.
+    pub faults: Vec<(f64, f64, String)>,
+    pub operations: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub registers: usize,
+    pub objects: usize,
+    /// Seconds from the last fault's end until the cluster was well.
+    pub healed_after: f64,
+    pub violations: Vec<String>,
+}
+
+impl Report {
+    /// The report as text.
+    pub fn text(&self, seed: u64) -> String {
+        let mut text = format!("# Chaos, seed {seed}\n\n| began | ended | fault |\n|---|---|---|\n");
+        for (began, ended, fault) in &self.faults {
+            let _infallible = writeln!(text, "| {began:.1} s | {ended:.1} s | {fault} |");
+        }
+        let _infallible = writeln!(
+            text,
+            "\n{} operations answered, {} refused (503), {} unknown; {} registers checked for linearizability; {} acknowledged \
+             objects read back; well again {:.1} s after the last fault.\n",
+            self.operations, self.refused, self.unknown, self.registers, self.objects, self.healed_after
+        );
+        match self.violations.as_slice() {
+            [] => text.push_str("No violation.\n"),
+            violations => violations.iter().for_each(|one| {
+                let _infallible = writeln!(text, "VIOLATION: {one}");
+            }),
+        }
+        text
+    }
+}
+
+/// Runs a cluster of `program` in `dir` for so long, with faults that follow from `seed`, beginning with the kind numbered
+/// `first`.
+///
+/// # Errors
+/// Where the lab cannot be built, or a fault could not be done.
+pub fn run(
+    dir: &Path,
+    program: &Path,
+    seed: u64,
+    first: usize,
+    duration: Duration,
+) -> Result<Report, String> {
+    let mut lab = Lab::up(dir, program)?;
+    lab.client(0).create_bucket("registers");
+    lab.client(0).create_bucket("objects");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut report = Report::default();
+    let (load, began) = (Load::start(&lab, seed), Instant::now());
+    let result = torment(&mut lab, &load, first, duration, &mut random, &mut report);
+    let healed = Instant::now();
+    let healthy = lab.until_healthy();
+    report.healed_after = healed.elapsed().as_secs_f64();
+    let record = load.finish(&lab);
+    result.and(healthy).map_err(|error| format!("{error}\n{}{}", report.text(seed), lab.logs()))?;
+    (report.operations, report.refused, report.unknown) = (record.done, record.refused, record.unknown);
+    report.violations = record.violations;
+    for (key, history) in &record.histories {
+        report.registers += 1;
+        if !is_linearizable(history) {
+            report.violations.push(format!("{key} is not linearizable: {history:?}"));
+        }
+    }
+    for (number, (key, seed)) in record.objects.iter().enumerate() {
+        report.objects += 1;
+        match read(&lab.client(number), key, *seed) {
+            Ok(true) => {}
+            Ok(false) => report.violations.push(format!("{key} cannot be read after all faults have ended")),
+            Err(violation) => report.violations.push(violation),
+        }
+    }
+    // Too little traffic, or no fault, is no test.
+    if report.operations < 10 * began.elapsed().as_secs() {
+        report.violations.push(format!("only {} operations were answered", report.operations));
+    }
+    if report.faults.is_empty() {
+        report.violations.push("no fault landed".to_owned());
+    }
+    if !report.violations.is_empty() {
+        report.violations.push(lab.logs());
+    }
+    Ok(report)
+}
+
+fn torment(
+    lab: &mut Lab,
+    load: &Load,
+    first: usize,
+    duration: Duration,
+    random: &mut StdRng,
+    report: &mut Report,
+) -> Result<(), String> {
+    let began = Instant::now();
+    let mut number = first;
+    while began.elapsed() < duration {
+        let fault = Fault::choose(number, lab, random);
+        number += 1;
+        if fault.costs_shards() {
+            lab.until_healthy()?;
+        }
+        let start = began.elapsed().as_secs_f64();
+        eprintln!("{start:6.1} s  {}", fault.describe(lab));
+        fault.begin(lab, random).map_err(|error| format!("{}: {error}", fault.describe(lab)))?;
+        // Some faults outlast the time after which a device is given up.
+        thread::park_timeout(Duration::from_millis(random.random_range(2_000..6_000)));
+        fault.end(lab)?;
+        report.faults.push((start, began.elapsed().as_secs_f64(), fault.describe(lab)));
+        // What clients do between the faults shows what the fault left behind.
+        let (before, since) = (load.done(), Instant::now());
+        while load.done() < before + 50 && since.elapsed() < Duration::from_secs(60) {
+            thread::park_timeout(Duration::from_millis(50));
+        }
+        if load.done() < before + 50 {
+            return Err(format!("nothing goes on after: {}", fault.describe(lab)));
+        }
+    }
+    Ok(())
+}
