@@ -5,6 +5,7 @@
 
 pub mod metadata;
 pub mod objects;
+pub mod placement;
 mod rng;
 
 pub use rng::Rng;

@@ -1,6 +1,6 @@
 //! Seeds: each runs twice, sees every rare event across the set, and finds the planted bugs.
 
-use holdfast_chaos_tests_sim::{metadata, objects};
+use holdfast_chaos_tests_sim::{metadata, objects, placement};
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
@@ -47,6 +47,36 @@ fn object_sessions_return_what_was_acknowledged() {
     assert!(acknowledged > 500 && reads > 5000 && rebuilt > 500 && crashes > 200);
 }
 
+#[test]
+fn data_stays_readable_while_devices_come_and_go() {
+    let mut sums = [0; 9];
+    for seed in seeds(200) {
+        let report = placement::run(seed, placement::Planted::Nothing);
+        assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
+        let again = placement::run(seed, placement::Planted::Nothing);
+        assert_eq!(report, again, "seed {seed} is not deterministic");
+        let counts = [
+            report.acknowledged,
+            report.refused,
+            report.reads,
+            report.moved,
+            report.rebuilt,
+            report.compacted,
+            report.swept,
+            report.wiped,
+            report.healed,
+        ];
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    let [acknowledged, refused, reads, moved, rebuilt, compacted, swept, wiped, healed] = sums;
+    println!(
+        "{acknowledged} acknowledged, {refused} refused, {reads} reads, {moved} packs moved, {rebuilt} shards rebuilt, {compacted} \
+         packs compacted, {swept} shards swept, {wiped} devices wiped, {healed} runs became whole"
+    );
+    // What never happened was not tested.
+    assert!(sums.iter().all(|sum| *sum > 20));
+}
+
 fn caught(name: &str, mut violated: impl FnMut(u64) -> bool) {
     let seed = (0..60).find(|&seed| violated(seed));
     println!("{name} is caught by seed {seed:?}");
@@ -63,6 +93,11 @@ fn planted_bugs_are_caught() {
         caught(&format!("{planted:?}"), |seed| {
             // A log that lost what it promised may also stop raft-rs, which is as good.
             std::panic::catch_unwind(|| metadata::run(seed, planted).violation.is_some()).unwrap_or(true)
+        });
+    }
+    for planted in placement::Planted::ALL {
+        caught(&format!("{planted:?}"), |seed| {
+            std::panic::catch_unwind(|| placement::run(seed, planted).violation.is_some()).unwrap_or(true)
         });
     }
     for planted in [objects::Planted::LyingDisks, objects::Planted::NoQuorum] {

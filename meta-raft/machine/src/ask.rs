@@ -8,7 +8,7 @@ use crate::{
     query,
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, Chunk, Device, Header, Host, Keyring, Pack, Part,
-        Pg, Pool, Segment, Settings, Token, Tombstone, Upload, Version,
+        Pg, PgBefore3, Pool, Segment, Settings, Token, Tombstone, Upload, Version,
     },
 };
 use holdfast_core::{
@@ -99,6 +99,21 @@ pub struct Topology {
     pub hosts: Vec<(HostId, Host)>,
 }
 
+/// A [`Topology`] as version 2 sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TopologyV2 {
+    pub pool: Option<Pool>,
+    pub pgs: Vec<(PgId, PgBefore3)>,
+    pub devices: Vec<(DeviceId, Device)>,
+    pub hosts: Vec<(HostId, Host)>,
+}
+
+impl From<TopologyV2> for Topology {
+    fn from(TopologyV2 { pool, pgs, devices, hosts }: TopologyV2) -> Self {
+        Self { pool, pgs: pgs.into_iter().map(|(id, pg)| (id, pg.into())).collect(), devices, hosts }
+    }
+}
+
 impl Topology {
     /// The hosts that keep the metadata, or are about to.
     pub fn members(&self) -> impl Iterator<Item = (HostId, &Host)> {
@@ -161,9 +176,10 @@ questions! {
         |question, view| query::degraded(view, question.after, question.limit as usize);
     false ReclaimablePacks { limit: u32 } => Vec<PackId>:
         |question, view| query::reclaimable(view, question.limit as usize);
-    false TopologyNow {} => Topology: |_question, view| Ok(Topology {
+    /// [`TopologyNow`] as hosts of version 2 understand it.
+    false TopologyBefore3 {} => TopologyV2: |_question, view| Ok(TopologyV2 {
         pool: query::pool(view)?,
-        pgs: query::pgs(view)?,
+        pgs: query::pgs(view)?.into_iter().map(|(id, pg)| (id, pg.into())).collect(),
         devices: query::devices(view)?,
         hosts: query::hosts(view)?,
     });
@@ -188,6 +204,12 @@ questions! {
     false AdminTokens {} => Vec<([u8; 32], AdminToken)>: |_question, view| query::admin_tokens(view);
     /// What jobs have before them; at most so many packs are looked at.
     false BacklogNow { limit: u32 } => Backlog: |question, view| query::backlog(view, question.limit as usize);
+    false TopologyNow {} => Topology: |_question, view| Ok(Topology {
+        pool: query::pool(view)?,
+        pgs: query::pgs(view)?,
+        devices: query::devices(view)?,
+        hosts: query::hosts(view)?,
+    });
     true TombstoneOf { id: PackId } => Option<Tombstone>: |question, view| query::tombstone(view, question.id);
 }
 
@@ -209,7 +231,7 @@ mod tests {
     #[test]
     fn questions_keep_their_numbers() {
         assert_eq!(Ask::from(HeaderNow {}).to_bytes(), [0]);
-        assert_eq!(Ask::from(TopologyNow {}).to_bytes(), [13]);
+        assert_eq!(Ask::from(TopologyBefore3 {}).to_bytes(), [13]);
         assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [21]);
     }
 }

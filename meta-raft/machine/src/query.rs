@@ -212,11 +212,14 @@ pub fn backlog(view: &(impl View + ?Sized), limit: usize) -> Result<Backlog, KvE
     }
     let mut looked = 0;
     for (id, pg) in pgs(view)? {
-        let Some(previous) = &pg.previous else { continue };
-        let changed = previous.devices.iter().zip(&pg.devices).filter(|(old, new)| old != new).count() as u64;
+        if pg.previous.is_none() {
+            continue;
+        }
         for (_, found) in packs(view, Some(id), None, limit.saturating_sub(looked))? {
             looked += 1;
-            if found.epoch < previous.since {
+            if pg.is_behind(found.epoch) {
+                let places = pg.devices_at(found.epoch).iter().zip(&pg.devices);
+                let changed = places.filter(|(old, new)| old != new).count() as u64;
                 backlog.moving_packs += 1;
                 backlog.moving_bytes += changed * u64::from(found.shard_len);
             }

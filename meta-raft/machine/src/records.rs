@@ -55,8 +55,8 @@ mod settings;
 
 pub use archive::{Archive, ArchivedState, Keyring, LogStream};
 pub use cluster::{
-    AccessKey, Authority, Device, DeviceSpec, Duty, Host, Pg, PgSpec, Pool, PoolSpec, Previous, Token,
-    UsedToken,
+    AccessKey, Authority, Device, DeviceSpec, Duty, Host, Pg, PgBefore3, PgSpec, Pool, PoolSpec, Previous,
+    Token, UsedToken,
 };
 
 pub use settings::{AdminToken, Job, Settings};

@@ -69,7 +69,7 @@ pub fn first_table(
         .map(|number| {
             let pg = PgId(number);
             let devices = choose(pg, profile, domain, &serving)?;
-            Ok((pg, Pg { epoch: Epoch(1), devices, previous: None }))
+            Ok((pg, Pg { epoch: Epoch(1), devices, previous: None, older: Vec::new() }))
         })
         .collect::<Result<_, PlanError>>()?;
     // Chance leaves some devices with more than their share of so few groups.
@@ -309,6 +309,7 @@ mod tests {
             epoch: Epoch(1),
             devices: ids.iter().map(|&id| DeviceId(id)).collect(),
             previous: None,
+            older: Vec::new(),
         };
         let table = [(PgId(0), pg(&[0, 0, 1])), (PgId(1), pg(&[0, 1])), (PgId(2), pg(&[0, 1, 9]))];
         let text = lint(profile, FailureDomain::Rack, &devices, &table).join("\n");

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use holdfast_core::{buffer::BufferPool, codec, ids::HostId, kv::KvError, roles::Role};
 use holdfast_meta_raft_machine::{
-    ask::{Ask, Question, Topology, TopologyNow},
+    ask::{Ask, Question, Topology, TopologyBefore3, TopologyNow},
     command::{self, Outcome, Request},
 };
 use holdfast_net::{NetError, Remote, Target, Tls};
@@ -153,7 +153,11 @@ impl RemoteMeta {
     /// # Errors
     /// Where nobody answered in time.
     pub async fn refresh(&self) -> Result<Topology, MetaError> {
-        let topology = self.ask(TopologyNow {}).await?;
+        let topology = match self.ask(TopologyNow {}).await {
+            // A member of the version before, in the middle of an upgrade.
+            Err(MetaError::Refused(_)) => self.ask(TopologyBefore3 {}).await?.into(),
+            other => other?,
+        };
         let known = self.inner.members.load();
         let mut members = BTreeMap::new();
         for (id, host) in topology.members() {

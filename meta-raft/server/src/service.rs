@@ -218,6 +218,7 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::DegradedPacks(_)
         | Ask::ReclaimablePacks(_)
         | Ask::TopologyNow(_)
+        | Ask::TopologyBefore3(_)
         | Ask::UploadOf(_)
         | Ask::UploadsAfter(_)
         | Ask::PartsOf(_)

@@ -205,10 +205,7 @@ impl Cluster {
 
     /// Whether any placement group has shards on a device.
     fn uses(&self, id: DeviceId) -> bool {
-        self.topology.pgs.iter().any(|(_, pg)| {
-            pg.devices.contains(&id)
-                || pg.previous.as_ref().is_some_and(|previous| previous.devices.contains(&id))
-        })
+        self.topology.pgs.iter().any(|(_, pg)| pg.uses(id))
     }
 
     /// The host that people call so.

@@ -164,10 +164,7 @@ impl Cluster {
             let beat = heard(health, *id).and_then(|device| device.beat.as_ref());
             let pgs = &self.topology.pgs;
             let groups = pgs.iter().filter(|(_, pg)| pg.devices.contains(id)).count();
-            let moving = |pg: &Pg| {
-                pg.previous.as_ref().is_some_and(|previous| previous.devices.contains(id))
-                    && !pg.devices.contains(id)
-            };
+            let moving = |pg: &Pg| pg.leaves(*id) && !pg.devices.contains(id);
             let leaving = pgs.iter().filter(|(_, pg)| moving(pg)).count();
             let scrubbed =
                 |beat: &DeviceBeat| 100.0 * beat.scrub_done as f64 / beat.scrub_total.max(1) as f64;
@@ -244,7 +241,6 @@ impl Cluster {
         let found = self.topology.pgs.iter().find(|(known, _)| known.0 == id);
         let Some((id, pg)) = found else { return refuse(format!("there is no placement group {id}")) };
         let packs = self.meta.ask(Packs { pg: Some(*id), after: None, limit: GROUP_PACKS }).await?;
-        let behind = |epoch| pg.previous.as_ref().is_some_and(|previous| epoch < previous.since);
         let shard = |(shard, device): (usize, &DeviceId)| {
             let record = self.topology.devices.iter().find(|(known, _)| known == device);
             GroupShard {
@@ -259,7 +255,7 @@ impl Cluster {
             group: self.group_row(*id, pg, &health),
             shards: pg.devices.iter().enumerate().map(shard).collect(),
             packs: packs.len(),
-            left_behind: packs.iter().filter(|(_, pack)| behind(pack.epoch)).count(),
+            left_behind: packs.iter().filter(|(_, pack)| pg.is_behind(pack.epoch)).count(),
             degraded: packs.iter().filter(|(_, pack)| pack.missing != 0).count(),
             live: packs.iter().map(|(_, pack)| pack.live).sum(),
             data: packs.iter().map(|(_, pack)| pack.data).sum(),

@@ -7,7 +7,7 @@
 use super::Maintenance;
 use crate::engine::EngineError;
 use bytes::Bytes;
-use holdfast_core::ids::{PackId, PgId};
+use holdfast_core::ids::{DeviceId, PackId, PgId};
 use holdfast_meta_raft_machine::{
     ask::Packs,
     command::{Command, Outcome, Request},
@@ -45,12 +45,14 @@ impl Maintenance {
     }
 
     async fn relocate(&self, id: PgId, pg: &Pg) -> Result<(), EngineError> {
-        let Some(previous) = &pg.previous else { return Ok(()) };
+        if pg.previous.is_none() {
+            return Ok(());
+        }
         let mut after = None;
         let mut whole = true;
         loop {
             let page = self.engine.meta().ask(Packs { pg: Some(id), after, limit: PAGE }).await?;
-            for (pack_id, pack) in page.iter().filter(|(_, pack)| pack.epoch < previous.since) {
+            for (pack_id, pack) in page.iter().filter(|(_, pack)| pg.is_behind(pack.epoch)) {
                 if self.upkeep.is_paused(Job::Rebalance) {
                     return Ok(());
                 }
@@ -113,7 +115,7 @@ impl Maintenance {
             self.engine.metrics().repaired_shards.inc_by(u64::from(made.count_ones()));
         }
         // A shard that cannot be written in its new place still counts in the old one.
-        if self.may_wait(pg, unwritten & !pack.missing) {
+        if self.may_wait(old, pg, unwritten & !pack.missing) {
             return Ok(false);
         }
         missing |= unwritten;
@@ -131,14 +133,13 @@ impl Maintenance {
 
     /// Whether shards that are not in their new places still count in the old ones. A new place that was given up is
     /// replaced by the leader; an old one that only cannot be reached now may come back.
-    fn may_wait(&self, pg: &Pg, unwritten: u32) -> bool {
-        let Some(previous) = &pg.previous else { return false };
+    fn may_wait(&self, before: &[DeviceId], pg: &Pg, unwritten: u32) -> bool {
         let placement = &self.engine.shared.placement;
         let counts = |index: usize| {
-            let (old, new) = (previous.devices[index], pg.devices[index]);
+            let (old, new) = (before[index], pg.devices[index]);
             old != new && !placement.is_given_up(old)
         };
-        (0..previous.devices.len()).any(|index| unwritten >> index & 1 == 1 && counts(index))
+        (0..before.len()).any(|index| unwritten >> index & 1 == 1 && counts(index))
     }
 
     async fn settle(&self, id: PgId, pg: &Pg) -> Result<(), EngineError> {

@@ -13,6 +13,9 @@ use holdfast_core::{
 };
 use std::ops::ControlFlow;
 
+/// Times that a group's targets are replaced while it moves: a bound on its record.
+const GENERATIONS_MAX: usize = 8;
+
 impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn create_pool(
         &mut self,
@@ -52,8 +55,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.write(key, &device);
         for (key, value) in scan_prefix(&self.kv, &keys::table(Table::Pg), usize::MAX)? {
             let mut pg = Pg::from_bytes(&value)?;
-            let before = pg.previous.as_ref().is_some_and(|previous| previous.devices.contains(&id));
-            if before || pg.devices.contains(&id) {
+            if pg.uses(id) {
                 pg.epoch = Epoch(pg.epoch.0 + 1);
                 self.write(key, &pg);
             }
@@ -159,16 +161,23 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Err(Rejection::Malformed.into());
         }
         let since = Epoch(epoch.0 + 1);
-        if pg.previous.is_some() {
-            // While a group moves, only targets that were given up are replaced. What had arrived there is lost, and is
-            // found missing on the new ones.
+        if let Some(previous) = pg.previous.clone() {
+            // While a group moves, only targets that were given up are replaced.
             for (old, _) in pg.devices.iter().zip(&devices).filter(|(old, new)| old != new) {
                 let duty = self.read::<Device>(&keys::device(*old))?.map(|device| device.duty);
                 if !matches!(duty, None | Some(Duty::Out | Duty::Removed)) {
                     return Err(Rejection::PgMoving(id).into());
                 }
             }
-            pg.devices = devices;
+            let before = std::mem::replace(&mut pg.devices, devices);
+            // What had arrived there moves on from there. Version 2 forgot it, and found it missing later.
+            if self.header.cluster_version >= 3 {
+                if pg.older.len() >= GENERATIONS_MAX {
+                    return Err(Rejection::PgMoving(id).into());
+                }
+                pg.older.push(previous);
+                pg.previous = Some(Previous { since, devices: before });
+            }
         } else {
             let before = std::mem::replace(&mut pg.devices, devices);
             pg.previous = Some(Previous { since, devices: before });
@@ -252,6 +261,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Ok(Outcome::Settling { after: last });
         }
         pg.previous = None;
+        pg.older.clear();
         self.write(key, &pg);
         Ok(Outcome::Settling { after: None })
     }

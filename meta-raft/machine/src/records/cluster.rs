@@ -119,6 +119,29 @@ pub struct Pg {
     pub devices: Vec<DeviceId>,
     /// Where its older packs still are, while they move.
     pub previous: Option<Previous>,
+    /// Where packs that are older still are, oldest first: a group that moved was given other devices, because some that
+    /// it was moving to are gone.
+    pub older: Vec<Previous>,
+}
+
+/// A placement group as version 2 stored and sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgBefore3 {
+    pub epoch: Epoch,
+    pub devices: Vec<DeviceId>,
+    pub previous: Option<Previous>,
+}
+
+impl From<PgBefore3> for Pg {
+    fn from(PgBefore3 { epoch, devices, previous }: PgBefore3) -> Self {
+        Self { epoch, devices, previous, older: Vec::new() }
+    }
+}
+
+impl From<Pg> for PgBefore3 {
+    fn from(Pg { epoch, devices, previous, older: _ }: Pg) -> Self {
+        Self { epoch, devices, previous }
+    }
 }
 
 /// A placement group before its devices changed.
@@ -137,10 +160,24 @@ impl Pg {
 
     /// Where the shards of a pack of `epoch` are.
     pub fn devices_at(&self, epoch: Epoch) -> &[DeviceId] {
-        match &self.previous {
-            Some(previous) if epoch < previous.since => &previous.devices,
-            Some(_) | None => &self.devices,
-        }
+        let generations = self.older.iter().chain(&self.previous);
+        let found = generations.into_iter().find(|generation| epoch < generation.since);
+        found.map_or(&self.devices, |generation| &generation.devices)
+    }
+
+    /// Whether a pack of `epoch` is not yet where it belongs.
+    pub fn is_behind(&self, epoch: Epoch) -> bool {
+        self.previous.as_ref().is_some_and(|previous| epoch < previous.since)
+    }
+
+    /// Whether shards are on a device, or are meant to be.
+    pub fn uses(&self, device: DeviceId) -> bool {
+        self.devices.contains(&device) || self.leaves(device)
+    }
+
+    /// Whether packs that have not moved yet have shards on a device.
+    pub fn leaves(&self, device: DeviceId) -> bool {
+        self.older.iter().chain(&self.previous).any(|generation| generation.devices.contains(&device))
     }
 }
 
@@ -206,31 +243,34 @@ pub struct PgSpec {
 
 impl From<PgSpec> for Pg {
     fn from(PgSpec { epoch, devices }: PgSpec) -> Self {
-        Self { epoch, devices, previous: None }
+        Self { epoch, devices, previous: None, older: Vec::new() }
     }
 }
 
 #[derive(Serialize, Deserialize)]
 enum PgVersions {
     V1(PgSpec),
-    V2(Pg),
+    V2(PgBefore3),
+    V3(Pg),
 }
 
 impl Record for Pg {
     const WHAT: &'static str = "a placement group";
 
     fn to_bytes(&self) -> Vec<u8> {
-        let Self { epoch, devices, previous } = self.clone();
+        let Self { epoch, devices, previous, older } = self.clone();
         codec::encode(&match previous {
             None => PgVersions::V1(PgSpec { epoch, devices }),
-            Some(_) => PgVersions::V2(self.clone()),
+            Some(_) if older.is_empty() => PgVersions::V2(self.clone().into()),
+            Some(_) => PgVersions::V3(self.clone()),
         })
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
         Ok(match codec::decode(Self::WHAT, bytes)? {
             PgVersions::V1(spec) => spec.into(),
-            PgVersions::V2(pg) => pg,
+            PgVersions::V2(pg) => pg.into(),
+            PgVersions::V3(pg) => pg,
         })
     }
 }
@@ -290,14 +330,29 @@ mod tests {
         {
             assert_eq!(Device::from_bytes(&device.to_bytes()), Ok(device));
         }
-        let pg = Pg { epoch: Epoch(3), devices: vec![DeviceId(1)], previous: None };
+        let pg = Pg { epoch: Epoch(3), devices: vec![DeviceId(1)], previous: None, older: Vec::new() };
         let previous = Some(Previous { since: Epoch(3), devices: vec![DeviceId(2)] });
         let moving = Pg { previous, ..pg.clone() };
         assert_eq!((pg.to_bytes()[0], moving.to_bytes()[0]), (0, 1));
         assert_eq!(Pg::from_bytes(&pg.to_bytes()), Ok(pg));
         assert_eq!(moving.devices_at(Epoch(2)), [DeviceId(2)]);
         assert_eq!(moving.devices_at(Epoch(3)), [DeviceId(1)]);
-        assert_eq!(Pg::from_bytes(&moving.to_bytes()), Ok(moving));
+        assert_eq!(Pg::from_bytes(&moving.to_bytes()), Ok(moving.clone()));
+        // What it was moving to was replaced: packs of three ages are in three places.
+        let replaced = Pg {
+            epoch: Epoch(5),
+            devices: vec![DeviceId(3)],
+            previous: Some(Previous { since: Epoch(5), devices: vec![DeviceId(1)] }),
+            older: vec![Previous { since: Epoch(3), devices: vec![DeviceId(2)] }],
+        };
+        assert_eq!(replaced.to_bytes()[0], 2);
+        for (epoch, device) in [(2, 2), (3, 1), (4, 1), (5, 3)] {
+            assert_eq!(replaced.devices_at(Epoch(epoch)), [DeviceId(device)]);
+        }
+        assert!(
+            replaced.is_behind(Epoch(4)) && !replaced.is_behind(Epoch(5)) && replaced.leaves(DeviceId(2))
+        );
+        assert_eq!(Pg::from_bytes(&replaced.to_bytes()), Ok(replaced));
         for domain in [FailureDomain::Device, FailureDomain::Rack] {
             let pool = Pool { profile: Profile::new(4, 2).expect("a profile"), pg_count: 8, domain };
             assert_eq!(Pool::from_bytes(&pool.to_bytes()), Ok(pool));
