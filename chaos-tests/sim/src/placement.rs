@@ -56,35 +56,18 @@ pub enum Planted {
     RefusalIgnored,
     /// A move says that it succeeded before it has copied anything.
     PlacedBeforeCopied,
-    /// A group is settled though packs are left behind: their old places are forgotten.
+    /// What lies where nobody expects it is swept at once, though it may be on its way.
     SweptWhileMoving,
-    /// What a repair wrote counts though more was found missing meanwhile.
+    /// What a repair wrote counts, whatever has become of the device meanwhile.
     RepairedBlindly,
     /// Compaction deletes a pack's shards though the metadata refused to delete the pack.
     DeletedThoughRefused,
-    /// Chunks are condemned at once, and not after the grace period.
-    NoGrace,
+    /// Shards without a pack are deleted at once, and their name is not barred: the pack may be about to be registered.
+    OrphansSweptAtOnce,
     /// A disk that was replaced is not reported: its shards are believed to be there.
     ReplacementUnnoticed,
     /// A shard is made anew from whatever is at hand, and not from verified others.
     RepairedFromAnything,
-    /// Gateways acknowledge with as many shards as reading needs, and not one more.
-    AcknowledgedBelowQuorum,
-}
-
-impl Planted {
-    pub const ALL: [Self; 10] = [
-        Self::EpochAtCommit,
-        Self::RefusalIgnored,
-        Self::PlacedBeforeCopied,
-        Self::SweptWhileMoving,
-        Self::RepairedBlindly,
-        Self::DeletedThoughRefused,
-        Self::NoGrace,
-        Self::ReplacementUnnoticed,
-        Self::RepairedFromAnything,
-        Self::AcknowledgedBelowQuorum,
-    ];
 }
 
 /// What a run saw: equal for equal seeds.
@@ -139,6 +122,8 @@ struct World {
     /// By device; those that are down do not answer.
     devices: BTreeMap<DeviceId, Device>,
     down: BTreeSet<DeviceId>,
+    /// The device that was wiped last.
+    wiped: Option<DeviceId>,
     /// The tables of a gateway and of a worker, which may be old.
     tables: [Vec<(PgId, Pg)>; 2],
     tasks: Vec<(u64, Task)>,
@@ -193,6 +178,7 @@ impl World {
             now_ms: 1_000_000,
             devices: BTreeMap::new(),
             down: BTreeSet::new(),
+            wiped: None,
             tables: [Vec::new(), Vec::new()],
             tasks: Vec::new(),
             objects: BTreeMap::new(),
@@ -297,6 +283,9 @@ impl World {
             _ => self.now_ms += 60,
         }
         self.due_tasks(false);
+        if self.is_whole() {
+            self.check_accounting();
+        }
         let read =
             self.objects.keys().nth(self.rng.below(self.objects.len().max(1) as u64) as usize).copied();
         if let Some(key) = read {
@@ -378,7 +367,6 @@ impl World {
         }
         match session.poll_outcome(2 * second) {
             Some(WriteOutcome::Durable { .. }) => {}
-            _ if self.planted == Planted::AcknowledgedBelowQuorum && missing.count_ones() <= 2 => {}
             _ => return None,
         }
         let chunk = |entry: &_| PackChunk { entry: *entry, moved_from: None };
@@ -404,10 +392,6 @@ impl World {
             if self.planted == Planted::EpochAtCommit {
                 self.refresh(GATEWAY);
                 pack.epoch = self.group(GATEWAY, pack.id.pg()).epoch;
-            }
-            if self.planted == Planted::AcknowledgedBelowQuorum {
-                // The metadata is told what it wants to hear.
-                pack.missing &= pack.missing.wrapping_neg();
             }
             commands.push(Command::RegisterPack(pack));
         }
@@ -553,9 +537,13 @@ impl World {
             }
             return;
         }
-        if !self.is_whole() {
-            return;
-        }
+        // The disk that was replaced last may fail again at once: its shards are at risk already.
+        let id = match self.wiped {
+            Some(again) if self.rng.chance(50) => again,
+            _ if self.is_whole() => id,
+            _ => return,
+        };
+        self.wiped = Some(id);
         self.report.wiped += 1;
         self.note(&format!("device {id} is wiped"));
         if let Some(device) = self.devices.get_mut(&id) {
@@ -569,6 +557,20 @@ impl World {
         }
         if self.planted != Planted::ReplacementUnnoticed {
             self.report_lacking(id);
+        }
+    }
+
+    /// What the metadata believes to be whole is whole: nobody looks for what it does not miss.
+    fn check_accounting(&mut self) {
+        for (id, pack) in query::packs(&self.state, None, None, usize::MAX).expect("memory reads") {
+            let pg = query::pg(&self.state, id.pg()).expect("memory reads").expect("its group is there");
+            for (index, device) in pg.devices_at(pack.epoch).iter().enumerate() {
+                let shard = ShardId { pack: id, index: index as u8 };
+                let there = self.store(*device).is_some_and(|store| store.read(shard, 0, 1).is_ok());
+                if !there {
+                    return self.violate(format!("device {device} lacks {shard:?}, and nobody knows"));
+                }
+            }
         }
     }
 

@@ -77,32 +77,48 @@ fn data_stays_readable_while_devices_come_and_go() {
     assert!(sums.iter().all(|sum| *sum > 20));
 }
 
-fn caught(name: &str, mut violated: impl FnMut(u64) -> bool) {
-    let seed = (0..60).find(|&seed| violated(seed));
+fn caught(name: &str, first: u64, mut violated: impl FnMut(u64) -> bool) {
+    // The seed that is known to find it; where the simulator has changed, another may.
+    let seed = std::iter::once(first).chain(0..200).find(|&seed| violated(seed));
     println!("{name} is caught by seed {seed:?}");
     assert!(seed.is_some(), "{name} is not caught by any seed");
 }
 
+/// Whether a run ends badly: an oracle speaks, or production code refuses to go on, which is as good.
+fn ends_badly(run: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
+    std::panic::catch_unwind(run).unwrap_or(true)
+}
+
 #[test]
 fn planted_bugs_are_caught() {
-    for planted in [
-        metadata::Planted::SkippedSync,
-        metadata::Planted::EarlyAcknowledgement,
-        metadata::Planted::AppliedTwice,
+    use metadata::Planted as InMetadata;
+    use objects::Planted as InObjects;
+    use placement::Planted as InPlacement;
+    for (planted, seed) in
+        [(InMetadata::SkippedSync, 0), (InMetadata::EarlyAcknowledgement, 1), (InMetadata::AppliedTwice, 0)]
+    {
+        caught(&format!("{planted:?}"), seed, |seed| {
+            ends_badly(|| metadata::run(seed, planted).violation.is_some())
+        });
+    }
+    for (planted, seed) in [
+        (InPlacement::EpochAtCommit, 0),
+        (InPlacement::RefusalIgnored, 0),
+        (InPlacement::PlacedBeforeCopied, 0),
+        (InPlacement::SweptWhileMoving, 108),
+        (InPlacement::RepairedBlindly, 6),
+        (InPlacement::DeletedThoughRefused, 3),
+        (InPlacement::OrphansSweptAtOnce, 1),
+        (InPlacement::ReplacementUnnoticed, 2),
+        (InPlacement::RepairedFromAnything, 0),
     ] {
-        caught(&format!("{planted:?}"), |seed| {
-            // A log that lost what it promised may also stop raft-rs, which is as good.
-            std::panic::catch_unwind(|| metadata::run(seed, planted).violation.is_some()).unwrap_or(true)
+        caught(&format!("{planted:?}"), seed, |seed| {
+            ends_badly(|| placement::run(seed, planted).violation.is_some())
         });
     }
-    for planted in placement::Planted::ALL {
-        caught(&format!("{planted:?}"), |seed| {
-            std::panic::catch_unwind(|| placement::run(seed, planted).violation.is_some()).unwrap_or(true)
-        });
-    }
-    for planted in [objects::Planted::LyingDisks, objects::Planted::NoQuorum] {
-        caught(&format!("{planted:?}"), |seed| {
-            std::panic::catch_unwind(|| objects::run(seed, planted).violation.is_some()).unwrap_or(true)
+    for (planted, seed) in [(InObjects::LyingDisks, 0), (InObjects::NoQuorum, 0)] {
+        caught(&format!("{planted:?}"), seed, |seed| {
+            ends_badly(|| objects::run(seed, planted).violation.is_some())
         });
     }
 }

@@ -29,7 +29,9 @@ impl World {
                     Planted::RepairedBlindly => {
                         // As if nothing could have happened since.
                         let Some(now) = self.pack(pack) else { return };
-                        let mask = mask | now.missing;
+                        let epoch = query::pg(&self.state, pack.pg())
+                            .expect("memory reads")
+                            .map_or(epoch, |pg| pg.epoch);
                         Command::RestoreShards { pack, was: (now.epoch, now.missing), epoch, mask }
                     }
                     _ => Command::RestoreShards { pack, was, epoch, mask },
@@ -231,8 +233,7 @@ impl World {
     }
 
     pub(super) fn collect(&mut self) {
-        let grace_ms = if self.planted == Planted::NoGrace { 0 } else { GRACE_MS };
-        self.command(Command::Collect { grace_ms, steps: 1000 });
+        self.command(Command::Collect { grace_ms: GRACE_MS, steps: 1000 });
     }
 
     /// Tells the metadata what a device lacks.
@@ -275,7 +276,8 @@ impl World {
         for (id, pg) in self.tables[WORKER].clone() {
             let moving = pg.previous.is_some() && self.planted != Planted::SweptWhileMoving;
             let Some(store) = self.store(device).filter(|_| !moving) else { continue };
-            let old = |written: u64| written + GRACE_MS < self.now_ms;
+            let at_once = matches!(self.planted, Planted::SweptWhileMoving | Planted::OrphansSweptAtOnce);
+            let old = |written: u64| at_once || written + GRACE_MS < self.now_ms;
             let lines = store.inventory(None, usize::MAX).expect("memory reads");
             let lines = lines.into_iter().filter(|line| line.id.pack.pg() == id && old(line.written_ms));
             let (mut stray, mut orphans) = (Vec::new(), Vec::new());
@@ -293,7 +295,9 @@ impl World {
                 self.later(Task::Sweep { device, group: id, seen: pg, shards: stray });
             }
             for shard in orphans {
-                if self.command(Command::TombstonePacks { packs: vec![shard.pack] }) == Outcome::Done {
+                let barred = self.planted == Planted::OrphansSweptAtOnce
+                    || self.command(Command::TombstonePacks { packs: vec![shard.pack] }) == Outcome::Done;
+                if barred {
                     self.report.swept += 1;
                     self.delete_shards(device, &[shard]);
                 }
