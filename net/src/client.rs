@@ -17,9 +17,9 @@ use std::{
 };
 use tokio::{
     io::{AsyncWriteExt, BufReader},
-    net::TcpStream,
     runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -258,13 +258,13 @@ impl Remote {
     }
 
     async fn connect(&self) -> Result<Arc<Connection>, String> {
-        let say = |error: std::io::Error| error.to_string();
-        let stream = TcpStream::connect(&self.inner.address).await.map_err(say)?;
-        stream.set_nodelay(true).map_err(say)?;
-        let (connector, name) =
-            self.inner.tls.connector(self.inner.target).map_err(|error| error.to_string())?;
-        let stream = connector.connect(name, stream).await.map_err(say)?;
-        let (source, sink) = tokio::io::split(stream);
+        // In a task of its own, which ends with this future: what a transport awaits need not be shared between threads.
+        let inner = self.inner.clone();
+        let mut dialing = JoinSet::new();
+        dialing
+            .spawn(async move { inner.tls.transport.dial(&inner.tls, inner.target, &inner.address).await });
+        let dialled = dialing.join_next().await.and_then(Result::ok);
+        let (source, sink) = dialled.ok_or("connecting was given up")??;
         let (frames, outgoing) = mpsc::channel(QUEUE);
         let connection = Arc::new(Connection {
             frames,

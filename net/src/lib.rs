@@ -11,6 +11,7 @@ mod error;
 mod frame;
 mod server;
 mod tls;
+pub mod transport;
 
 pub use client::{Pending, Remote};
 pub use error::NetError;

@@ -4,6 +4,7 @@ use crate::{
     Caller, Tls,
     client::write_frames,
     frame::{self, Frame, Kind, Limits},
+    transport::{Acceptor, HANDSHAKE, Sink, Source},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use std::{
 };
 use tokio::{
     io::BufReader,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
     time::timeout,
@@ -39,9 +40,6 @@ const CALLS_MAX: usize = 512;
 /// Answers that wait for a connection.
 const QUEUE: usize = 64;
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-
 /// How long a listener waits after it could not take a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,35 +55,34 @@ pub trait Handler: Send + Sync + 'static {
 
 /// A bound listener.
 pub struct Listener {
-    listener: TcpListener,
-    tls: Tls,
+    acceptor: Box<dyn Acceptor>,
 }
 
 impl Listener {
     /// # Errors
     /// Where the address cannot be bound.
     pub async fn bind(address: std::net::SocketAddr, tls: Tls) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, tls })
+        Ok(Self { acceptor: tls.transport.listen(address, &tls).await? })
     }
 
     /// # Errors
     /// Where the system does not tell.
     pub fn address(&self) -> io::Result<std::net::SocketAddr> {
-        self.listener.local_addr()
+        self.acceptor.address()
     }
 }
 
 /// Serves until the future is dropped: what keeps a listener from taking connections passes.
 pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPool) {
-    let Listener { listener, tls } = listener;
+    let Listener { acceptor } = listener;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let arrival = match acceptor.accept().await {
+            Ok(arrival) => arrival,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             // Out of descriptors or memory, or the network's own trouble: it passes.
             Err(error) => {
@@ -94,16 +91,16 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>, pool: BufferPo
                 continue;
             }
         };
-        let (tls, handler, pool, strangers) = (tls.clone(), handler.clone(), pool.clone(), strangers.clone());
+        let (handler, pool, strangers) = (handler.clone(), pool.clone(), strangers.clone());
         tasks.spawn(async move {
             let served = async {
-                let (stream, caller) = shake_hands(stream, &tls).await?;
+                let (source, sink, caller) = arrival.await?;
                 if caller != Caller::Stranger {
-                    return connection(stream, caller, handler, pool).await;
+                    return connection((source, sink), caller, handler, pool).await;
                 }
                 // Few, and not for long: hosts must not wait for them.
                 let Ok(_few) = strangers.try_acquire() else { return Ok(()) };
-                let served = connection(stream, caller, handler, pool);
+                let served = connection((source, sink), caller, handler, pool);
                 timeout(STRANGER_LIFE, served).await.unwrap_or(Ok(()))
             };
             if let Err(error) = served.await {
@@ -127,27 +124,12 @@ pub async fn accept_anybody(stream: TcpStream, tls: &Tls) -> io::Result<Stream> 
 /// An encrypted connection.
 pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
-/// Finds out who calls.
-async fn shake_hands(stream: TcpStream, tls: &Tls) -> io::Result<(Stream, Caller)> {
-    stream.set_nodelay(true)?;
-    let acceptor = tokio_rustls::TlsAcceptor::from(tls.server.clone());
-    let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(io::Error::other)??;
-    let caller = match stream.get_ref().1.peer_certificates() {
-        Some([certificate, ..]) => {
-            Caller::of(certificate).ok_or_else(|| io::Error::other("a certificate names nobody"))?
-        }
-        Some([]) | None => Caller::Stranger,
-    };
-    Ok((stream, caller))
-}
-
 async fn connection(
-    stream: Stream,
+    (source, sink): (Source, Sink),
     caller: Caller,
     handler: Arc<dyn Handler>,
     pool: BufferPool,
 ) -> io::Result<()> {
-    let (source, sink) = tokio::io::split(stream);
     let mut source = BufReader::with_capacity(64 << 10, source);
     let (answers, outgoing) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();

@@ -1,6 +1,9 @@
 //! Who is who: certificates, and what they say.
 
-use crate::authority::{self, host_name, role_name};
+use crate::{
+    authority::{self, host_name, role_name},
+    transport::{Tcp, Transport},
+};
 use arc_swap::ArcSwap;
 use holdfast_core::{
     ids::HostId,
@@ -40,12 +43,16 @@ pub enum Target {
 }
 
 impl Target {
-    fn server_name(self) -> Result<ServerName<'static>, TlsError> {
-        let name = match self {
+    /// What the certificate must say.
+    pub(crate) fn name(self) -> String {
+        match self {
             Self::Host(host) => host_name(host),
             Self::Any(role) => role_name(role),
-        };
-        ServerName::try_from(name).map_err(|error| TlsError::Certificate(error.to_string()))
+        }
+    }
+
+    fn server_name(self) -> Result<ServerName<'static>, TlsError> {
+        ServerName::try_from(self.name()).map_err(|error| TlsError::Certificate(error.to_string()))
     }
 }
 
@@ -118,6 +125,8 @@ pub struct Tls {
     /// For callers that are no hosts: HTTP.
     pub(crate) anybody: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
+    /// What carries it.
+    pub(crate) transport: Arc<dyn Transport>,
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -159,7 +168,13 @@ impl Tls {
             .with_root_certificates(roots)
             .with_client_cert_resolver(own.clone());
         let (server, anybody) = (Arc::new(server), Arc::new(anybody));
-        Ok(Self { own, server, anybody, client: Arc::new(client) })
+        Ok(Self { own, server, anybody, client: Arc::new(client), transport: Arc::new(Tcp) })
+    }
+
+    /// The same identity over another transport.
+    #[must_use]
+    pub fn over(self, transport: Arc<dyn Transport>) -> Self {
+        Self { transport, ..self }
     }
 
     /// Takes another certificate for connections from now on.

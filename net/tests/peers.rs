@@ -10,7 +10,7 @@ use holdfast_core::{
 use holdfast_net::{
     Answer, Caller, Handler, Listener, NetError, Remote, Secret, Target, Tls,
     authority::{self, Signed},
-    join_client, serve,
+    join_client, serve, transport,
 };
 use holdfast_proto::{
     Ask, DeleteShards, Done, Failure, Join, Joined, ReadShard, Submit, call::Method, failure::Code, reply,
@@ -113,6 +113,40 @@ async fn calls_carry_bytes_and_say_who_calls() {
             peer.call(Method::Submit(Submit {}), Bytes::new(), PATIENCE).await.expect_err("a failure");
         assert_eq!(failed.to_string(), "Host { host: HostId(3), roles: Roles(4) }");
     }
+}
+
+#[tokio::test]
+async fn over_quic_it_is_the_same() {
+    let (ours, theirs) = (authority::make("a").expect("one"), authority::make("b").expect("another"));
+    let quic = || transport::named("quic").expect("a transport");
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), tls(&ours, 7, Role::Storage).over(quic()));
+    let listener = listener.await.expect("a listener");
+    let address = listener.address().expect("an address").to_string();
+    tokio::spawn(serve(listener, Arc::new(Echo::default()), BufferPool::new(4)));
+    let peer = remote(tls(&ours, 3, Role::Gateway).over(quic()), Target::Host(HostId(7)), &address);
+    let payload = Bytes::from(vec![9; 3 << 20]);
+    let (result, back) = peer.call(Method::Ask(Ask {}), payload.clone(), PATIENCE).await.expect("an answer");
+    assert_eq!((result, back), (reply::Result::Done(Done {}), payload));
+    let failed = peer.call(Method::Submit(Submit {}), Bytes::new(), PATIENCE).await.expect_err("a failure");
+    assert_eq!(failed.to_string(), "Host { host: HostId(3), roles: Roles(4) }");
+    for (tls, target) in [
+        (tls(&theirs, 3, Role::Gateway), Target::Host(HostId(7))),
+        (tls(&ours, 3, Role::Gateway), Target::Host(HostId(8))),
+        (tls(&ours, 3, Role::Gateway), Target::Any(Role::Meta)),
+    ] {
+        let wrong = remote(tls.over(quic()), target, &address);
+        let failed = wrong.call(Method::Ask(Ask {}), Bytes::new(), PATIENCE).await;
+        assert!(matches!(failed, Err(NetError::Unreachable { .. } | NetError::Broken(_))), "{failed:?}");
+    }
+    let secret = Secret::new(&ours.certificate, [5; 32]);
+    let joining = join_client(&secret).expect("TLS").over(quic());
+    let joining = remote(joining, Target::Any(Role::Storage), &address);
+    let join = Method::Join(Join { secret: "s".into(), ..Join::default() });
+    let (joined, _) = joining.call(join, Bytes::new(), PATIENCE).await.expect("an answer");
+    assert!(matches!(joined, reply::Result::Joined(joined) if joined.cluster == "s"));
+    let refused = joining.call(Method::Ask(Ask {}), Bytes::new(), PATIENCE).await.expect_err("a refusal");
+    assert_eq!(refused.code(), Some(Code::Denied));
+    assert!(transport::named("pigeon").is_err());
 }
 
 #[tokio::test]

@@ -204,6 +204,7 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
         cluster: found.cluster.clone(),
         host: id,
         roles: config.roles,
+        transport: config.transport.clone(),
         members: vec![config.advertise.clone()],
         authority: signer.certificate.clone(),
         certificate,

@@ -4,6 +4,7 @@ use holdfast_core::{
     roles::{Role, Roles},
     topology::Place,
 };
+use holdfast_net::transport::named;
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
@@ -39,6 +40,8 @@ pub struct HostConfig {
     pub scrub_period: Duration,
     /// A device that is silent for so long is out.
     pub out_after: Duration,
+    /// What the cluster's hosts speak over: tcp or quic.
+    pub transport: String,
     /// Metadata members to ask beside those that are known.
     pub members: Vec<String>,
 }
@@ -59,6 +62,7 @@ struct RawFile {
     gc_grace: Option<Spanned<String>>,
     scrub_period: Option<Spanned<String>>,
     out_after: Option<Spanned<String>>,
+    transport: Option<Spanned<String>>,
     #[serde(default)]
     members: Vec<String>,
     #[serde(default)]
@@ -140,6 +144,8 @@ impl HostConfig {
             gc_grace: mistakes.parse(raw.gc_grace.as_ref(), hour, duration),
             scrub_period: mistakes.parse(raw.scrub_period.as_ref(), 14 * 24 * hour, duration),
             out_after: mistakes.parse(raw.out_after.as_ref(), OUT_AFTER, duration),
+            transport: mistakes
+                .parse(raw.transport.as_ref(), "tcp".to_owned(), |text| named(text).map(|_| text.to_owned())),
             members: raw.members,
         };
         mistakes.finish(config)
@@ -162,7 +168,7 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_with_its_place() {
         let text = "data = \"d\"\nname = \"a b\"\nroles = [\"storage\", \"boss\", \"operator\"]\nplace = \"x\"\n\
-                    listen = \"here\"\nout_after = \"soon\"\n";
+                    listen = \"here\"\nout_after = \"soon\"\ntransport = \"pigeon\"\n";
         let error = HostConfig::from_text("f", text).expect_err("mistakes").to_string();
         for expected in [
             "f:2: a host's name",
@@ -171,6 +177,7 @@ mod tests {
             "f:4: a place",
             "f:5: \"here\"",
             "f:6: \"soon\"",
+            "f:7: \"pigeon\"",
             "needs a [[device]]",
         ] {
             assert!(error.contains(expected), "{expected:?} is missing in {error}");

@@ -20,7 +20,7 @@ use holdfast_meta_raft_machine::{
     records::{AccessKey, Authority, Host},
 };
 use holdfast_meta_raft_server::{MemberId, MetaConfig, MetaMetrics, MetaNode, NoPeers};
-use holdfast_net::{NetError, Remote, Secret, Target, authority, join_client};
+use holdfast_net::{NetError, Remote, Secret, Target, authority, join_client, transport};
 use holdfast_proto::{Join, call::Method, failure::Code, reply};
 use prometheus::Registry;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -63,6 +63,7 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
             cluster: cluster.clone(),
             host,
             roles,
+            transport: config.transport.clone(),
             members: members.clone(),
             authority: signer.certificate.clone(),
             certificate,
@@ -131,7 +132,8 @@ pub async fn join(config: &HostConfig, seed: &str, token: &str) -> Result<(), Sy
         return Ok(());
     }
     let secret: Secret = token.parse()?;
-    let tls = join_client(&secret)?;
+    let transport = transport::named(&config.transport).map_err(SystemError::Cluster)?;
+    let tls = join_client(&secret)?.over(transport);
     let (key, request) = authority::request()?;
     let call = Join {
         secret: secret.secret.clone(),
@@ -153,6 +155,7 @@ pub async fn join(config: &HostConfig, seed: &str, token: &str) -> Result<(), Sy
                     cluster: joined.cluster,
                     host: HostId(joined.host),
                     roles: config.roles,
+                    transport: config.transport.clone(),
                     members: vec![address, seed.to_owned()],
                     authority: joined.authority,
                     certificate: joined.certificate,

@@ -3,7 +3,7 @@
 use holdfast_core::{ids::HostId, roles::Roles};
 use holdfast_kv::durable;
 use holdfast_meta_raft_machine::ask::Topology;
-use holdfast_net::{Tls, TlsError};
+use holdfast_net::{Tls, TlsError, transport};
 use serde::{Deserialize, Serialize};
 use std::{io, path::Path};
 use thiserror::Error;
@@ -24,6 +24,9 @@ pub struct HostIdentity {
     /// Its metadata has been started: a directory without it is a loss, and not a beginning.
     #[serde(default)]
     pub started: bool,
+    /// What the cluster's hosts speak over: tcp or quic.
+    #[serde(default = "tcp")]
+    pub transport: String,
     /// Metadata members that it can ask.
     pub members: Vec<String>,
     /// DER, in hexadecimal, as the following.
@@ -40,6 +43,8 @@ pub enum IdentityError {
     Damaged(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("the host's identity: {0}")]
+    Transport(String),
 }
 
 /// What an identity is made of.
@@ -47,10 +52,15 @@ pub struct Parts {
     pub cluster: String,
     pub host: HostId,
     pub roles: Roles,
+    pub transport: String,
     pub members: Vec<String>,
     pub authority: Vec<u8>,
     pub certificate: Vec<u8>,
     pub key: Vec<u8>,
+}
+
+fn tcp() -> String {
+    "tcp".to_owned()
 }
 
 pub fn now() -> u64 {
@@ -71,6 +81,7 @@ impl HostIdentity {
             roles: parts.roles.to_string(),
             issued: now(),
             started: false,
+            transport: parts.transport,
             members: parts.members,
             authority: hex::encode(parts.authority),
             certificate: hex::encode(parts.certificate),
@@ -118,7 +129,8 @@ impl HostIdentity {
     /// Where key and certificates do not belong together.
     pub fn tls(&self) -> Result<Tls, IdentityError> {
         let [key, certificate, authority] = self.der()?;
-        Ok(Tls::new(&key, &certificate, &authority)?)
+        let transport = transport::named(&self.transport).map_err(IdentityError::Transport)?;
+        Ok(Tls::new(&key, &certificate, &authority)?.over(transport))
     }
 
     /// The authority's certificate, DER.

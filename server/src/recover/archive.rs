@@ -10,7 +10,7 @@ use holdfast_core::{
 use holdfast_gateway_server::LooseDevices;
 use holdfast_meta_raft_archive::{ATTEMPTS, ArchiveKey, Contents, Piece, RecoveryKey, Root, StreamId};
 use holdfast_meta_raft_server::{MetaConfig, Restore};
-use holdfast_net::{Remote, Target, Tls, authority};
+use holdfast_net::{Remote, Target, Tls, authority, transport};
 use holdfast_proto::{self as proto, call::Method};
 use holdfast_storage_node_server::{
     Device, DeviceAccess, DeviceError, DeviceSeries, RemoteDevice, Superblock,
@@ -104,13 +104,30 @@ impl Sources {
         Ok(found)
     }
 
+    /// A certificate of the cluster's own authority, for as long as this takes.
+    fn member_tls(
+        &self,
+        signer: &holdfast_meta_raft_machine::records::Authority,
+    ) -> Result<Tls, SystemError> {
+        let (key, request) = authority::request()?;
+        let signed = authority::Signed { certificate: signer.certificate.clone(), key: signer.key.clone() };
+        let roles = Roles::NONE.with(Role::Meta);
+        // A number that no host has.
+        let nobody = HostId(u64::MAX);
+        let day = Duration::from_secs(24 * 60 * 60);
+        let certificate = authority::sign(&signed, &request, nobody, roles, day)?;
+        let transport = self.operator.as_ref().map_or("tcp", |operator| operator.transport.as_str());
+        let transport = transport::named(transport).map_err(SystemError::Cluster)?;
+        Ok(Tls::new(&key, &certificate, &signer.certificate)?.over(transport))
+    }
+
     /// The devices that the root names: those that are here, and those of storage nodes.
     fn reach(
         self,
         cluster: &str,
         contents: &Contents,
     ) -> Result<BTreeMap<DeviceId, DeviceAccess>, SystemError> {
-        let tls = contents.authority.as_ref().map(|authority| member_tls(authority)).transpose()?;
+        let tls = contents.authority.as_ref().map(|authority| self.member_tls(authority)).transpose()?;
         let pool = BufferPool::new(0);
         let mut remotes: BTreeMap<HostId, Remote> = BTreeMap::new();
         let mut devices = BTreeMap::new();
@@ -131,18 +148,6 @@ impl Sources {
         }
         Ok(devices)
     }
-}
-
-/// A certificate of the cluster's own authority, for as long as this takes.
-fn member_tls(signer: &holdfast_meta_raft_machine::records::Authority) -> Result<Tls, SystemError> {
-    let (key, request) = authority::request()?;
-    let signed = authority::Signed { certificate: signer.certificate.clone(), key: signer.key.clone() };
-    let roles = Roles::NONE.with(Role::Meta);
-    // A number that no host has.
-    let nobody = HostId(u64::MAX);
-    let day = Duration::from_secs(24 * 60 * 60);
-    let certificate = authority::sign(&signed, &request, nobody, roles, day)?;
-    Ok(Tls::new(&key, &certificate, &signer.certificate)?)
 }
 
 impl Found {
