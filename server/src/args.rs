@@ -5,6 +5,14 @@ use holdfast_core::{profile::Profile, roles::Role, topology::FailureDomain};
 use holdfast_meta_raft_machine::records::Job;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+/// How long an admin token may be good: ten years.
+const TOKEN_LIFE_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+fn token_life(text: &str) -> Result<Duration, String> {
+    let life = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if life <= TOKEN_LIFE_MAX { Ok(life) } else { Err("a token is good for ten years at most".to_owned()) }
+}
+
 /// Holdfast: a durable, deduplicating, erasure-coded object store.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, propagate_version = true, arg_required_else_help = true)]
@@ -243,7 +251,7 @@ pub enum AdminCommand {
         #[arg(long)]
         read_only: bool,
         /// How long it is good
-        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = token_life)]
         ttl: Duration,
     },
     /// Lists tokens

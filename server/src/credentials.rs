@@ -61,14 +61,14 @@ pub fn load_or_make(data: &Path) -> io::Result<(Keys, bool)> {
 /// The operators' key to the metadata's archive, in a file of its own: whoever finds it and the devices has everything.
 pub const RECOVERY_FILE: &str = "recovery.key";
 
-/// Makes a recovery key in `dir`, and the keyring that the cluster keeps of it.
+/// Makes a recovery key in the file `path`, and the keyring that the cluster keeps of it.
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn make_recovery(dir: &Path) -> io::Result<Keyring> {
+pub fn make_recovery(path: &Path) -> io::Result<Keyring> {
     let recovery = RecoveryKey::new(rand::random());
     let archive = ArchiveKey::new(rand::random());
-    durable::replace(&dir.join(RECOVERY_FILE), format!("{recovery}\n").as_bytes(), 0o600)?;
+    durable::replace(path, format!("{recovery}\n").as_bytes(), 0o600)?;
     Ok(Keyring { wrapped: archive.wrap(&recovery, rand::random()), archive: *archive.as_bytes() })
 }
 

@@ -148,12 +148,16 @@ impl Operator {
     /// Makes another recovery key; the archive is begun anew under it.
     async fn make_recovery_key(&self, dir: &Path) -> Result<(), SystemError> {
         let path = dir.join(credentials::RECOVERY_FILE);
-        if path.exists() {
-            let old = dir.join(format!("{}.old", credentials::RECOVERY_FILE));
-            std::fs::rename(&path, &old).map_err(io_at(&path))?;
-        }
-        let keyring = credentials::make_recovery(dir).map_err(io_at(&path))?;
+        // The old one goes when the new one counts, and is kept until the archive is written anew.
+        let fresh = dir.join(format!("{}.new", credentials::RECOVERY_FILE));
+        let keyring = credentials::make_recovery(&fresh).map_err(io_at(&fresh))?;
         self.cluster.order(Command::SetKeyring { keyring }).await?;
+        if path.exists() {
+            let old = |number: u32| dir.join(format!("{}.old-{number}", credentials::RECOVERY_FILE));
+            let free = (1..).map(old).find(|old| !old.exists()).unwrap_or_else(|| old(0));
+            std::fs::rename(&path, &free).map_err(io_at(&path))?;
+        }
+        std::fs::rename(&fresh, &path).map_err(io_at(&path))?;
         self.said(format!(
             "the recovery key is {}: keep copies of it elsewhere. The key before is good until \"holdfast status\" says that \
              the metadata is archived again",

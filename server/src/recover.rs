@@ -20,6 +20,7 @@ use holdfast_core::{
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_archive::RecoveryKey;
 use holdfast_meta_raft_machine::{
+    CLUSTER_VERSION,
     command::{Command, Request},
     query,
     records::Host,
@@ -31,6 +32,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+/// Numbers of hosts that are skipped.
+const SKIPPED_HOSTS: u64 = 1000;
 
 /// Epochs that placement groups skip: more than any group can have gone through unarchived.
 const SKIPPED_EPOCHS: u64 = 1 << 20;
@@ -131,7 +135,7 @@ async fn recover_data(data: &Path, args: &RecoverArgs) -> Result<(), SystemError
         },
         skip_epochs: SKIPPED_EPOCHS,
     };
-    settle::submit(&node.handle(), vec![Request::idempotent(advance)]).await?;
+    take_over_with(&node, advance).await?;
     settle::compare(&node.handle(), &found).await?;
     drop(node);
     Identity::recovered(found.cluster.clone(), profile, found.contents.devices.len() as u32)
@@ -152,6 +156,13 @@ fn devices_below(data: &Path) -> Result<Vec<PathBuf>, SystemError> {
 
 fn operator_of(dir: Option<&Path>) -> Result<Option<HostIdentity>, SystemError> {
     Ok(dir.map(HostIdentity::read).transpose()?.flatten())
+}
+
+/// The lost members may not have agreed on the version that knows the command: this one is all that there is.
+async fn take_over_with(node: &MetaNode, take_over: Command) -> Result<(), SystemError> {
+    let raise = Command::RaiseClusterVersion { version: CLUSTER_VERSION };
+    settle::submit(&node.handle(), vec![Request::idempotent(raise)]).await?;
+    settle::submit(&node.handle(), vec![Request::idempotent(take_over)]).await
 }
 
 fn start(config: &MetaConfig) -> Result<MetaNode, SystemError> {
@@ -182,7 +193,8 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
     let mut recovering = Recovering::begin(&config.data)?;
     let restored = archive::restore(&found, &recovering.meta).await?;
     let hosts = query::hosts(restored.state()).map_err(holdfast_meta_raft_server::MetaError::from)?;
-    let id = HostId(hosts.last().map_or(HostId::LOCAL.0, |(id, _)| id.0) + 1);
+    // Hosts that joined behind the archive's end have certificates for the numbers that follow.
+    let id = HostId(hosts.last().map_or(HostId::LOCAL.0, |(id, _)| id.0) + SKIPPED_HOSTS);
     restored.finish(MemberId(id.0))?;
     recovering.meta.member = MemberId(id.0);
     let node = start(&recovering.meta)?;
@@ -194,7 +206,7 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
         revoked: false,
     };
     let take_over = Command::TakeOver { id, host, skip_epochs: SKIPPED_EPOCHS };
-    settle::submit(&node.handle(), vec![Request::idempotent(take_over)]).await?;
+    take_over_with(&node, take_over).await?;
     settle::compare(&node.handle(), &found).await?;
     drop(node);
     let (key, request) = authority::request()?;
@@ -238,8 +250,9 @@ async fn force_survivor(config: &HostConfig) -> Result<(), SystemError> {
     let gone = node.handle().glance(&holdfast_meta_raft_machine::ask::TopologyNow {})?;
     let gone: Vec<String> =
         gone.members().filter(|(other, _)| *other != id).map(|(_, host)| host.name.clone()).collect();
+    let host = Host { revoked: false, roles: host.roles.with(Role::Meta), ..host };
     let take_over = Command::TakeOver { id, host, skip_epochs: SKIPPED_EPOCHS };
-    settle::submit(&node.handle(), vec![Request::idempotent(take_over)]).await?;
+    take_over_with(&node, take_over).await?;
     drop(node);
     println!("{} goes on alone, without {}.", config.name, gone.join(", "));
     println!(

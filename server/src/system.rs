@@ -141,7 +141,8 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let meta = Meta::Local(local.clone());
     raise_version(&meta).await?;
     if meta.ask(KeyringNow {}).await?.is_none() {
-        let keyring = credentials::make_recovery(&config.data).map_err(io_at(&config.data))?;
+        let keyring = credentials::make_recovery(&config.data.join(credentials::RECOVERY_FILE))
+            .map_err(io_at(&config.data))?;
         let set = Command::SetKeyring { keyring };
         meta.request(Request::idempotent(set)).await?.accepted().map_err(rejected)?;
     }

@@ -371,3 +371,36 @@ fn only_hosts_with_a_good_token_join_and_revoked_ones_are_refused() {
     });
     assert!(cluster.client(0).request("PUT", "/box/y", &[], b"y").status >= 500);
 }
+
+/// A leader that was stopped, and goes on after another has led, must not answer from what it remembers.
+#[test]
+fn a_leader_that_was_paused_serves_no_stale_read() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cluster =
+        Cluster::up(&dir.path().join("cluster"), &["--storage", "3", "--profile", "2+1", "--domain", "node"]);
+    cluster.client(0).create_bucket("box");
+    for round in 0..3 {
+        cluster.client(0).put("/box/x", format!("old {round}").as_bytes());
+        let paused = leader(&cluster);
+        let signal = |signal: &str| {
+            let pid = cluster.pid(&paused);
+            assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+        };
+        signal("-STOP");
+        let fresh = format!("new {round}");
+        // Refused until another leads.
+        common::eventually("another member leads", || {
+            let put = cluster.client(1).try_request("PUT", "/box/x", &[], &[], fresh.as_bytes());
+            put.is_ok_and(|answer| answer.status == 200)
+        });
+        signal("-CONT");
+        for number in 0..40 {
+            assert_eq!(
+                cluster.client(number).get("/box/x"),
+                fresh.as_bytes(),
+                "read {number} of round {round}"
+            );
+        }
+        cluster.until_healthy();
+    }
+}

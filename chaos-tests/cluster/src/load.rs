@@ -99,6 +99,11 @@ impl Worker {
         };
         let called = self.now();
         let answer = self.send(&key, call, tag);
+        if answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            // Never sent: it cannot have done anything.
+            lock(&self.record).refused += 1;
+            return;
+        }
         let outcome = self.outcome(&key, call, answer);
         let operation = Operation { called, returned: self.now(), call, outcome };
         let mut record = lock(&self.record);

@@ -16,9 +16,6 @@ struct Args {
     /// Decides which faults strike where
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The kind of the first fault, of 12; every kind follows in turn
-    #[arg(long, default_value_t = 0)]
-    first: usize,
     /// How long faults go on
     #[arg(long, default_value_t = 300)]
     seconds: u64,
@@ -36,7 +33,7 @@ fn main() -> ExitCode {
     let program = std::fs::canonicalize(&args.program).unwrap_or(args.program);
     let _begins_anew = std::fs::remove_dir_all(&args.dir);
     let dir = std::path::absolute(&args.dir).unwrap_or(args.dir);
-    match run(&dir, &program, args.seed, args.first, Duration::from_secs(args.seconds)) {
+    match run(&dir, &program, args.seed, 1, Duration::from_secs(args.seconds)) {
         Ok(report) => {
             let text = report.text(args.seed);
             print!("{text}");

@@ -52,8 +52,7 @@ impl Report {
     }
 }
 
-/// Runs a cluster of `program` in `dir` for so long, with faults that follow from `seed`, beginning with the kind numbered
-/// `first`.
+/// Runs a cluster of `program` in `dir` for so long, and for so many faults at least, which follow from `seed`.
 ///
 /// # Errors
 /// Where the lab cannot be built, or a fault could not be done.
@@ -61,7 +60,7 @@ pub fn run(
     dir: &Path,
     program: &Path,
     seed: u64,
-    first: usize,
+    at_least: usize,
     duration: Duration,
 ) -> Result<Report, String> {
     let mut lab = Lab::up(dir, program)?;
@@ -70,7 +69,7 @@ pub fn run(
     let mut random = StdRng::seed_from_u64(seed);
     let mut report = Report::default();
     let (load, began) = (Load::start(&lab, seed), Instant::now());
-    let result = torment(&mut lab, &load, first, duration, &mut random, &mut report);
+    let result = torment(&mut lab, &load, at_least, duration, &mut random, &mut report);
     let healed = Instant::now();
     let healthy = lab.until_healthy();
     report.healed_after = healed.elapsed().as_secs_f64();
@@ -108,14 +107,14 @@ pub fn run(
 fn torment(
     lab: &mut Lab,
     load: &Load,
-    first: usize,
+    at_least: usize,
     duration: Duration,
     random: &mut StdRng,
     report: &mut Report,
 ) -> Result<(), String> {
     let began = Instant::now();
-    let mut number = first;
-    while began.elapsed() < duration {
+    let mut number = 0;
+    while began.elapsed() < duration || number < at_least {
         let fault = Fault::choose(number, lab, random);
         number += 1;
         if fault.costs_shards() {

@@ -11,9 +11,9 @@ use crate::{
     engine::{Engine, EngineError},
 };
 use bytes::Bytes;
-use holdfast_core::ids::DeviceId;
+use holdfast_core::ids::{DeviceId, Incarnation};
 use holdfast_meta_raft_archive::{
-    ArchiveKey, Contents, LoggedEntry, Piece, Root, StreamId, is_worth_archiving,
+    ArchiveKey, Contents, LoggedEntry, Piece, Root, RootVersion, StreamId, is_worth_archiving,
 };
 use holdfast_meta_raft_machine::{
     ask::{ArchiveNow, AuthorityNow, KeyringNow, TopologyNow},
@@ -23,6 +23,7 @@ use holdfast_meta_raft_machine::{
 use holdfast_meta_raft_server::MetaHandle;
 use std::{
     collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -33,6 +34,9 @@ use writer::Writer;
 
 /// How often the log is looked at: what was committed is in the archive so much later, and a pack's writing.
 const PACE: Duration = Duration::from_millis(500);
+
+/// The longest pause after failures.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Plain bytes of the log in one piece, roughly.
 const PIECE_BYTES: usize = 1 << 20;
@@ -54,6 +58,23 @@ pub struct Archivist {
     meta: MetaHandle,
     engine: Engine,
     cluster: String,
+    /// Of roots: a later run of the same term must not be taken for an earlier one.
+    counter: AtomicU64,
+}
+
+/// A whole state that is being written.
+struct StateOnItsWay {
+    task: JoinHandle<Result<(ArchivedState, u64), EngineError>>,
+    stream: StreamId,
+    /// What is behind it in the log.
+    behind: LogStream,
+}
+
+impl Drop for StateOnItsWay {
+    /// What nobody will note need not be written.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// One leader's archiving.
@@ -68,20 +89,21 @@ struct Run {
     /// The archive has no gap. As long as it has one, nobody is told of it.
     whole: bool,
     /// A whole state on its way, and what the stream began with when it was taken.
-    state: Option<(JoinHandle<Result<(ArchivedState, u64), EngineError>>, LogStream)>,
+    state: Option<StateOnItsWay>,
     /// Bytes of the log since the last whole state, and bytes of that.
     logged: u64,
     state_bytes: u64,
     root: Option<CurrentRoot>,
-    counter: u64,
     writer: Writer,
 }
 
 /// The root that devices should have.
 struct CurrentRoot {
+    version: RootVersion,
     contents: Contents,
     bytes: Bytes,
-    on: BTreeSet<DeviceId>,
+    /// A disk that was replaced has none.
+    on: BTreeSet<(DeviceId, Incarnation)>,
     /// Most devices have it.
     settled: bool,
     looked: Instant,
@@ -90,7 +112,7 @@ struct CurrentRoot {
 impl Archivist {
     /// An archivist of the cluster that calls itself `cluster`.
     pub fn new(meta: MetaHandle, engine: Engine, cluster: String) -> Self {
-        Self { meta, engine, cluster }
+        Self { meta, engine, cluster, counter: AtomicU64::new(0) }
     }
 
     /// Archives until the future is dropped.
@@ -102,8 +124,10 @@ impl Archivist {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut run: Option<Run> = None;
         let mut complained: Option<Instant> = None;
+        let mut pause = Duration::ZERO;
         loop {
             ticks.tick().await;
+            tokio::time::sleep(pause).await;
             let status = self.meta.status();
             let Some(keyring) = self.meta.glance(&KeyringNow {})? else { continue };
             if !status.leads {
@@ -121,16 +145,18 @@ impl Archivist {
                 Ok(current) => {
                     self.meta.archived(current.archive.upto);
                     run = Some(current);
-                    complained = None;
+                    (complained, pause) = (None, Duration::ZERO);
                 }
                 Err(EngineError::Kv(error)) => return Err(error.into()),
                 Err(EngineError::Meta(error)) if !error.is_passing() => return Err(error.into()),
-                // Another run begins where the archive ends.
-                Err(error) if complained.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) => {
-                    tracing::warn!(%error, "the metadata cannot be archived now: it is tried again");
-                    complained = Some(Instant::now());
+                // Another run begins where the archive ends, the later the longer this goes on.
+                Err(error) => {
+                    pause = (pause + PACE).min(PAUSE_MAX);
+                    if complained.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+                        tracing::warn!(%error, "the metadata cannot be archived now: it is tried again");
+                        complained = Some(Instant::now());
+                    }
                 }
-                Err(_) => {}
             }
         }
     }
@@ -147,6 +173,8 @@ impl Archivist {
             let upto = self.meta.status().applied;
             archive = Archive { state: None, logs: Vec::new(), upto };
         }
+        // A stream that has nothing is not needed.
+        archive.logs.retain(|log| log.index <= archive.upto);
         archive.logs.push(LogStream { stream, piece: 0, index: archive.upto + 1 });
         let run = Run {
             term,
@@ -160,7 +188,6 @@ impl Archivist {
             logged: 0,
             state_bytes: 0,
             root: None,
-            counter: 0,
             writer,
         };
         if run.whole {
@@ -181,9 +208,10 @@ impl Archivist {
         self.meta.archived_until(if run.whole { began } else { 0 });
         let due = run.logged > STATE_AFTER_BYTES.max(run.state_bytes) || run.archive.logs.len() > STREAMS_MAX;
         if run.state.is_none() && (!run.whole || due) {
-            let began = LogStream { stream: run.stream, piece: run.piece, index: run.archive.upto + 1 };
-            let writer = run.writer.clone();
-            run.state = Some((tokio::spawn(writer.write_state(rand::random())), began));
+            let behind = LogStream { stream: run.stream, piece: run.piece, index: run.archive.upto + 1 };
+            let (writer, stream) = (run.writer.clone(), rand::random());
+            run.state =
+                Some(StateOnItsWay { task: tokio::spawn(writer.write_state(stream)), stream, behind });
         }
         Ok(())
     }
@@ -220,10 +248,11 @@ impl Archivist {
 
     /// Takes note of a whole state that has arrived.
     async fn finish_state(&self, run: &mut Run) -> Result<(), EngineError> {
-        let Some((task, began)) = run.state.take_if(|(task, _)| task.is_finished()) else { return Ok(()) };
-        let (state, bytes) = task.await.map_err(|_| EngineError::ShuttingDown)??;
+        let Some(mut finished) = run.state.take_if(|state| state.task.is_finished()) else { return Ok(()) };
+        let behind = finished.behind;
+        let (state, bytes) = (&mut finished.task).await.map_err(|_| EngineError::ShuttingDown)??;
         // It was taken in this run: of the log, what is behind it is in this run's stream.
-        run.archive = Archive { state: Some(state), logs: vec![began], upto: run.archive.upto };
+        run.archive = Archive { state: Some(state), logs: vec![behind], upto: run.archive.upto };
         (run.whole, run.logged, run.state_bytes) = (true, 0, bytes);
         run.writer.commit(vec![Command::NoteArchive { archive: run.archive.clone() }]).await?;
         tracing::info!(
@@ -254,9 +283,9 @@ impl Archivist {
         let contents = Contents { authority, pool, hosts, devices, archive };
         let changed = run.root.as_ref().is_none_or(|root| root.contents != contents);
         if changed {
-            run.counter += 1;
+            let counter = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
             let wrapped = run.keyring.wrapped.clone();
-            let version = (run.term, run.counter);
+            let version = (run.term, counter);
             let root = Root::seal(
                 self.cluster.clone(),
                 version,
@@ -266,28 +295,36 @@ impl Archivist {
                 contents.clone(),
             );
             let (bytes, on) = (root.to_bytes().into(), BTreeSet::new());
-            run.root = Some(CurrentRoot { contents, bytes, on, settled: false, looked: Instant::now() });
+            run.root =
+                Some(CurrentRoot { version, contents, bytes, on, settled: false, looked: Instant::now() });
         }
         let Some(root) = run.root.as_mut() else { return Ok(false) };
-        let wanted = topology.devices.iter().filter(|(_, device)| !device.duty.is_gone());
-        let lacking = wanted.clone().filter(|(id, _)| !root.on.contains(id)).filter_map(|(id, _)| {
-            let device = self.engine.devices().get(*id)?;
-            let (bytes, version) = (root.bytes.clone(), (run.term, run.counter));
-            Some(async move { (*id, device.write_root(version, bytes).await) })
+        let wanted: Vec<(DeviceId, Incarnation)> = topology
+            .devices
+            .iter()
+            .filter(|(_, device)| !device.duty.is_gone())
+            .map(|(id, device)| (*id, device.incarnation))
+            .collect();
+        root.on.retain(|known| wanted.contains(known));
+        let lacking = wanted.iter().filter(|known| !root.on.contains(known)).filter_map(|known| {
+            let device = self.engine.devices().get(known.0)?;
+            let (bytes, version) = (root.bytes.clone(), root.version);
+            Some(async move { (*known, device.write_root(version, bytes).await) })
         });
-        for (id, written) in futures::future::join_all(lacking).await {
+        for (known, written) in futures::future::join_all(lacking).await {
             match written {
-                Ok(()) => drop(root.on.insert(id)),
-                Err(error) => tracing::debug!(device = %id, %error, "a device has no new root yet"),
+                Ok(()) => drop(root.on.insert(known)),
+                Err(error) => tracing::debug!(device = %known.0, %error, "a device has no new root yet"),
             }
         }
         root.looked = Instant::now();
-        let all = wanted.count();
+        let all = wanted.len();
         let settled = 2 * root.on.len() > all;
         tracing::debug!(on = root.on.len(), all, settled, "the root of the metadata's archive");
         if settled && !std::mem::replace(&mut root.settled, settled) {
             // Nothing leads to what was archived before.
-            run.writer.clean(&run.archive).await?;
+            let writing = run.state.as_ref().map(|state| state.stream);
+            run.writer.clean(&run.archive, writing).await?;
         }
         Ok(settled)
     }

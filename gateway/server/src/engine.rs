@@ -48,6 +48,8 @@ pub struct EngineConfig {
     pub write_timeout: Duration,
     /// How long a shard may take, at most, before others are asked instead; less where reads usually are fast.
     pub hedge_after: Duration,
+    /// Counts what is done for clients on this host.
+    pub foreground: Foreground,
 }
 
 impl EngineConfig {
@@ -63,6 +65,7 @@ impl EngineConfig {
             write_patience: Duration::from_secs(2),
             write_timeout: Duration::from_secs(30),
             hedge_after: Duration::from_millis(250),
+            foreground: Foreground::default(),
         }
     }
 }
@@ -144,13 +147,13 @@ impl Engine {
             upload_memory: Arc::new(Semaphore::new(config.upload_budget_mib)),
             upload_slots: Arc::new(Semaphore::new(config.uploads_max)),
             download_memory: Arc::new(Semaphore::new(config.download_budget_mib)),
+            foreground: config.foreground.clone(),
             config,
             clock: MetaClock::default(),
             latency: Latency::default(),
             meta,
             placement,
             metrics,
-            foreground: Foreground::default(),
         });
         let packer = Packer::start(shared.clone());
         Ok(Self { shared, packer })

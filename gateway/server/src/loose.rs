@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Lines of an inventory that are read at a time.
 const PAGE: u32 = 8192;
 
+/// Bytes of a shard, at most: those of a whole pack of one data shard.
+const SHARD_MAX: u32 = 2 * holdfast_core::limits::PACK_BYTES as u32;
+
 /// A shard on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LooseShard {
@@ -53,17 +56,20 @@ impl LooseDevices {
         absent
     }
 
-    /// What the devices have of a pack. Those that cannot be asked have nothing.
-    pub async fn find(&self, id: PackId) -> LoosePack {
+    /// What the devices have of a pack.
+    ///
+    /// # Errors
+    /// Where one cannot be asked: what it has is not known then.
+    pub async fn find(&self, id: PackId) -> Result<LoosePack, ShardError> {
         let below = u128::from_be_bytes(id.0).checked_sub(1).map(|number| PackId(number.to_be_bytes()));
         let after = below.map(|pack| ShardId { pack, index: u8::MAX });
         let limit = holdfast_core::limits::SHARDS_MAX as u32;
         let ask = self.devices.iter().map(async |(device, access)| {
-            let lines = access.inventory(after, limit).await.unwrap_or_default();
+            let lines = access.inventory(after, limit).await?;
             let mine = lines.into_iter().filter(|line| line.id.pack == id);
-            mine.map(|line| shard_of(*device, &line)).collect::<Vec<_>>()
+            Ok::<_, ShardError>(mine.map(|line| shard_of(*device, &line)).collect::<Vec<_>>())
         });
-        LoosePack { id, shards: futures::future::join_all(ask).await.concat() }
+        Ok(LoosePack { id, shards: futures::future::try_join_all(ask).await?.concat() })
     }
 
     /// A pack's bytes and its table, verified; `None` where too little of it can be read.
@@ -72,6 +78,7 @@ impl LooseDevices {
         // A shard of another length is of another life of the name, or damaged.
         let mut by_len: BTreeMap<u32, Vec<&LooseShard>> = BTreeMap::new();
         pack.shards.iter().for_each(|shard| by_len.entry(shard.len).or_default().push(shard));
+        by_len.retain(|len, _| (1..=SHARD_MAX).contains(len));
         let (len, mut shards) = by_len.into_iter().max_by_key(|(_, shards)| shards.len())?;
         shards.sort_by_key(|shard| shard.index);
         let mut present: Vec<(usize, Bytes)> = Vec::new();

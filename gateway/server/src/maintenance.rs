@@ -17,6 +17,7 @@ pub use upkeep::{Done, Upkeep};
 use crate::engine::{Engine, EngineError};
 use holdfast_core::ids::PackId;
 use holdfast_meta_raft_machine::ask::SettingsNow;
+use holdfast_meta_raft_server::MetaError;
 use holdfast_storage_node_server::Foreground;
 use std::{
     collections::BTreeMap,
@@ -116,7 +117,12 @@ impl Maintenance {
     }
 
     async fn follow_settings(self) -> Result<(), EngineError> {
-        self.upkeep.set(self.engine.meta().ask(SettingsNow {}).await?);
+        match self.engine.meta().ask(SettingsNow {}).await {
+            Ok(settings) => self.upkeep.set(settings),
+            // A member of the version before knows of none.
+            Err(MetaError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 

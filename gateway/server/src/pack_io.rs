@@ -349,7 +349,7 @@ impl Shared {
 /// A pack's bytes and its table, where both are what they should be.
 pub(crate) fn whole_pack(id: PackId, pieces: Vec<Bytes>) -> Option<(Bytes, holdfast_core::pack::Contents)> {
     let whole = Bytes::from(pieces.concat());
-    let footer = &whole[whole.len() - holdfast_core::pack::FOOTER_BYTES..];
+    let footer = &whole[whole.len().checked_sub(holdfast_core::pack::FOOTER_BYTES)?..];
     let tail = holdfast_core::pack::table_bytes(footer).ok()?;
     let table_at = whole.len().checked_sub(tail)?;
     let contents = holdfast_core::pack::contents(&whole[table_at..], whole.len()).ok()?;

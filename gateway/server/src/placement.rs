@@ -2,10 +2,7 @@
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use holdfast_core::ids::{DeviceId, Epoch, PackId, PgId};
-use holdfast_meta_raft_machine::{
-    ask::{Topology, TopologyNow},
-    records::Pg,
-};
+use holdfast_meta_raft_machine::{ask::Topology, records::Pg};
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_storage_node_server::{Device, DeviceAccess, RemoteDevice};
 use std::{
@@ -109,7 +106,7 @@ impl Placement {
     /// # Errors
     /// Where it cannot be read.
     pub async fn refresh(&self) -> Result<(), MetaError> {
-        self.take(&self.meta.ask(TopologyNow {}).await?);
+        self.take(&self.meta.topology().await?);
         Ok(())
     }
 

@@ -210,6 +210,7 @@ questions! {
         devices: query::devices(view)?,
         hosts: query::hosts(view)?,
     });
+    true AdminTokenOf { hash: [u8; 32] } => Option<AdminToken>: |question, view| query::admin_token(view, &question.hash);
     true TombstoneOf { id: PackId } => Option<Tombstone>: |question, view| query::tombstone(view, question.id);
 }
 

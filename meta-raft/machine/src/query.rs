@@ -298,6 +298,10 @@ pub fn settings(view: &(impl View + ?Sized)) -> Result<Settings, KvError> {
     Ok(read(view, &keys::settings())?.unwrap_or_default())
 }
 
+pub fn admin_token(view: &(impl View + ?Sized), hash: &[u8; 32]) -> Result<Option<AdminToken>, KvError> {
+    read(view, &keys::admin_token(hash))
+}
+
 /// Admin tokens with the hashes of their secrets.
 pub fn admin_tokens(view: &(impl View + ?Sized)) -> Result<Vec<([u8; 32], AdminToken)>, KvError> {
     scan_prefix(view, &keys::table(Table::AdminToken), usize::MAX)?

@@ -410,7 +410,7 @@ pub fn begin_at(store: &impl Store, index: u64, term: u64, member: MemberId) -> 
 ///
 /// # Errors
 /// Where the store fails, or has no log.
-pub fn survive_alone(store: &impl Store, member: MemberId) -> Result<(), LogError> {
+pub fn survive_alone(store: &impl Store, member: MemberId, skip_terms: u64) -> Result<(), LogError> {
     let hard_state = store.get(b"h")?.ok_or_else(|| LogError::Damaged("there is no log".to_owned()))?;
     let mut hard_state: HardState = decode("the hard state", &hard_state)?;
     let members = ConfState { voters: vec![member.0], ..ConfState::default() };
@@ -431,7 +431,7 @@ pub fn survive_alone(store: &impl Store, member: MemberId) -> Result<(), LogErro
         return Err(error);
     }
     // A term that no other member of the old group had.
-    hard_state.term += 1;
+    hard_state.term += skip_terms;
     hard_state.vote = 0;
     batch.put(b"m".to_vec(), members.encode_to_vec());
     batch.put(b"h".to_vec(), hard_state.encode_to_vec());

@@ -22,7 +22,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -41,8 +41,9 @@ const COMPACT_EVERY_BYTES: u64 = 4 << 20;
 /// Entries that stay behind a compaction for followers: those a little behind need no snapshot.
 const KEEP_FOR_FOLLOWERS: u64 = 20_000;
 
-/// Entries that are kept for the archive.
+/// Entries, and bytes of them, that are kept for the archive.
 const UNARCHIVED_MAX: u64 = 100_000;
+const UNARCHIVED_BYTES_MAX: u64 = 256 << 20;
 
 /// How other members are reached.
 pub trait Peers: Send + Sync + 'static {
@@ -113,14 +114,18 @@ pub struct Driver {
     pub pending: VecDeque<Proposed>,
     pub marks: u64,
     pub reads: Reads,
-    /// Since the log was compacted.
+    /// Since the log was compacted, or that was tried.
     pub appended_bytes: u64,
+    /// In the log since it was compacted.
+    pub held_bytes: u64,
     pub applied: u64,
     /// When an entry was last proposed here, or seen from another leader.
     pub last_entry: Instant,
     pub gathering: bool,
     /// The last entry in the archive, as far as this member knows.
     pub archived: Arc<AtomicU64>,
+    /// The version that all members understand.
+    pub cluster_version: Arc<AtomicU32>,
     /// In which the pending entries were proposed.
     pub term: u64,
 }
@@ -273,6 +278,7 @@ impl Driver {
             let upto = self.applied.saturating_sub(keep).min(needed).min(self.archived());
             if upto > log.compacted() {
                 self.pump.compact(upto)?;
+                self.held_bytes = 0;
             }
         }
         Ok(())
@@ -282,7 +288,8 @@ impl Driver {
     fn archived(&self) -> u64 {
         let archived = self.archived.load(Ordering::Acquire);
         let behind = self.applied.saturating_sub(archived);
-        if behind > UNARCHIVED_MAX { u64::MAX } else { archived }
+        let too_much = behind > UNARCHIVED_MAX || self.held_bytes > UNARCHIVED_BYTES_MAX;
+        if too_much { u64::MAX } else { archived }
     }
 
     fn ask_for_reads(&mut self) {
@@ -297,6 +304,10 @@ impl Driver {
         if let Some(snapshot) = work.install {
             let installed = self.store.install(self.pump.log().compacted())?;
             assert!(installed, "raft hears only of snapshots that were gathered");
+            let state = self.store.state.read().unwrap_or_else(PoisonError::into_inner);
+            let version = query::header(&*state)?.map_or(0, |header| header.cluster_version);
+            drop(state);
+            self.cluster_version.store(version, Ordering::Release);
             self.applied = snapshot.index;
             self.pump.applied(snapshot.index);
             self.last_entry = Instant::now();
@@ -323,6 +334,7 @@ impl Driver {
             [] => None,
             data => Some(LogEntry::from_bytes(data).map_err(KvError::from)?),
         };
+        self.held_bytes += committed.data.len() as u64;
         let proposed = self.proposed(&committed.context);
         if proposed.is_none() {
             self.last_entry = Instant::now();
@@ -345,6 +357,7 @@ impl Driver {
             applied.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Rejected(_))).count();
         self.metrics.rejections.inc_by(rejected as u64);
         self.applied = committed.index;
+        self.cluster_version.store(applied.header.cluster_version, Ordering::Release);
         self.metrics.applied_index.set(committed.index as i64);
         self.metrics.collection_stopped.set(i64::from(applied.header.collection_stopped.is_some()));
         if let Some(proposed) = proposed {

@@ -7,6 +7,7 @@
 mod beats;
 mod collector;
 mod driver;
+mod gate;
 mod meta;
 mod metrics;
 mod node;

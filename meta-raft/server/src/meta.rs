@@ -3,7 +3,7 @@
 use crate::{MetaError, MetaHandle, RemoteMeta};
 use futures::future::Either;
 use holdfast_meta_raft_machine::{
-    ask::Question,
+    ask::{Question, Topology, TopologyNow},
     command::{Outcome, Request},
 };
 
@@ -36,6 +36,17 @@ impl Meta {
     /// As [`Meta::submit`].
     pub async fn request(&self, request: Request) -> Result<Outcome, MetaError> {
         self.submit(vec![request]).await?.pop().ok_or(MetaError::Stopped)
+    }
+
+    /// Who belongs to the cluster, and what is where.
+    ///
+    /// # Errors
+    /// Where the state cannot be read or reached.
+    pub async fn topology(&self) -> Result<Topology, MetaError> {
+        match self {
+            Self::Local(handle) => handle.ask(TopologyNow {}).await,
+            Self::Remote(remote) => remote.topology().await,
+        }
     }
 
     /// The linearizable answer to a question.

@@ -3,6 +3,7 @@
 use crate::{
     MetaConfig, MetaError, MetaMetrics,
     driver::{Driver, GroupStatus, Input, Peers},
+    gate::Gated,
     proposals::Submission,
     reads::Reads,
     snapshots::{END, Snapshots},
@@ -25,7 +26,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Instant,
@@ -61,6 +62,7 @@ pub struct MetaHandle {
     log: Family,
     archived: Arc<AtomicU64>,
     archived_until: Arc<AtomicU64>,
+    cluster_version: Arc<AtomicU32>,
 }
 
 impl MetaNode {
@@ -89,6 +91,10 @@ impl MetaNode {
         let bootstrap: &[MemberId] = if config.founds { &first } else { &[] };
         let log = RaftLog::open(store.log.clone(), snapshots.clone(), bootstrap, mark)?;
         store.install(log.compacted())?;
+        let version = {
+            let state = store.state.read().unwrap_or_else(PoisonError::into_inner);
+            query::header(&*state)?.map_or(0, |header| header.cluster_version)
+        };
         let applied = match store.applied()? {
             Some(applied) => applied,
             // Nothing was ever applied: so it must begin where every log begins.
@@ -121,6 +127,7 @@ impl MetaNode {
             log: store.log.clone(),
             archived: Arc::new(AtomicU64::new(u64::MAX)),
             archived_until: Arc::default(),
+            cluster_version: Arc::new(AtomicU32::new(version)),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let mut driver = Driver {
@@ -142,10 +149,12 @@ impl MetaNode {
             marks: 0,
             reads: Reads::default(),
             appended_bytes: 0,
+            held_bytes: 0,
             applied,
             last_entry: Instant::now(),
             gathering: false,
             archived: handle.archived.clone(),
+            cluster_version: handle.cluster_version.clone(),
         };
         driver.drain()?;
         driver.publish();
@@ -190,10 +199,15 @@ impl MetaHandle {
         requests: Vec<Request>,
     ) -> impl Future<Output = Result<Vec<Outcome>, MetaError>> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
-        let queued = self.send(Input::Submit(Submission { requests, answer }));
+        let mut gated = Gated::new(requests, self.cluster_version());
+        let requests = std::mem::take(&mut gated.allowed);
+        let queued = match requests.is_empty() {
+            true => Ok(false),
+            false => self.send(Input::Submit(Submission { requests, answer })).map(|()| true),
+        };
         async move {
-            queued?;
-            outcome.await.map_err(|_| MetaError::Stopped)?
+            let outcomes = if queued? { outcome.await.map_err(|_| MetaError::Stopped)?? } else { Vec::new() };
+            Ok(gated.merge(outcomes))
         }
     }
 
@@ -203,6 +217,11 @@ impl MetaHandle {
     /// As [`MetaHandle::submit`].
     pub async fn request(&self, request: Request) -> Result<Outcome, MetaError> {
         self.submit(vec![request]).await?.pop().ok_or(MetaError::Stopped)
+    }
+
+    /// The version that all members understand, as far as this one has applied; 0 before anything is.
+    pub fn cluster_version(&self) -> u32 {
+        self.cluster_version.load(Ordering::Acquire)
     }
 
     /// Waits until this member's state is as new as any that was acknowledged before the call.

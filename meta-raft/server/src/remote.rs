@@ -3,12 +3,13 @@
 //! Every request may be sent twice: those with a name are carried out once, and the others change nothing the second
 //! time. So a request goes on until it is answered or its patience ends, whoever leads meanwhile.
 
-use crate::MetaError;
+use crate::{MetaError, gate::Gated};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use holdfast_core::{buffer::BufferPool, codec, ids::HostId, kv::KvError, roles::Role};
 use holdfast_meta_raft_machine::{
-    ask::{Ask, Question, Topology, TopologyBefore3, TopologyNow},
+    CLUSTER_VERSION,
+    ask::{Ask, HeaderNow, Question, Topology, TopologyBefore3, TopologyNow},
     command::{self, Outcome, Request},
 };
 use holdfast_net::{NetError, Remote, Target, Tls};
@@ -17,7 +18,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +58,8 @@ struct Inner {
     /// Who led when last heard; 0 where unknown.
     leader: AtomicU64,
     turn: AtomicUsize,
+    /// The version that all members understand, as last heard; 0 where it is not known.
+    version: AtomicU32,
 }
 
 /// The metadata behind the network. Cheap to clone.
@@ -79,6 +82,7 @@ impl RemoteMeta {
             members: ArcSwap::default(),
             leader: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
+            version: AtomicU32::new(0),
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
         tokio::spawn(run(inner.clone(), jobs));
@@ -94,13 +98,19 @@ impl RemoteMeta {
         requests: Vec<Request>,
     ) -> impl Future<Output = Result<Vec<Outcome>, MetaError>> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
-        let queued = self.queue.try_send(Job { requests, answer }).map_err(|error| match error {
+        let mut gated = Gated::new(requests, self.inner.version.load(Ordering::Acquire));
+        let requests = std::mem::take(&mut gated.allowed);
+        let queued = match requests.is_empty() {
+            true => Ok(false),
+            false => self.queue.try_send(Job { requests, answer }).map(|()| true),
+        };
+        let queued = queued.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => MetaError::Busy,
             mpsc::error::TrySendError::Closed(_) => MetaError::Stopped,
         });
         async move {
-            queued?;
-            outcome.await.map_err(|_| MetaError::Stopped)?
+            let outcomes = if queued? { outcome.await.map_err(|_| MetaError::Stopped)?? } else { Vec::new() };
+            Ok(gated.merge(outcomes))
         }
     }
 
@@ -128,16 +138,17 @@ impl RemoteMeta {
     /// # Errors
     /// Where nobody answered in time.
     pub async fn health(&self) -> Result<HealthNow, MetaError> {
-        loop {
-            let health = match self.call(Method::Health(proto::Health {}), Bytes::new()).await? {
-                reply::Result::Health(health) => health,
-                _ => return Err(MetaError::Refused("the metadata answered with something else".to_owned())),
-            };
-            // What only the leader knows, it says.
-            if health.leads || self.inner.leader.swap(health.leader, Ordering::Relaxed) == health.leader {
-                return Ok(health);
-            }
+        let ask = async || match self.call(Method::Health(proto::Health {}), Bytes::new()).await? {
+            reply::Result::Health(health) => Ok(health),
+            _ => Err(MetaError::Refused("the metadata answered with something else".to_owned())),
+        };
+        let health = ask().await?;
+        if health.leads || health.leader == 0 {
+            return Ok(health);
         }
+        // What only the leader knows, it says, if it can be reached.
+        self.inner.leader.store(health.leader, Ordering::Relaxed);
+        ask().await
     }
 
     /// Tells all members something that needs no answer.
@@ -148,16 +159,28 @@ impl RemoteMeta {
         members.iter().for_each(|member| member.tell(method.clone(), Bytes::new()));
     }
 
+    /// Who belongs to the cluster, and what is where.
+    ///
+    /// # Errors
+    /// Where nobody answered in time.
+    pub async fn topology(&self) -> Result<Topology, MetaError> {
+        match self.ask(TopologyNow {}).await {
+            // A member of the version before, in the middle of an upgrade.
+            Err(MetaError::Refused(_)) => Ok(self.ask(TopologyBefore3 {}).await?.into()),
+            other => other,
+        }
+    }
+
     /// Reads who belongs to the cluster, and speaks with its members from then on.
     ///
     /// # Errors
     /// Where nobody answered in time.
     pub async fn refresh(&self) -> Result<Topology, MetaError> {
-        let topology = match self.ask(TopologyNow {}).await {
-            // A member of the version before, in the middle of an upgrade.
-            Err(MetaError::Refused(_)) => self.ask(TopologyBefore3 {}).await?.into(),
-            other => other?,
-        };
+        let topology = self.topology().await?;
+        if self.inner.version.load(Ordering::Acquire) < CLUSTER_VERSION {
+            let version = self.ask(HeaderNow {}).await?.map_or(0, |header| header.cluster_version);
+            self.inner.version.store(version, Ordering::Release);
+        }
         let known = self.inner.members.load();
         let mut members = BTreeMap::new();
         for (id, host) in topology.members() {

@@ -9,6 +9,9 @@ use std::sync::PoisonError;
 
 const DATABASE: &str = "db";
 
+/// Terms that are skipped: what the lost members led in is over, however long they went on.
+const SKIPPED_TERMS: u64 = 1 << 20;
+
 /// A state that is being put together in an empty directory.
 pub struct Restore {
     store: MetaStore,
@@ -87,12 +90,17 @@ impl Restore {
         &self.state
     }
 
+    /// Takes note that a leader of this term was known.
+    pub fn saw_term(&mut self, term: u64) {
+        self.term = self.term.max(term);
+    }
+
     /// Makes it the metadata of a group of one. Durable when this returns.
     ///
     /// # Errors
     /// Where the disk fails.
     pub fn finish(self, member: MemberId) -> Result<(), MetaError> {
-        Ok(begin_at(&self.store.log, self.applied, self.term + 1, member)?)
+        Ok(begin_at(&self.store.log, self.applied, self.term + SKIPPED_TERMS, member)?)
     }
 }
 
@@ -107,5 +115,5 @@ pub fn survive(config: &MetaConfig) -> Result<(), MetaError> {
         return Err(MetaError::Io { path, source });
     }
     let store = MetaStore::open(&path, &config.tuning)?;
-    Ok(survive_alone(&store.log, config.member)?)
+    Ok(survive_alone(&store.log, config.member, SKIPPED_TERMS)?)
 }

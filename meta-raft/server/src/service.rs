@@ -202,6 +202,7 @@ fn permitted(command: &Command, caller: Caller) -> bool {
 fn may_know(ask: &Ask, caller: Caller) -> bool {
     match ask {
         Ask::AuthorityNow(_) | Ask::TokenOf(_) | Ask::IsToken(_) | Ask::KeyringNow(_) => false,
+        Ask::AdminTokenOf(_) => false,
         Ask::AdminTokens(_) => caller.has(Role::Operator),
         Ask::AccessKeys(_) => caller.has(Role::Gateway) || caller.has(Role::Operator),
         Ask::HeaderNow(_)
@@ -240,6 +241,9 @@ impl Handler for MetaService {
         // A member that was revoked takes part until the group has agreed to go on without it.
         let raft = matches!(method, Method::Raft(_) | Method::SnapshotPage(_));
         let member = raft && from.host().is_some_and(|host| handle.is_member(host));
+        if raft && !member && !may_become_member(&handle, from) {
+            return at_once(Err(denied("members")));
+        }
         if !member && let Err(refused) = check_caller(&handle, from) {
             return at_once(Err(refused));
         }
@@ -277,7 +281,8 @@ impl Handler for MetaService {
                 at_once(Ok((answer, Bytes::new())))
             }
             Method::TransferLeader(wanted) => Box::pin(async move {
-                if !from.has(Role::Operator) {
+                // Members serve the admin API.
+                if !from.has(Role::Operator) && !from.has(Role::Meta) {
                     return Err(denied("operators"));
                 }
                 if !handle.leads() {
@@ -299,6 +304,14 @@ impl Handler for MetaService {
             }
         }
     }
+}
+
+/// Whether a host that is no member yet keeps the metadata, as far as this member knows: what its certificate says may be
+/// over.
+fn may_become_member(handle: &MetaHandle, from: Caller) -> bool {
+    let Some(host) = from.host() else { return false };
+    let record = handle.glance(&HostOf { id: host }).ok().flatten();
+    record.is_none_or(|record| record.roles.has(Role::Meta) && !record.revoked)
 }
 
 /// Refuses hosts that were revoked. What this member knows may be a moment old.

@@ -152,18 +152,25 @@ impl Steward {
             match device.duty {
                 Duty::Serving | Duty::Draining if silent > self.config.out_after => {
                     tracing::warn!(device = %id, ?silent, "a device is out: what it held is made anew elsewhere");
-                    self.command(Command::ChangeDuty { id: *id, was: device.duty, duty: Duty::Out }).await?;
+                    self.set_duty(*id, device.duty, Duty::Out).await?;
                 }
                 // Clearly: what is on the edge would come and go.
                 Duty::Out if alive && silent < UP.min(self.config.out_after) / 2 => {
                     tracing::info!(device = %id, "a device that was out is back");
-                    self.command(Command::ChangeDuty { id: *id, was: Duty::Out, duty: Duty::Serving })
-                        .await?;
+                    self.set_duty(*id, Duty::Out, Duty::Serving).await?;
                 }
                 Duty::Serving | Duty::Draining | Duty::Out | Duty::Removed => {}
             }
         }
         Ok(())
+    }
+
+    async fn set_duty(&self, id: DeviceId, was: Duty, duty: Duty) -> Result<(), MetaError> {
+        self.command(match self.meta.cluster_version() {
+            0..3 => Command::SetDuty { id, duty },
+            _ => Command::ChangeDuty { id, was, duty },
+        })
+        .await
     }
 
     async fn placement(&self, topology: &Topology) -> Result<(), MetaError> {

@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use holdfast_meta_raft_machine::{
-    ask::{AdminTokens, HeaderNow},
+    ask::{AdminTokenOf, HeaderNow},
     records::{AdminToken, Job},
 };
 use holdfast_meta_raft_server::{MetaHandle, RemoteMeta};
@@ -104,14 +104,22 @@ impl Api {
         // Tokens are found by their hash, so that the time of looking says nothing of them.
         let hash = *blake3::hash(given.trim().as_bytes()).as_bytes();
         let read = async {
-            let tokens = self.member.ask(AdminTokens {}).await?;
+            let found = self.member.ask(AdminTokenOf { hash }).await?;
             let now = self.member.ask(HeaderNow {}).await?.map_or(0, |header| header.clock_ms);
-            Ok::<_, holdfast_meta_raft_server::MetaError>((tokens, now))
+            Ok::<_, holdfast_meta_raft_server::MetaError>((found, now))
         };
-        let (tokens, now) = read.await.map_err(SystemError::from)?;
-        let found = tokens.into_iter().find(|(known, _)| *known == hash).map(|(_, token)| token);
+        let (found, now) = read.await.map_err(SystemError::from)?;
         found.filter(|token| token.expires_ms > now).ok_or_else(refused)
     }
+}
+
+/// Without a leader nothing is answered: whoever asks is told so.
+async fn in_time(request: Request, next: Next) -> Response {
+    let late = || {
+        let text = "the metadata does not answer: is there a leader?";
+        Refused(StatusCode::SERVICE_UNAVAILABLE, text.to_owned()).into_response()
+    };
+    tokio::time::timeout(PATIENCE, next.run(request)).await.unwrap_or_else(|_| late())
 }
 
 async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -130,6 +138,9 @@ async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> R
 
 /// Connections that are served at once.
 const CONNECTIONS_MAX: usize = 64;
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a client may take over a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -189,6 +200,7 @@ fn router(api: Api) -> Router {
         .split_for_parts();
     router
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
+        .layer(middleware::from_fn(in_time))
         .route("/v1/openapi.json", axum::routing::get(move || std::future::ready(Json(description.clone()))))
         .with_state(api)
 }

@@ -15,7 +15,7 @@ use holdfast_core::{
 };
 use holdfast_meta_raft_machine::{
     ask::{HeaderNow, SettingsNow},
-    command::Command,
+    command::{Command, Outcome, Rejection, Request},
     records::{Device, Duty, Host, Job, PoolSpec, Settings},
 };
 use holdfast_meta_raft_planner::{first_table, lint};
@@ -83,7 +83,16 @@ impl Cluster {
     }
 
     async fn set_duty(&self, id: DeviceId, was: Duty, duty: Duty) -> Result<(), SystemError> {
-        self.order(Command::ChangeDuty { id, was, duty }).await
+        let change = Request::idempotent(Command::ChangeDuty { id, was, duty });
+        let outcome = self.meta.submit(vec![change]).await?.pop();
+        match outcome {
+            // Members of the version before take part.
+            Some(Outcome::Rejected(Rejection::NeedsClusterVersion(_))) => {
+                self.order(Command::SetDuty { id, duty }).await
+            }
+            Some(Outcome::Rejected(rejection)) => refuse(rejection.to_string()),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Drains all devices of a host.

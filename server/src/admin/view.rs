@@ -15,6 +15,7 @@ use holdfast_meta_raft_machine::{
     records::{self, Duty, Job, Pg},
 };
 use holdfast_meta_raft_planner::change;
+use holdfast_meta_raft_server::MetaError;
 use holdfast_proto::{DeviceBeat, DeviceHealth, HealthNow, JobBytes};
 use std::time::Duration;
 
@@ -147,8 +148,9 @@ impl Cluster {
         };
         let gone = |id: &DeviceId| !is_up(health, *id) || duty(id).is_none_or(Duty::is_gone);
         let lost = |devices: &[DeviceId]| devices.iter().filter(|id| gone(id)).count();
-        let Pg { devices, previous, .. } = pg;
-        let lost = lost(devices).max(previous.as_ref().map_or(0, |previous| lost(&previous.devices)));
+        let Pg { devices, previous, older, .. } = pg;
+        let before = older.iter().chain(previous).map(|generation| lost(&generation.devices)).max();
+        let lost = lost(devices).max(before.unwrap_or(0));
         let spare = self.topology.pool.as_ref().map_or(0, |pool| pool.profile.parity());
         match (lost, previous) {
             (0, None) => "clean",
@@ -225,7 +227,7 @@ impl Cluster {
             group: id.0,
             epoch: pg.epoch.0,
             devices: numbers(&pg.devices),
-            from: pg.previous.as_ref().map(|previous| numbers(&previous.devices)),
+            from: pg.older.first().or(pg.previous.as_ref()).map(|before| numbers(&before.devices)),
             down: pg.devices.iter().filter(|device| !is_up(health, **device)).count(),
             state: self.state(pg, health).to_owned(),
         }
@@ -285,8 +287,9 @@ impl Cluster {
     }
 
     async fn job_rows(&self, health: &HealthNow) -> Result<Vec<JobStatus>, SystemError> {
-        let settings = self.meta.ask(SettingsNow {}).await?;
-        let backlog = self.meta.ask(BacklogNow { limit: COUNTED }).await?;
+        // Members of the version before know of no jobs.
+        let settings = unless_refused(self.meta.ask(SettingsNow {}).await)?;
+        let backlog = unless_refused(self.meta.ask(BacklogNow { limit: COUNTED }).await)?;
         let rates = health.rates.unwrap_or_default();
         let row = |job: Job| job_row(job, settings.is_paused(job), &backlog, &rates, health);
         Ok(Job::ALL.into_iter().map(row).collect())
@@ -302,6 +305,13 @@ impl Cluster {
             reason: change.reason,
         };
         Ok(Plan { changes: plan.changes.into_iter().map(change).collect(), stuck: plan.stuck })
+    }
+}
+
+fn unless_refused<T: Default>(answer: Result<T, MetaError>) -> Result<T, MetaError> {
+    match answer {
+        Err(MetaError::Refused(_)) => Ok(T::default()),
+        other => other,
     }
 }
 

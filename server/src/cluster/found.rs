@@ -87,14 +87,14 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
     };
     let key = AccessKey { access: keys.access_key.clone(), secret: keys.secret_key.clone() };
     durable::create_dir(operator).map_err(io_at(operator))?;
-    let keyring = credentials::make_recovery(operator).map_err(io_at(operator))?;
+    let keyring =
+        credentials::make_recovery(&operator.join(credentials::RECOVERY_FILE)).map_err(io_at(operator))?;
     let meta = MetaConfig::new(config.data.join("meta"), MemberId(HostId::LOCAL.0), true, rand::random());
     let node = MetaNode::start(&meta, Arc::new(NoPeers), MetaMetrics::new(&Registry::new())?)?;
-    let commands = [
-        Command::RaiseClusterVersion { version: CLUSTER_VERSION },
-        Command::FoundCluster { authority, host, key },
-        Command::SetKeyring { keyring },
-    ];
+    // By itself: what follows is known from then on.
+    let raise = Command::RaiseClusterVersion { version: CLUSTER_VERSION };
+    node.handle().submit(vec![Request::idempotent(raise)]).await?;
+    let commands = [Command::FoundCluster { authority, host, key }, Command::SetKeyring { keyring }];
     let outcomes = node.handle().submit(commands.map(Request::idempotent).to_vec()).await?;
     if let Some(Outcome::Rejected(rejection)) =
         outcomes.iter().find(|outcome| matches!(outcome, Outcome::Rejected(_)))

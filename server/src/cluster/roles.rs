@@ -151,6 +151,12 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         // A member is of use before there is a leader.
         println!("{ready}");
     }
+    if let (Some(listener), Some(node)) = (admin, &running.node) {
+        // Before there is a pool: it is how one is made.
+        let (meta, member, cluster) = (host.remote.clone(), node.handle(), host.cluster.clone());
+        let serving = admin::serve(listener, host.watch.tls.clone(), admin::Api { meta, member, cluster });
+        running.duties.spawn(async move { serving.await.map_err(io_at("the admin API")) });
+    }
     let assembled = tokio::select! {
         () = &mut stopping => return Ok(()),
         result = host.assemble() => result?,
@@ -161,12 +167,6 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         running.duties.spawn(host.clone().maintain(engine.clone(), open_device));
     }
     if let Some(node) = &running.node {
-        if let Some(listener) = admin {
-            let (meta, member, cluster) = (host.remote.clone(), node.handle(), host.cluster.clone());
-            let serving =
-                admin::serve(listener, host.watch.tls.clone(), admin::Api { meta, member, cluster });
-            running.duties.spawn(async move { serving.await.map_err(io_at("the admin API")) });
-        }
         let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
     }
@@ -355,7 +355,10 @@ impl Host {
         let watching = tokio::spawn(async move { watch.run().await });
         let pool = self.pool().await;
         let own = self.shelf.slots().cloned().unwrap_or_else(|| DeviceSlots::new([]));
-        let config = EngineConfig::new(pool.profile, self.config.gc_grace);
+        let config = EngineConfig {
+            foreground: self.foreground.clone(),
+            ..EngineConfig::new(pool.profile, self.config.gc_grace)
+        };
         let metrics = GatewayMetrics::new(&self.registry)?;
         let engine = Engine::new(config, Meta::Remote(self.remote.clone()), own, metrics).await?;
         self.watch.attach(engine.clone());

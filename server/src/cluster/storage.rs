@@ -123,10 +123,13 @@ impl Shelf {
     /// # Errors
     /// As that, and where the host is not that far yet.
     pub async fn add_disk(&self, dir: &Path) -> Result<DeviceId, SystemError> {
-        let (Some(disks), Some(slots)) = (self.disks.get(), self.slots.get()) else {
+        let (Some(disks), Some(slots)) = (self.disks.get().cloned(), self.slots.get().cloned()) else {
             return Err(SystemError::Cluster("the host is starting: try again".to_owned()));
         };
-        disks.add(dir, slots).await
+        // To its end, whether or not the operator waits for it.
+        let dir = dir.to_owned();
+        let added = tokio::spawn(async move { disks.add(&dir, &slots).await }).await;
+        added.map_err(|error| SystemError::Cluster(error.to_string()))?
     }
 }
 
@@ -156,6 +159,8 @@ pub struct Disks {
     seen: Seen,
     series: DeviceSeries,
     dirs: Mutex<BTreeMap<DeviceId, PathBuf>>,
+    /// Held while a disk is added.
+    adding: tokio::sync::Mutex<()>,
 }
 
 /// Directories that operators added while the host ran, in its data directory.
@@ -207,7 +212,7 @@ impl Disks {
     ) -> Result<Self, SystemError> {
         let dirs = Mutex::new(assign(&dirs_of(&config)?, host, &seen.load())?);
         let series = DeviceSeries::new(registry)?;
-        Ok(Self { config, cluster, host, meta, seen, series, dirs })
+        Ok(Self { config, cluster, host, meta, seen, series, dirs, adding: tokio::sync::Mutex::default() })
     }
 
     fn dirs(&self) -> MutexGuard<'_, BTreeMap<DeviceId, PathBuf>> {
@@ -244,7 +249,10 @@ impl Disks {
     /// # Errors
     /// Where the metadata refuses.
     pub async fn open_all(self: &Arc<Self>) -> Result<DeviceSlots, SystemError> {
-        let known: BTreeSet<DeviceId> = self.seen.load().devices.iter().map(|(id, _)| *id).collect();
+        // A host that lost who it was has a new number, and keeps its disks.
+        let seen = self.seen.load_full();
+        let mine = seen.devices.iter().filter(|(_, device)| device.host == self.host);
+        let known: BTreeSet<DeviceId> = mine.map(|(id, _)| *id).collect();
         let ids: Vec<DeviceId> = self.dirs().keys().copied().collect();
         let mut slots = Vec::new();
         for slot in ids {
@@ -275,21 +283,30 @@ impl Disks {
     /// # Errors
     /// Where it is not empty, is a device already, or cannot be used.
     pub async fn add(self: &Arc<Self>, dir: &Path, slots: &DeviceSlots) -> Result<DeviceId, SystemError> {
+        let _alone = self.adding.lock().await;
         let refuse = |text: String| Err(SystemError::Cluster(text));
         let shown = dir.display();
         if !dir.is_absolute() || !dir.is_dir() {
             return refuse(format!("{shown} is no directory of this host: name it with its whole path"));
         }
-        if Superblock::read(dir).map_err(DeviceError::from)?.is_some() {
+        let known = self.seen.load().devices.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        // What an earlier try has formatted, and the metadata was not told of, is gone on with.
+        let begun = Superblock::read(dir).map_err(DeviceError::from)?;
+        let ours = |found: &Superblock| found.cluster == self.cluster && !known.contains(&found.slot);
+        if begun.as_ref().is_some_and(|found| !ours(found)) {
             return refuse(format!("{shown} is a device already"));
         }
-        let known = self.seen.load().devices.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        let mut taken = known.clone();
+        for other in dirs_of(&self.config)?.iter().filter(|other| other.as_path() != dir) {
+            taken.extend(Superblock::read(other).ok().flatten().map(|found| found.slot));
+        }
         let slot = {
             let mut dirs = self.dirs();
             if dirs.values().any(|other| other == dir) {
                 return refuse(format!("{shown} is in the host's configuration already"));
             }
-            let slot = numbers_of(self.host).find(|id| !known.contains(id) && !dirs.contains_key(id));
+            let free = || numbers_of(self.host).find(|id| !taken.contains(id) && !dirs.contains_key(id));
+            let slot = begun.map(|found| found.slot).or_else(free);
             let Some(slot) = slot else {
                 return refuse("the host has as many devices as it can have".to_owned());
             };
@@ -299,7 +316,9 @@ impl Disks {
         let added = async {
             let device = self.open_blocking(slot).await??;
             let mut added = Added::read(&self.config.data)?;
-            added.dirs.push(dir.to_owned());
+            if !added.dirs.iter().any(|other| other == dir) {
+                added.dirs.push(dir.to_owned());
+            }
             added.write(&self.config.data)?;
             self.introduce(&device).await?;
             Ok(device)

@@ -8,7 +8,9 @@ use holdfast_core::{
     roles::{Role, Roles},
 };
 use holdfast_gateway_server::LooseDevices;
-use holdfast_meta_raft_archive::{ATTEMPTS, ArchiveKey, Contents, Piece, RecoveryKey, Root, StreamId};
+use holdfast_meta_raft_archive::{
+    ATTEMPTS, ArchiveKey, Contents, Piece, RecoveryKey, Root, RootVersion, StreamId,
+};
 use holdfast_meta_raft_server::{MetaConfig, Restore};
 use holdfast_net::{Remote, Target, Tls, authority, transport};
 use holdfast_proto::{self as proto, call::Method};
@@ -17,6 +19,9 @@ use holdfast_storage_node_server::{
 };
 use prometheus::Registry;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+/// Pieces that are looked for behind one that is not there.
+const LOOKED_AHEAD: u64 = 3;
 
 /// How long a storage node may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +39,7 @@ pub struct Found {
     pub contents: Contents,
     pub devices: LooseDevices,
     key: ArchiveKey,
+    version: RootVersion,
 }
 
 impl Sources {
@@ -86,20 +92,26 @@ impl Sources {
                 Err(error) => tracing::warn!(%address, %error, "a storage node has no root to give"),
             }
         }
-        let newest = roots.into_iter().max_by_key(|root| root.version);
-        let root = newest.ok_or_else(|| {
-            let text = "no device has a root of the metadata's archive: name devices with --device DIR, or storage nodes that \
-                        run with --storage HOST:PORT";
-            SystemError::Cluster(text.to_owned())
-        })?;
-        let opened = root.open(key);
-        let (key, contents) = opened.map_err(|error| SystemError::Cluster(error.to_string()))?;
+        let mut best = newest(roots, key)?;
+        // The hosts that it names may know a newer one.
+        let mut newer = Vec::new();
+        for (_, remote) in self.hosts(&best.2)? {
+            if let Ok((_, bytes)) =
+                remote.call(Method::ReadRoot(proto::ReadRoot {}), Bytes::new(), PATIENCE).await
+            {
+                newer.extend(Root::from_bytes(&bytes).ok().filter(|root| root.version > best.0.version));
+            }
+        }
+        if let Ok(found) = newest(newer, key) {
+            best = found;
+        }
+        let (root, key, contents) = best;
         let devices = self.reach(&root.cluster, &contents)?;
         let mut devices = LooseDevices::new(devices, contents.pool.profile);
         for (device, error) in devices.leave_out_absent().await {
             tracing::warn!(%device, %error, "a device is left out: its shards are neither read nor missed");
         }
-        let found = Found { cluster: root.cluster, contents, devices, key };
+        let found = Found { cluster: root.cluster, contents, devices, key, version: root.version };
         found.announce();
         Ok(found)
     }
@@ -121,26 +133,32 @@ impl Sources {
         Ok(Tls::new(&key, &certificate, &signer.certificate)?.over(transport))
     }
 
+    /// The ways to the hosts that keep devices.
+    fn hosts(&self, contents: &Contents) -> Result<BTreeMap<HostId, Remote>, SystemError> {
+        let Some(signer) = &contents.authority else { return Ok(BTreeMap::new()) };
+        let (tls, pool) = (self.member_tls(signer)?, BufferPool::new(0));
+        let keeps = |id: &HostId| contents.devices.iter().any(|(_, host)| host == id);
+        let hosts = contents.hosts.iter().filter(|(id, record)| keeps(id) && !record.revoked);
+        let remote = |(id, record): &(HostId, holdfast_meta_raft_machine::records::Host)| {
+            (*id, Remote::new(tls.clone(), Target::Host(*id), record.address.clone(), pool.clone()))
+        };
+        Ok(hosts.map(remote).collect())
+    }
+
     /// The devices that the root names: those that are here, and those of storage nodes.
     fn reach(
         self,
         cluster: &str,
         contents: &Contents,
     ) -> Result<BTreeMap<DeviceId, DeviceAccess>, SystemError> {
-        let tls = contents.authority.as_ref().map(|authority| self.member_tls(authority)).transpose()?;
-        let pool = BufferPool::new(0);
-        let mut remotes: BTreeMap<HostId, Remote> = BTreeMap::new();
+        let hosts = self.hosts(contents)?;
         let mut devices = BTreeMap::new();
         for (id, host) in &contents.devices {
             if let Some(device) = self.local.get(id) {
                 devices.insert(*id, DeviceAccess::Local(Arc::new(device.clone())));
                 continue;
             }
-            let record = contents.hosts.iter().find(|(known, _)| known == host).map(|(_, record)| record);
-            if let (Some(tls), Some(record)) = (&tls, record.filter(|record| !record.revoked)) {
-                let fresh =
-                    || Remote::new(tls.clone(), Target::Host(*host), record.address.clone(), pool.clone());
-                let remote = remotes.entry(*host).or_insert_with(fresh);
+            if let Some(remote) = hosts.get(host) {
                 devices.insert(*id, DeviceAccess::Remote(RemoteDevice::new(*id, remote.clone())));
             } else {
                 tracing::warn!(device = %id, %cluster, "a device is not there");
@@ -152,22 +170,57 @@ impl Sources {
 
 impl Found {
     /// A piece of the archive, if it was ever written.
-    async fn piece(&self, stream: &StreamId, number: u64) -> Option<Piece> {
+    async fn piece(&self, stream: &StreamId, number: u64) -> Result<Option<Piece>, SystemError> {
+        let mut there = false;
         for attempt in 0..ATTEMPTS {
             let id = self.key.name(stream, number, attempt, self.contents.pool.pg_count);
             let pack = self.devices.find(id).await;
+            let pack =
+                pack.map_err(|error| SystemError::Cluster(format!("a device cannot be asked: {error}")))?;
+            there |= !pack.shards.is_empty();
             let Some((bytes, contents)) = self.devices.read(&pack).await else { continue };
-            let entry = contents.entries.first()?;
+            let Some(entry) = contents.entries.first() else { continue };
             let sealed = bytes.slice(entry.offset as usize..(entry.offset + entry.stored) as usize);
-            let sealed =
-                holdfast_gateway_server::open_chunk(entry.chunk, entry.codec, sealed, entry.plain as usize);
+            let plain = entry.plain as usize;
+            let sealed = holdfast_gateway_server::open_chunk(entry.chunk, entry.codec, sealed, plain);
             match sealed.ok().and_then(|sealed| Piece::open(&self.key, stream, number, &sealed).ok()) {
-                Some(piece) => return Some(piece),
+                Some(piece) => return Ok(Some(piece)),
                 None => tracing::warn!(pack = %id, "a piece of the archive cannot be opened"),
             }
         }
-        None
+        // The end of a stream is where nothing is, and not where too little is.
+        match there {
+            true => Err(SystemError::Cluster(format!(
+                "piece {number} of the archived metadata is there and cannot be read: bring back more devices, and try again"
+            ))),
+            false => Ok(None),
+        }
     }
+
+    /// Whether anything is behind a piece that is not there: then it is lost, and not the end.
+    async fn goes_on(&self, stream: &StreamId, number: u64) -> Result<bool, SystemError> {
+        for later in number + 1..=number + LOOKED_AHEAD {
+            if self.piece(stream, later).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The newest root that the key opens: one that is damaged must not hide the others.
+fn newest(mut roots: Vec<Root>, key: &RecoveryKey) -> Result<(Root, ArchiveKey, Contents), SystemError> {
+    roots.sort_by_key(|root| std::cmp::Reverse(root.version));
+    let mut refused = None;
+    for root in roots {
+        match root.open(key) {
+            Ok((archive, contents)) => return Ok((root, archive, contents)),
+            Err(error) => refused = Some(error.to_string()),
+        }
+    }
+    let text = "no device has a root of the metadata's archive: name devices with --device DIR, or storage nodes that run with \
+                --storage HOST:PORT";
+    Err(SystemError::Cluster(refused.unwrap_or_else(|| text.to_owned())))
 }
 
 /// Puts the metadata together: the whole state, then the log behind it as far as it goes without a gap.
@@ -181,7 +234,7 @@ pub async fn restore(found: &Found, config: &MetaConfig) -> Result<Restore, Syst
         |text: String| SystemError::Cluster(format!("{text}: bring back more devices, and try again"));
     let mut restore = Restore::begin(config)?;
     for number in 0..state.pieces {
-        match found.piece(&state.stream, number).await {
+        match found.piece(&state.stream, number).await? {
             Some(Piece::State(records)) => restore.records(records)?,
             Some(Piece::Log(_)) | None => {
                 return Err(missing(format!(
@@ -192,10 +245,11 @@ pub async fn restore(found: &Found, config: &MetaConfig) -> Result<Restore, Syst
         }
     }
     let began = restore.settle()?;
+    restore.saw_term(found.version.0);
     let mut last_ms = 0;
     for (at, log) in archive.logs.iter().enumerate() {
         let mut number = log.piece;
-        while let Some(Piece::Log(entries)) = found.piece(&log.stream, number).await {
+        while let Some(Piece::Log(entries)) = found.piece(&log.stream, number).await? {
             for entry in entries {
                 if !restore.entry(entry.index, entry.term, &entry.data)? {
                     return Err(missing(format!(
@@ -206,6 +260,12 @@ pub async fn restore(found: &Found, config: &MetaConfig) -> Result<Restore, Syst
                 last_ms = stamp(&entry.data).unwrap_or(last_ms);
             }
             number += 1;
+        }
+        if found.goes_on(&log.stream, number).await? {
+            return Err(missing(format!(
+                "the archived log cannot be read behind entry {}",
+                restore.applied()
+            )));
         }
         // A later stream begins where this one ended: what is missing between them was there.
         if let Some(next) = archive.logs.get(at + 1)

@@ -4,7 +4,6 @@ use super::archive::Found;
 use crate::system::SystemError;
 use holdfast_core::ids::{DeviceId, PackId, PgId};
 use holdfast_gateway_server::LoosePack;
-use holdfast_meta_raft_archive::DOMAIN;
 use holdfast_meta_raft_machine::{
     ask::{Packs, TombstoneOf, TopologyNow},
     command::{Command, NewPack, Outcome, PackChunk, Request},
@@ -141,9 +140,7 @@ async fn adopt(
         return Ok(false);
     }
     let Some((bytes, contents)) = found.devices.read(loose).await else { return Ok(false) };
-    if contents.domain == DOMAIN {
-        return Ok(false);
-    }
+    // Pieces of the archive too: until another is written, this one must not be swept.
     let profile = found.contents.pool.profile;
     let there = |index: usize| {
         let device = pg.devices[index];

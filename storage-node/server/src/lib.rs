@@ -234,14 +234,14 @@ impl Device {
         self.store.inventory(after, limit)
     }
 
-    /// Keeps a root of the metadata's archive, if it is newer than the one that is there; durable when this returns.
+    /// Keeps a root of the metadata's archive; durable when this returns.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// [`ShardError::Another`] where a newer one is there, and where it cannot be written.
     pub fn write_root(&self, version: notes::Version, bytes: &[u8]) -> Result<(), ShardError> {
         let _alone = self.rooting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.root().is_some_and(|(known, _)| known > version) {
-            return Ok(());
+            return Err(ShardError::Another);
         }
         Ok(notes::write(&self.dir, notes::ROOT, version, bytes)?)
     }

@@ -95,7 +95,8 @@ impl ShardService {
             Method::ReadShard(read) => {
                 let device = self.device(read.device, from)?;
                 let id = name(&read.pack, read.index)?;
-                if from.has(Role::Gateway) {
+                // A host that keeps shards too reads them for its own work as well.
+                if from.has(Role::Gateway) && !from.has(Role::Storage) {
                     self.foreground.served();
                 }
                 Ok(Box::pin(blocking(move || device.read(id, read.offset, read.len))))

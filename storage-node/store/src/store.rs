@@ -80,7 +80,7 @@ pub enum ShardError {
         "the device is full: {free} bytes are free, and {reserved} are reserved; add devices or delete data"
     )]
     Full { free: u64, reserved: u64 },
-    #[error("the device has another shard of that name")]
+    #[error("the device has another, or a newer one, of that name")]
     Another,
     #[error("the range is outside the shard")]
     Range,

@@ -75,7 +75,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a piece under one of its names; durable and known to the metadata when this returns, together with `note`.
+    /// Writes a piece under one of its names; durable and known to the metadata when this returns, and then `note` too.
     pub async fn write(
         &self,
         stream: &StreamId,
@@ -95,7 +95,7 @@ impl Writer {
             };
             let segment = new_segment_id();
             let content = vec![SegmentRef { id: segment, bytes: sealed.len() as u64 }];
-            let mut commands = vec![
+            let commands = vec![
                 Command::RegisterPack(pack),
                 Command::RegisterSegment { id: segment, domain: DOMAIN, chunks: vec![chunk] },
                 Command::PutObject {
@@ -112,8 +112,20 @@ impl Writer {
                     },
                 },
             ];
-            commands.extend(note);
-            return self.commit(commands).await;
+            match self.commit(commands).await {
+                Ok(()) => {}
+                // Its group has moved meanwhile: under another name it is in another.
+                Err(EngineError::Rejected(Rejection::StaleEpoch { .. })) => {
+                    self.engine.shared.placement.refresh().await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            // Only what is there is noted: commands of one submission do not share a fate.
+            return match note {
+                Some(note) => self.commit(vec![note]).await,
+                None => Ok(()),
+            };
         }
         Err(EngineError::Archive("no placement group takes its pieces"))
     }
@@ -152,10 +164,11 @@ impl Writer {
         Ok(false)
     }
 
-    /// Deletes pieces that `archive` does not need.
-    pub async fn clean(&self, archive: &Archive) -> Result<(), EngineError> {
+    /// Deletes pieces that `archive` does not need, and that are not of the state that is being written.
+    pub async fn clean(&self, archive: &Archive, writing: Option<StreamId>) -> Result<(), EngineError> {
         let needed = |stream: &StreamId, number: u64| {
-            archive.state.is_some_and(|state| state.stream == *stream)
+            writing.is_some_and(|writing| writing == *stream)
+                || archive.state.is_some_and(|state| state.stream == *stream)
                 || archive.logs.iter().any(|log| log.stream == *stream && number >= log.piece)
         };
         let mut after = Vec::new();

@@ -3,10 +3,7 @@
 use super::Maintenance;
 use crate::engine::EngineError;
 use holdfast_core::ids::DeviceId;
-use holdfast_meta_raft_machine::{
-    ask::TopologyNow,
-    command::{Command, Request},
-};
+use holdfast_meta_raft_machine::command::{Command, Request};
 use holdfast_storage_node_server::{Device, DeviceError};
 use std::sync::Arc;
 
@@ -59,7 +56,7 @@ impl Maintenance {
 
     /// Tells the metadata if another disk stands in the slot; whether it may.
     async fn admit(&self, device: &Device) -> Result<bool, EngineError> {
-        let known = self.engine.meta().ask(TopologyNow {}).await?.devices;
+        let known = self.engine.meta().topology().await?.devices;
         let (slot, incarnation) = (device.slot(), device.incarnation());
         let replaced = known.iter().any(|(id, record)| *id == slot && record.incarnation != incarnation);
         if replaced {

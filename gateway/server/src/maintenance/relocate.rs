@@ -25,9 +25,6 @@ const SETTLE_STEPS: u32 = 2000;
 impl Maintenance {
     pub(super) async fn relocate_some(self) -> Result<(), EngineError> {
         let shared = &self.engine.shared;
-        if self.upkeep.is_paused(Job::Rebalance) {
-            return Ok(());
-        }
         let table = shared.placement.table();
         let moving = table.iter().filter(|(id, pg)| pg.previous.is_some() && shared.placement.is_mine(*id));
         // The most endangered first: those whose old places are gone.
@@ -53,8 +50,9 @@ impl Maintenance {
         loop {
             let page = self.engine.meta().ask(Packs { pg: Some(id), after, limit: PAGE }).await?;
             for (pack_id, pack) in page.iter().filter(|(_, pack)| pg.is_behind(pack.epoch)) {
-                if self.upkeep.is_paused(Job::Rebalance) {
-                    return Ok(());
+                if self.upkeep.is_paused(self.job_of(pack, pg)) {
+                    whole = false;
+                    continue;
                 }
                 match self.move_pack(*pack_id, pack, pg).await {
                     Ok(moved) => whole &= moved,
@@ -73,6 +71,16 @@ impl Maintenance {
         if whole { self.settle(id, pg).await } else { Ok(()) }
     }
 
+    /// What moving a pack is: where its old places are gone, its shards are made anew.
+    fn job_of(&self, pack: &Pack, pg: &Pg) -> Job {
+        let placement = &self.engine.shared.placement;
+        let places = pg.devices_at(pack.epoch).iter().zip(&pg.devices).enumerate();
+        let lost = |(index, (from, to)): (usize, (&DeviceId, &DeviceId))| {
+            from != to && (pack.missing >> index & 1 == 1 || placement.is_given_up(*from))
+        };
+        if places.into_iter().any(lost) { Job::Rebuild } else { Job::Rebalance }
+    }
+
     /// Brings a pack's shards to where they belong; whether it is there now.
     async fn move_pack(&self, id: PackId, pack: &Pack, pg: &Pg) -> Result<bool, EngineError> {
         let shared = &self.engine.shared;
@@ -89,8 +97,10 @@ impl Maintenance {
             };
             let shard = ShardId { pack: id, index: index as u8 };
             let source = shared.placement.devices.get(from).filter(|_| missing >> index & 1 == 0);
-            self.upkeep.admit(u64::from(pack.shard_len), false).await;
-            self.upkeep.count(Job::Rebalance, u64::from(pack.shard_len));
+            if source.is_some() {
+                self.upkeep.admit(u64::from(pack.shard_len), false).await;
+                self.upkeep.count(Job::Rebalance, u64::from(pack.shard_len));
+            }
             let copied = match copy(source, shard, pack.shard_len).await {
                 Some(bytes) => shared.rewrite(target.clone(), shard, pg.epoch, bytes).await,
                 None => false,
@@ -104,6 +114,10 @@ impl Maintenance {
         }
         if !rebuild.is_empty() {
             let wanted = rebuild.iter().fold(0u32, |mask, (index, _)| mask | 1 << index);
+            let bytes = u64::from(pack.shard_len) * (pack.profile.data() + rebuild.len()) as u64;
+            // Those that are at hand, wherever they are.
+            let left = pack.present() - (wanted & !pack.missing).count_ones() as usize;
+            self.upkeep.admit(bytes, left <= pack.profile.data()).await;
             let made = match shared.rebuild(id, pack, rebuild, pg.epoch).await {
                 Ok(made) => made,
                 // Too little of it can be read, wherever it is: what there is moves, so that the others can.
@@ -113,6 +127,7 @@ impl Maintenance {
             unwritten |= wanted & !made;
             missing &= !made;
             self.engine.metrics().repaired_shards.inc_by(u64::from(made.count_ones()));
+            self.upkeep.count(Job::Rebuild, u64::from(pack.shard_len) * u64::from(made.count_ones()));
         }
         // A shard that cannot be written in its new place still counts in the old one.
         if self.may_wait(old, pg, unwritten & !pack.missing) {

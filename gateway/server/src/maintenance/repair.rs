@@ -22,61 +22,79 @@ use std::{
 };
 use tokio::time::timeout;
 
+/// Packs that are looked at together.
+const STEP: u32 = 256;
+
+/// How often it is looked again which packs are the most endangered.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Packs that are remembered as tried in vain.
+const LATER_MAX: usize = 100_000;
+
 /// Packs that are repaired at once.
 const AT_ONCE: usize = 4;
 
 /// After a vain try, a pack waits for so long.
-const LATER: Duration = Duration::from_secs(15);
-
-/// Packs that are looked at together.
-const PAGE: u32 = 1000;
+const LATER: Duration = Duration::from_secs(5);
 
 impl Maintenance {
     pub(super) async fn repair_some(self) -> Result<(), EngineError> {
-        let mut after = None;
+        self.later().retain(|_, at| *at > Instant::now());
+        let (mut after, mut began) = (None, Instant::now());
         loop {
-            let degraded = self.engine.meta().ask(DegradedPacks { after, limit: PAGE }).await?;
+            let degraded = self.engine.meta().ask(DegradedPacks { after, limit: STEP }).await?;
             if after.is_none() {
                 self.engine.metrics().degraded_packs.set(degraded.len() as i64);
             }
-            let placement = &self.engine.shared.placement;
-            let mine = degraded.iter().filter(|(_, pack)| placement.is_mine(pack.pg()) && self.is_due(*pack));
-            let repaired = futures::stream::iter(mine.map(Ok)).try_for_each_concurrent(AT_ONCE, async |(spare, pack)| {
-                if self.upkeep.is_paused(Job::Rebuild) {
-                    return Ok(());
-                }
-                match self.repair(*pack, *spare).await {
-                    Ok(_) => Ok(()),
-                    Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => Err(error),
-                    Err(error) => {
-                        tracing::warn!(%pack, %error, "a pack could not be repaired: it is tried again later");
-                        self.later().insert(*pack, Instant::now() + LATER);
-                        Ok(())
-                    }
-                }
-            });
-            repaired.await?;
-            match degraded.last() {
-                Some(last) if degraded.len() == PAGE as usize => after = Some(*last),
-                Some(_) | None => return Ok(()),
+            let mine = degraded.iter().map(|(_, pack)| *pack).filter(|pack| self.is_due(*pack));
+            let repaired = futures::stream::iter(mine.collect::<Vec<PackId>>().into_iter().map(Ok));
+            repaired.try_for_each_concurrent(AT_ONCE, async |pack| self.repair_or_later(pack).await).await?;
+            if self.upkeep.is_paused(Job::Rebuild) {
+                return Ok(());
             }
+            after = match degraded.last() {
+                // What became more endangered meanwhile is before all that is left.
+                Some(_) if began.elapsed() > LOOK_AGAIN => {
+                    began = Instant::now();
+                    None
+                }
+                Some(last) if degraded.len() == STEP as usize => Some(*last),
+                Some(_) | None => return Ok(()),
+            };
         }
+    }
+
+    /// Whether this process repairs a pack, and has not just tried in vain.
+    fn is_due(&self, pack: PackId) -> bool {
+        self.engine.shared.placement.is_mine(pack.pg()) && !self.later().contains_key(&pack)
+    }
+
+    /// Repairs a pack; one that cannot be is left alone for a while.
+    async fn repair_or_later(&self, pack: PackId) -> Result<(), EngineError> {
+        if self.upkeep.is_paused(Job::Rebuild) {
+            return Ok(());
+        }
+        let in_vain = match self.repair(pack).await {
+            Ok(in_vain) => in_vain,
+            Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%pack, %error, "a pack could not be repaired: it is tried again later");
+                true
+            }
+        };
+        let mut later = self.later();
+        if in_vain && later.len() < LATER_MAX {
+            later.insert(pack, Instant::now() + LATER);
+        }
+        Ok(())
     }
 
     fn later(&self) -> MutexGuard<'_, BTreeMap<PackId, Instant>> {
         self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a pack was not tried in vain a moment ago.
-    fn is_due(&self, pack: PackId) -> bool {
-        let mut later = self.later();
-        later.retain(|_, at| *at > Instant::now());
-        !later.contains_key(&pack)
-    }
-
-    /// Rebuilds what a pack misses on the devices that are in service; whether anything was. Its `spare` shards say how many
-    /// more it can lose.
-    async fn repair(&self, id: PackId, spare: u8) -> Result<bool, EngineError> {
+    /// Rebuilds what a pack misses on the devices that are in service; whether that was tried, and not all was done.
+    async fn repair(&self, id: PackId) -> Result<bool, EngineError> {
         let shared = &self.engine.shared;
         let Some(pack) = self.engine.meta().ask(PackOf { id }).await? else { return Ok(false) };
         let Some(pg) = shared.placement.pg(id.pg()) else { return Ok(false) };
@@ -87,14 +105,15 @@ impl Maintenance {
             .filter(stays)
             .filter_map(|index| Some((index, shared.placement.devices.get(pg.devices[index])?)))
             .collect();
+        let wanted = targets.iter().fold(0, |mask, (index, _)| mask | 1 << index);
         if targets.is_empty() {
             return Ok(false);
         }
         let bytes = u64::from(pack.shard_len) * (pack.profile.data() + targets.len()) as u64;
-        self.upkeep.admit(bytes, spare == 0).await;
+        self.upkeep.admit(bytes, pack.present() <= pack.profile.data()).await;
         let mask = shared.rebuild(id, &pack, targets, pg.epoch).await?;
         if mask == 0 {
-            return Ok(false);
+            return Ok(true);
         }
         // What is found missing from now on may be what was just written: then it is not taken for whole.
         let was = (pack.epoch, pack.missing);
@@ -112,7 +131,7 @@ impl Maintenance {
         }
         self.engine.metrics().repaired_shards.inc_by(u64::from(mask.count_ones()));
         self.upkeep.count(Job::Rebuild, u64::from(pack.shard_len) * u64::from(mask.count_ones()));
-        Ok(true)
+        Ok(mask != wanted)
     }
 }
 

@@ -38,6 +38,15 @@ impl Maintenance {
             for device in self.engine.shared.placement.devices.in_service() {
                 let round = rounds.entry(device.slot()).or_insert_with(|| begin(&device));
                 if asked > round.asked_ms {
+                    // What the device lacks is found by comparing, and not by reading.
+                    match self.reconcile(device.clone()).await {
+                        Ok(()) => {}
+                        Err(EngineError::Meta(error)) if error.is_passing() => {
+                            tracing::debug!(%error, "the scrub that was asked for begins later");
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
                     let total = device.usage().shards;
                     *round = ScrubProgress {
                         asked_ms: asked,
@@ -47,8 +56,6 @@ impl Maintenance {
                         ..Default::default()
                     };
                     device.show_scrub(round.clone());
-                    // What the device lacks is found by comparing, and not by reading.
-                    self.reconcile(device.clone()).await?;
                 }
                 let count = match round.asked {
                     true => STEP,

@@ -85,7 +85,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let gone = |(other, record): &(HostId, Host)| *other != id && record.roles.has(Role::Meta);
         for (other, record) in self.hosts()?.into_iter().filter(gone) {
             let roles = record.roles.without(Role::Meta);
-            let revoked = record.revoked || roles == Roles::NONE;
+            // The same machine, that lost who it was.
+            let same = record.address == host.address || record.name == host.name;
+            let revoked = record.revoked || roles == Roles::NONE || same;
             self.write(keys::host(other), &Host { roles, revoked, ..record });
         }
         self.write(keys::host(id), host);

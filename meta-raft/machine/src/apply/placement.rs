@@ -4,7 +4,7 @@ use super::{Step, Tx, chunks::spare};
 use crate::{
     command::{Outcome, Rejection},
     keys::{self, Table},
-    records::{Device, DeviceSpec, Duty, Pack, Pg, PgSpec, Pool, PoolSpec, Previous, Record},
+    records::{Device, DeviceSpec, Duty, Host, Pack, Pg, PgSpec, Pool, PoolSpec, Previous, Record},
 };
 use holdfast_core::{
     ids::{DeviceId, Epoch, HostId, Incarnation, PackId, PgId},
@@ -144,8 +144,17 @@ impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn add_device(&mut self, id: DeviceId, host: HostId, device: DeviceSpec) -> Step<Outcome> {
         let device = device.on(host);
         if let Some(known) = self.read::<Device>(&keys::device(id))? {
-            let same = known.host == host && known.incarnation == device.incarnation;
-            return if same { Ok(Outcome::Done) } else { Err(Rejection::NotYourDevice.into()) };
+            let same = known.incarnation == device.incarnation;
+            if same && known.host == host {
+                return Ok(Outcome::Done);
+            }
+            // A disk whose host is no more may be another's; version 2 did not know that.
+            let orphan = self.read::<Host>(&keys::host(known.host))?.is_none_or(|host| host.revoked);
+            if !same || !orphan || self.header.cluster_version < 3 {
+                return Err(Rejection::NotYourDevice.into());
+            }
+            self.write(keys::device(id), &Device { host, ..known });
+            return Ok(Outcome::Done);
         }
         self.write(keys::device(id), &device);
         Ok(Outcome::Done)
@@ -171,10 +180,8 @@ impl<V: View + ?Sized> Tx<'_, V> {
             }
             let before = std::mem::replace(&mut pg.devices, devices);
             // What had arrived there moves on from there. Version 2 forgot it, and found it missing later.
-            if self.header.cluster_version >= 3 {
-                if pg.older.len() >= GENERATIONS_MAX {
-                    return Err(Rejection::PgMoving(id).into());
-                }
+            // So is what is too much to remember.
+            if self.header.cluster_version >= 3 && pg.older.len() < GENERATIONS_MAX {
                 pg.older.push(previous);
                 pg.previous = Some(Previous { since, devices: before });
             }
