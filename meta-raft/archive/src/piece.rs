@@ -70,19 +70,26 @@ impl Piece {
 /// Whether an entry says anything that the archive's own writing did not cause: what it writes is in the log too, and must
 /// not be a reason to write again. `bucket` is the archive's.
 pub fn is_worth_archiving(entry: &LogEntry, bucket: BucketId) -> bool {
-    entry.requests.iter().any(|request| match &request.command {
-        Command::RegisterPack(pack) => pack.domain != DOMAIN,
-        Command::RegisterSegment { domain, .. } => *domain != DOMAIN,
-        Command::PutObject { bucket: written, .. } | Command::DeleteObject { bucket: written, .. } => {
-            *written != bucket
-        }
-        // Leases and collection do again what was not kept.
+    entry.requests.iter().any(|request| !is_own(&request.command, bucket))
+}
+
+/// Whether the archive's own writing causes a command, or it does again what was not kept: collection and leases.
+fn is_own(command: &Command, bucket: BucketId) -> bool {
+    let again = matches!(
+        command,
         Command::NoteArchive { .. }
-        | Command::Collect { .. }
-        | Command::HoldLease { .. }
-        | Command::DropLease { .. } => false,
-        _ => true,
-    })
+            | Command::Collect { .. }
+            | Command::HoldLease { .. }
+            | Command::DropLease { .. }
+    );
+    let pack = matches!(command, Command::RegisterPack(pack) if pack.domain == DOMAIN);
+    let segment = matches!(command, Command::RegisterSegment { domain, .. } if *domain == DOMAIN);
+    let object = matches!(
+        command,
+        Command::PutObject { bucket: written, .. } | Command::DeleteObject { bucket: written, .. }
+            if *written == bucket
+    );
+    again || pack || segment || object
 }
 
 #[cfg(test)]

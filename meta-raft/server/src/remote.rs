@@ -138,9 +138,12 @@ impl RemoteMeta {
     /// # Errors
     /// Where nobody answered in time.
     pub async fn health(&self) -> Result<HealthNow, MetaError> {
-        let ask = async || match self.call(Method::Health(proto::Health {}), Bytes::new()).await? {
-            reply::Result::Health(health) => Ok(health),
-            _ => Err(MetaError::Refused("the metadata answered with something else".to_owned())),
+        let ask = async || {
+            let answer = self.call(Method::Health(proto::Health {}), Bytes::new()).await?;
+            let reply::Result::Health(health) = answer else {
+                return Err(MetaError::Refused("the metadata answered with something else".to_owned()));
+            };
+            Ok(health)
         };
         let health = ask().await?;
         if health.leads || health.leader == 0 {

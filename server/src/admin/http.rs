@@ -78,10 +78,12 @@ impl IntoResponse for Refused {
 
 impl From<SystemError> for Refused {
     fn from(error: SystemError) -> Self {
-        let status = match &error {
-            SystemError::Meta(error) if error.is_passing() => StatusCode::SERVICE_UNAVAILABLE,
-            SystemError::Cluster(_) | SystemError::Plan(_) => StatusCode::CONFLICT,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        let passing = matches!(&error, SystemError::Meta(error) if error.is_passing());
+        let refused = matches!(&error, SystemError::Cluster(_) | SystemError::Plan(_));
+        let status = match (passing, refused) {
+            (true, _) => StatusCode::SERVICE_UNAVAILABLE,
+            (false, true) => StatusCode::CONFLICT,
+            (false, false) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, error.to_string())
     }

@@ -61,7 +61,16 @@ impl ShardService {
             Method::WriteRoot(_) | Method::ListShards(_) => from.has(Role::Meta),
             // A root says nothing without the recovery key.
             Method::ReadRoot(_) | Method::ListDevices(_) => from.has(Role::Meta) || from.has(Role::Operator),
-            _ => true,
+            Method::AddDisk(_)
+            | Method::Submit(_)
+            | Method::Ask(_)
+            | Method::Raft(_)
+            | Method::SnapshotPage(_)
+            | Method::Join(_)
+            | Method::Renew(_)
+            | Method::Beat(_)
+            | Method::Health(_)
+            | Method::TransferLeader(_) => true,
         };
         if allowed { Ok(()) } else { Err(Failure::new(Code::Denied, "the caller may not use these shards")) }
     }

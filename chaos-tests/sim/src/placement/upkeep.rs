@@ -25,17 +25,14 @@ impl World {
                 self.report.moved += usize::from(placed == Outcome::Done);
             }
             Task::Restore { pack, was, epoch, mask } => {
-                let command = match self.planted {
-                    Planted::RepairedBlindly => {
-                        // As if nothing could have happened since.
-                        let Some(now) = self.pack(pack) else { return };
-                        let epoch = query::pg(&self.state, pack.pg())
-                            .expect("memory reads")
-                            .map_or(epoch, |pg| pg.epoch);
-                        Command::RestoreShards { pack, was: (now.epoch, now.missing), epoch, mask }
-                    }
-                    _ => Command::RestoreShards { pack, was, epoch, mask },
-                };
+                let mut command = Command::RestoreShards { pack, was, epoch, mask };
+                if self.planted == Planted::RepairedBlindly {
+                    // As if nothing could have happened since.
+                    let Some(now) = self.pack(pack) else { return };
+                    let pg = query::pg(&self.state, pack.pg()).expect("memory reads");
+                    let epoch = pg.map_or(epoch, |pg| pg.epoch);
+                    command = Command::RestoreShards { pack, was: (now.epoch, now.missing), epoch, mask };
+                }
                 let done = self.command(command) == Outcome::Done;
                 self.report.rebuilt += if done { mask.count_ones() as usize } else { 0 };
             }

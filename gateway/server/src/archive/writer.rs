@@ -57,10 +57,11 @@ impl Writer {
             None => {
                 let chunker = ChunkerProfile::V1;
                 let create = Command::CreateBucket { name: BUCKET.to_owned(), domain: DOMAIN, chunker };
-                match meta.request(Request::idempotent(create)).await?.accepted()? {
-                    Outcome::Bucket(id) => id,
-                    _ => return Err(EngineError::Archive("its bucket cannot be made")),
-                }
+                let made = meta.request(Request::idempotent(create)).await?.accepted()?;
+                let Outcome::Bucket(id) = made else {
+                    return Err(EngineError::Archive("its bucket cannot be made"));
+                };
+                id
             }
         };
         Ok(Self { meta, engine, key, groups: pool.pg_count, bucket })
