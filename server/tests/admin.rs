@@ -92,6 +92,8 @@ fn programs_see_and_order_over_https_with_tokens() {
     let devices = json(&cluster, &["device", "list"]);
     assert_eq!(devices[0]["weight"], 77, "{devices}");
 
+    let (status, said) = curl(&cluster, Some(&token), "POST", "/v1/members/meta-1/lead", None);
+    assert_eq!(status, 200, "{said}");
     let tokens = json(&cluster, &["admin", "list"]);
     let robot = tokens.as_array().and_then(|all| all.iter().find(|token| token["name"] == "a robot"));
     let id = robot.and_then(|token| token["id"].as_str()).expect("an id");
