@@ -72,9 +72,17 @@ pub fn can_run() -> Result<(), String> {
     if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("disks need loop devices".to_owned()) }
 }
 
+/// A program, found where administrators' programs are too.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
+}
+
 /// Runs a program; what it printed.
 fn run(program: &str, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
+    let output = command(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
@@ -240,7 +248,7 @@ impl Lab {
         let host = &mut self.hosts[at];
         let log = fs::OpenOptions::new().create(true).append(true).open(host.dir.join("log"));
         let log = log.map_err(|error| error.to_string())?;
-        let child = Command::new("ip")
+        let child = command("ip")
             .args(["netns", "exec", &host.namespace])
             .arg(&self.program)
             .args(["server", "--config"])
