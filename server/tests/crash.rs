@@ -112,7 +112,17 @@ impl<'a> Disk<'a> {
     }
 
     fn mount(image: &Path, mount: &'a Path) -> Option<Self> {
-        run("mount", &["-o", "loop", image.to_str()?, mount.to_str()?]).then_some(Self { mount })
+        let (image, at) = (image.to_str()?, mount.to_str()?);
+        // Another test may take the loop device that was just found free.
+        let mut tries = 0..50;
+        let mounted = tries.any(|_| {
+            let mounted = run("mount", &["-o", "loop", image, at]);
+            if !mounted {
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            mounted
+        });
+        mounted.then_some(Self { mount })
     }
 
     /// Cuts the power: what was not written to the disk and its journal is gone.

@@ -72,6 +72,11 @@ pub fn can_run() -> Result<(), String> {
     if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("disks need loop devices".to_owned()) }
 }
 
+/// How nsenter names a namespace's network.
+fn network_of(namespace: &str) -> String {
+    format!("--net=/var/run/netns/{namespace}")
+}
+
 /// A program, found where administrators' programs are too.
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
@@ -159,7 +164,16 @@ impl Lab {
             file.set_len(DISK_BYTES).map_err(|error| error.to_string())?;
             let (image, disk) = (image.display().to_string(), disk.display().to_string());
             run("mkfs.ext4", &["-q", "-m", "0", &image])?;
-            run("mount", &["-o", "loop", &image, &disk])?;
+            // Another process may take the loop device that was just found free.
+            let mut mounted = run("mount", &["-o", "loop", &image, &disk]);
+            for _ in 0..50 {
+                if mounted.is_ok() {
+                    break;
+                }
+                thread::park_timeout(Duration::from_millis(50));
+                mounted = run("mount", &["-o", "loop", &image, &disk]);
+            }
+            mounted?;
             let _none = fs::remove_dir(Path::new(&disk).join("lost+found"));
         }
         Ok(Host { name, role, rack: (number - 1) % 3 + 1, address, namespace, dir, process: None })
@@ -248,8 +262,9 @@ impl Lab {
         let host = &mut self.hosts[at];
         let log = fs::OpenOptions::new().create(true).append(true).open(host.dir.join("log"));
         let log = log.map_err(|error| error.to_string())?;
-        let child = command("ip")
-            .args(["netns", "exec", &host.namespace])
+        // Into its network alone: "ip netns exec" would also keep every file system mounted that is mounted now.
+        let child = command("nsenter")
+            .arg(network_of(&host.namespace))
             .arg(&self.program)
             .args(["server", "--config"])
             .arg(host.dir.join("config.toml"))
@@ -294,7 +309,7 @@ impl Lab {
 
     fn nft(&self, at: usize, rule: &[&str]) -> Result<(), String> {
         let namespace = &self.hosts[at].namespace;
-        run("ip", &[&["netns", "exec", namespace, "nft"], rule].concat()).map(|_| ())
+        run("nsenter", &[&[network_of(namespace).as_str(), "nft"], rule].concat()).map(|_| ())
     }
 
     /// Drops what comes in at a host, as `rule` says.
