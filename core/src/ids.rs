@@ -140,6 +140,11 @@ impl PackId {
         Self(bytes)
     }
 
+    /// The greatest name below this one, if there is one.
+    pub fn before(&self) -> Option<Self> {
+        u128::from_be_bytes(self.0).checked_sub(1).map(|number| Self(number.to_be_bytes()))
+    }
+
     /// The placement group that holds the pack.
     pub fn pg(&self) -> PgId {
         let [a, b, c, d, ..] = self.0;

@@ -37,7 +37,3 @@ impl Cluster {
         Ok(())
     }
 }
-
-fn refuse<T>(text: impl Into<String>) -> Result<T, SystemError> {
-    Err(SystemError::Cluster(text.into()))
-}

@@ -9,8 +9,9 @@ use crate::{
         config::HostConfig,
         identity::{HostIdentity, Parts},
     },
+    credentials,
     identity::Identity,
-    system::{SystemError, io_at, lock},
+    system::{SystemError, io_at, lock, refuse},
 };
 use archive::{Found, Sources};
 use holdfast_core::{
@@ -39,8 +40,12 @@ const SKIPPED_HOSTS: u64 = 1000;
 /// Epochs that placement groups skip: more than any group can have gone through unarchived.
 const SKIPPED_EPOCHS: u64 = 1 << 20;
 
-fn refuse<T>(text: impl Into<String>) -> Result<T, SystemError> {
-    Err(SystemError::Cluster(text.into()))
+/// Removes a directory, if it is there.
+fn remove(dir: &Path) -> Result<(), SystemError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_at(dir)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Carries out "holdfast recover".
@@ -83,10 +88,7 @@ impl Recovering {
                 target.display()
             ));
         }
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_at(&dir)(error)),
-            Ok(()) | Err(_) => {}
-        }
+        remove(&dir)?;
         let meta = MetaConfig::new(dir, MemberId(HostId::LOCAL.0), false, rand::random());
         Ok(Self { target, meta })
     }
@@ -94,12 +96,7 @@ impl Recovering {
     /// All is well: from now on it is the metadata.
     fn finish(self) -> Result<(), SystemError> {
         // What a lost database leaves behind is nothing.
-        match std::fs::remove_dir_all(&self.target) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io_at(&self.target)(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove(&self.target)?;
         std::fs::rename(&self.meta.dir, &self.target).map_err(io_at(&self.target))?;
         let parent = self.target.parent().unwrap_or(&self.target);
         durable::sync_dir(parent).map_err(io_at(parent))
@@ -113,7 +110,7 @@ fn recovery_key(path: &Path) -> Result<RecoveryKey, SystemError> {
 
 /// A system in one process: its devices are below its data directory.
 async fn recover_data(data: &Path, args: &RecoverArgs) -> Result<(), SystemError> {
-    let key_path = args.key.clone().unwrap_or_else(|| data.join("recovery.key"));
+    let key_path = args.key.clone().unwrap_or_else(|| data.join(credentials::RECOVERY_FILE));
     let key = recovery_key(&key_path)?;
     let _lock = lock(data)?;
     let dirs = if args.device.is_empty() { devices_below(data)? } else { args.device.clone() };
@@ -174,7 +171,7 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
     if !config.roles.has(Role::Meta) {
         return refuse("the host that is recovered keeps the metadata: give it the role meta");
     }
-    let key_path = args.key.clone().unwrap_or_else(|| operator.join("recovery.key"));
+    let key_path = args.key.clone().unwrap_or_else(|| operator.join(credentials::RECOVERY_FILE));
     let key = recovery_key(&key_path)?;
     let _lock: DirLock = lock(&config.data)?;
     if HostIdentity::read(&config.data)?.is_some() {
@@ -198,14 +195,7 @@ async fn recover_host(config: &HostConfig, args: &RecoverArgs, operator: &Path) 
     restored.finish(MemberId(id.0))?;
     recovering.meta.member = MemberId(id.0);
     let node = start(&recovering.meta)?;
-    let host = Host {
-        name: config.name.clone(),
-        roles: config.roles,
-        address: config.advertise.clone(),
-        place: config.place.clone(),
-        revoked: false,
-    };
-    let take_over = Command::TakeOver { id, host, skip_epochs: SKIPPED_EPOCHS };
+    let take_over = Command::TakeOver { id, host: config.record(), skip_epochs: SKIPPED_EPOCHS };
     take_over_with(&node, take_over).await?;
     settle::compare(&node.handle(), &found).await?;
     drop(node);

@@ -84,6 +84,14 @@ pub enum SystemError {
     Device(#[from] holdfast_storage_node_server::DeviceError),
 }
 
+/// An answer to an operator that is no.
+///
+/// # Errors
+/// Always.
+pub fn refuse<T>(text: impl Into<String>) -> Result<T, SystemError> {
+    Err(SystemError::Cluster(text.into()))
+}
+
 pub fn io_at(path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> SystemError {
     move |error| SystemError::Io(path.as_ref().display().to_string(), error)
 }
@@ -161,7 +169,6 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
         open_device,
         scrub_period: config.scrub_period,
         reconcile_every: RECONCILE_EVERY,
-        foreground: engine.foreground().clone(),
     };
     let maintenance = Maintenance::new(engine.clone(), maintenance_config);
     maintenance.admit_all().await?;

@@ -88,7 +88,6 @@ struct Run {
     archive: Archive,
     /// The archive has no gap. As long as it has one, nobody is told of it.
     whole: bool,
-    /// A whole state on its way, and what the stream began with when it was taken.
     state: Option<StateOnItsWay>,
     /// Bytes of the log since the last whole state, and bytes of that.
     logged: u64,

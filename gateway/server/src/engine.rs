@@ -118,8 +118,6 @@ pub(crate) struct Shared {
     pub buffers: BufferPool,
     pub md5: Md5Lanes,
     pub metrics: GatewayMetrics,
-    /// What is done for clients.
-    pub foreground: Foreground,
     /// One permit a MiB of upload buffers.
     pub upload_memory: Arc<Semaphore>,
     /// One permit a streaming upload.
@@ -147,7 +145,6 @@ impl Engine {
             upload_memory: Arc::new(Semaphore::new(config.upload_budget_mib)),
             upload_slots: Arc::new(Semaphore::new(config.uploads_max)),
             download_memory: Arc::new(Semaphore::new(config.download_budget_mib)),
-            foreground: config.foreground.clone(),
             config,
             clock: MetaClock::default(),
             latency: Latency::default(),
@@ -194,7 +191,7 @@ impl Engine {
 
     /// Counts what the pipeline does for clients.
     pub fn foreground(&self) -> &Foreground {
-        &self.shared.foreground
+        &self.shared.config.foreground
     }
 
     pub fn metrics(&self) -> &GatewayMetrics {

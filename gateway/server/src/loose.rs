@@ -61,8 +61,7 @@ impl LooseDevices {
     /// # Errors
     /// Where one cannot be asked: what it has is not known then.
     pub async fn find(&self, id: PackId) -> Result<LoosePack, ShardError> {
-        let below = u128::from_be_bytes(id.0).checked_sub(1).map(|number| PackId(number.to_be_bytes()));
-        let after = below.map(|pack| ShardId { pack, index: u8::MAX });
+        let after = id.before().map(|pack| ShardId { pack, index: u8::MAX });
         let limit = holdfast_core::limits::SHARDS_MAX as u32;
         let ask = self.devices.iter().map(async |(device, access)| {
             let lines = access.inventory(after, limit).await?;

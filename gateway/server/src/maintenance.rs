@@ -18,7 +18,6 @@ use crate::engine::{Engine, EngineError};
 use holdfast_core::ids::PackId;
 use holdfast_meta_raft_machine::ask::SettingsNow;
 use holdfast_meta_raft_server::MetaError;
-use holdfast_storage_node_server::Foreground;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -38,8 +37,6 @@ pub struct MaintenanceConfig {
     pub scrub_period: Duration,
     /// Every device's inventory is compared with the metadata this often.
     pub reconcile_every: Duration,
-    /// Counts what is done for clients here.
-    pub foreground: Foreground,
 }
 
 /// The loops' pace: how soon they notice that there is something to do.
@@ -57,7 +54,7 @@ pub struct Maintenance {
 
 impl Maintenance {
     pub fn new(engine: Engine, config: MaintenanceConfig) -> Self {
-        let upkeep = Upkeep::new(config.foreground.clone());
+        let upkeep = Upkeep::new(engine.foreground().clone());
         Self { engine, config: Arc::new(config), upkeep, later: Arc::default() }
     }
 

@@ -53,7 +53,7 @@ impl Shared {
     ) -> Result<NewPack, EngineError> {
         let for_user = class == WriteClass::User;
         if for_user {
-            self.foreground.served();
+            self.config.foreground.served();
         }
         let quorum = self.config.profile.write_quorum();
         let (mut group, mut unavailable) = self.placement.choose(for_user).ok_or(EngineError::Full)?;
@@ -285,7 +285,7 @@ impl Shared {
     /// [`EngineError::Gone`] where the pack is no longer there, [`EngineError::Unreadable`] where too much of it is bad.
     pub async fn read_chunks(self: &Arc<Self>, run: &[Located]) -> Result<Vec<Bytes>, EngineError> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
-        self.foreground.served();
+        self.config.foreground.served();
         let offset = first.entry.offset;
         let len = last.entry.offset + last.entry.stored - offset;
         let read = |avoid| self.read_range((first.pack, first.epoch), first.shard_len, offset, len, avoid);

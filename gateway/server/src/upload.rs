@@ -32,10 +32,10 @@ const SMALL_MAX: usize = MIB;
 /// A body that sends nothing for so long has been given up by its client.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// Times that chunks are written again that were collected under a small upload.
 /// The pause before the second try of a large body, and more before each later one.
-const COMMIT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const COMMIT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Times that a commit is tried whose chunks are not there: a small body's are written again meanwhile.
 const COMMIT_RETRIES: u32 = 4;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

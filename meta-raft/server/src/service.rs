@@ -429,7 +429,7 @@ fn certify(authority: &Authority, request: &[u8], host: HostId, roles: Roles) ->
 async fn renew(handle: MetaHandle, from: Caller, wanted: proto::Renew) -> Answer {
     let Caller::Host { host, roles } = from else { return Err(denied("hosts")) };
     let authority = authority_of(&handle).await?;
-    // Of the roles that it was given, those that it still has.
+    // The roles that it has now, which may be others than its certificate says.
     let record = handle.ask(HostOf { id: host }).await.map_err(failure)?;
     let roles = record.map_or(roles, |record| record.roles);
     let certificate = certify(&authority, &wanted.request, host, roles);

@@ -3,9 +3,8 @@
 use super::{
     Cluster,
     model::{DeviceOrder, DutyOrder},
-    refuse,
 };
-use crate::system::SystemError;
+use crate::system::{SystemError, refuse};
 use bytes::Bytes;
 use holdfast_core::{
     ids::{DeviceId, HostId},

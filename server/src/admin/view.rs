@@ -6,9 +6,11 @@ use super::{
         Device, Group, GroupDetail, GroupShard, Groups, JobStatus, Member, Node, Plan, PlannedChange, Pool,
         Status,
     },
-    refuse,
 };
-use crate::{operator::durability, system::SystemError};
+use crate::{
+    operator::durability,
+    system::{SystemError, refuse},
+};
 use holdfast_core::ids::{DeviceId, HostId, PgId};
 use holdfast_meta_raft_machine::{
     ask::{Backlog, BacklogNow, DegradedPacks, HeaderNow, Packs, SettingsNow},

@@ -4,6 +4,7 @@ use holdfast_core::{
     roles::{Role, Roles},
     topology::Place,
 };
+use holdfast_meta_raft_machine::records::Host;
 use holdfast_net::transport::named;
 use serde::Deserialize;
 use std::{
@@ -76,6 +77,17 @@ struct RawDevice {
 }
 
 impl HostConfig {
+    /// The host as the metadata knows it.
+    pub fn record(&self) -> Host {
+        Host {
+            name: self.name.clone(),
+            roles: self.roles,
+            address: self.advertise.clone(),
+            place: self.place.clone(),
+            revoked: false,
+        }
+    }
+
     /// # Errors
     /// Where the file cannot be read, or with all its mistakes.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {

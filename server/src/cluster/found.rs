@@ -17,7 +17,7 @@ use holdfast_kv::durable;
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
     command::{Command, Outcome, Request},
-    records::{AccessKey, Authority, Host},
+    records::{AccessKey, Authority},
 };
 use holdfast_meta_raft_server::{MemberId, MetaConfig, MetaMetrics, MetaNode, NoPeers};
 use holdfast_net::{NetError, Remote, Secret, Target, authority, join_client, transport};
@@ -73,13 +73,7 @@ pub async fn init(config: &HostConfig, operator: &Path) -> Result<(), SystemErro
     let first = identity(HostId::LOCAL, config.roles, authority::HOST_LIFE)?;
     let boss = identity(OPERATOR, Roles::NONE.with(Role::Operator), OPERATOR_LIFE)?;
     let keys = credentials::make();
-    let host = Host {
-        name: config.name.clone(),
-        roles: config.roles,
-        address: config.advertise.clone(),
-        place: config.place.clone(),
-        revoked: false,
-    };
+    let host = config.record();
     let authority = Authority {
         cluster: cluster.clone(),
         certificate: signer.certificate.clone(),

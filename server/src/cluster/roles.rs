@@ -426,7 +426,6 @@ impl Host {
             open_device,
             scrub_period: self.config.scrub_period,
             reconcile_every: RECONCILE_EVERY,
-            foreground: self.foreground.clone(),
         };
         let maintenance = Maintenance::new(engine, config);
         let _set_before = self.watch.upkeep.set(maintenance.upkeep().clone());

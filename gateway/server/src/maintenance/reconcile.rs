@@ -164,7 +164,7 @@ async fn inventory_between(
     let device = device.clone();
     let read = move || -> Result<Vec<Inventory>, ShardError> {
         let mut all: Vec<Inventory> = Vec::new();
-        let first = if above { Some(start) } else { before(start) };
+        let first = if above { Some(start) } else { start.before() };
         let mut cursor = first.map(|pack| ShardId { pack, index: u8::MAX });
         loop {
             let page = device.inventory(cursor, INVENTORY_PAGE)?;
@@ -186,9 +186,4 @@ async fn inventory_between(
         }
         Err(_) => None,
     }
-}
-
-/// The greatest name below `pack`, if there is one.
-fn before(pack: PackId) -> Option<PackId> {
-    u128::from_be_bytes(pack.0).checked_sub(1).map(|number| PackId(number.to_be_bytes()))
 }
