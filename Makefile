@@ -31,9 +31,10 @@ test: setup-test build ## Runs every test
 sim: setup ## Runs the simulator: make sim SEEDS=1000 START=0
 	@HOLDFAST_SIM_SEEDS=$(or $(SEEDS),1000) HOLDFAST_SIM_START=$(or $(START),0) bash -c '$(CARGO) test --release --locked -p holdfast-chaos-tests-sim -- --nocapture'
 
-chaos: setup-test build ## Torments a cluster in network namespaces: make chaos SECONDS=600 SEED=1
+chaos: setup-test build ## Torments a cluster in network namespaces: make chaos SECONDS=600 SEED=1, PREVIOUS=COMMIT for an upgrade among the faults
 	@$(CARGO) build --release --locked -p holdfast-chaos-tests-cluster
-	@target/release/holdfast-chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)
+	@target/release/holdfast-chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1) \
+		$(if $(PREVIOUS),--previous "$$(deploy/previous.sh $(PREVIOUS))")
 
 bench: setup ## Measures every figure beside its budget
 	@$(CARGO) bench --locked -p holdfast-erasure

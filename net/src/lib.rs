@@ -6,6 +6,7 @@
 //! nothing else.
 
 pub mod authority;
+mod budget;
 mod client;
 mod error;
 mod frame;
@@ -13,6 +14,7 @@ mod server;
 mod tls;
 pub mod transport;
 
+pub use budget::RetryBudget;
 pub use client::{Pending, Remote};
 pub use error::NetError;
 pub use frame::PAYLOAD_MAX;

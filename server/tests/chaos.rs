@@ -15,7 +15,7 @@ fn a_tormented_cluster_keeps_its_promises() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let program = Path::new(env!("CARGO_BIN_EXE_holdfast"));
     // Every kind of fault once.
-    let report = run(&dir.path().join("lab"), program, 7, 12, Duration::ZERO);
+    let report = run(&dir.path().join("lab"), program, None, 7, 12, Duration::ZERO);
     let report = report.unwrap_or_else(|error| panic!("{error}"));
     println!("{}", report.text(7));
     assert_eq!(report.violations, Vec::<String>::new(), "{}", report.text(7));

@@ -44,12 +44,15 @@ pub struct Host {
     pub address: String,
     namespace: String,
     dir: PathBuf,
+    /// What it runs.
+    program: PathBuf,
     process: Option<Child>,
 }
 
 /// All hosts, and the way to them. Everything is taken down when it is dropped.
 pub struct Lab {
     dir: PathBuf,
+    /// The current version's binary, which operators use too.
     program: PathBuf,
     tag: String,
     subnet: String,
@@ -108,11 +111,12 @@ fn until(what: &str, mut check: impl FnMut() -> bool) -> Result<(), String> {
 }
 
 impl Lab {
-    /// Makes and starts a cluster in `dir`, of the server `program`.
+    /// Makes and starts a cluster in `dir`, of the server `program`; or of a `previous` version's, from which hosts are
+    /// upgraded later.
     ///
     /// # Errors
     /// Where the machine cannot carry it, or it does not become whole.
-    pub fn up(dir: &Path, program: &Path) -> Result<Self, String> {
+    pub fn up(dir: &Path, program: &Path, previous: Option<&Path>) -> Result<Self, String> {
         let number = std::process::id() % 200;
         let mut lab = Self {
             dir: dir.to_owned(),
@@ -123,11 +127,11 @@ impl Lab {
             access: String::new(),
             secret: String::new(),
         };
-        lab.build()?;
+        lab.build(previous.unwrap_or(program))?;
         Ok(lab)
     }
 
-    fn build(&mut self) -> Result<(), String> {
+    fn build(&mut self, program: &Path) -> Result<(), String> {
         fs::create_dir_all(&self.dir).map_err(|error| error.to_string())?;
         let (bridge, gate) = (self.tag.clone(), format!("{}.254/24", self.subnet));
         run("ip", &["link", "add", &bridge, "type", "bridge"])?;
@@ -135,7 +139,7 @@ impl Lab {
         run("ip", &["link", "set", &bridge, "up"])?;
         for (role, count) in [(Role::Meta, 3), (Role::Storage, 6), (Role::Gateway, 2)] {
             for number in 1..=count {
-                let host = self.wire(role, number)?;
+                let host = self.wire(role, number, program)?;
                 self.hosts.push(host);
             }
         }
@@ -143,7 +147,7 @@ impl Lab {
     }
 
     /// A namespace with a cable to the bridge, and a disk where the host keeps shards.
-    fn wire(&self, role: Role, number: usize) -> Result<Host, String> {
+    fn wire(&self, role: Role, number: usize, program: &Path) -> Result<Host, String> {
         let at = self.hosts.len() + 1;
         let (namespace, cable) = (format!("{}-{at}", self.tag), format!("{}v{at}", self.tag));
         let address = format!("{}.{at}", self.subnet);
@@ -176,7 +180,8 @@ impl Lab {
             mounted?;
             let _none = fs::remove_dir(Path::new(&disk).join("lost+found"));
         }
-        Ok(Host { name, role, rack: (number - 1) % 3 + 1, address, namespace, dir, process: None })
+        let (rack, program) = ((number - 1) % 3 + 1, program.to_owned());
+        Ok(Host { name, role, rack, address, namespace, dir, program, process: None })
     }
 
     fn configure(&self, host: &Host) -> Result<(), String> {
@@ -201,7 +206,7 @@ impl Lab {
         }
         let operator = self.operator();
         let config = self.hosts[0].dir.join("config.toml").display().to_string();
-        let program = self.program.display().to_string();
+        let program = self.hosts[0].program.display().to_string();
         let said = run(&program, &["cluster", "init", "--config", &config, "--operator", &operator])?;
         let key = |name: &str| {
             let line = said.lines().find_map(|line| line.trim().strip_prefix(&format!("export {name}=")));
@@ -265,7 +270,7 @@ impl Lab {
         // Into its network alone: "ip netns exec" would also keep every file system mounted that is mounted now.
         let child = command("nsenter")
             .arg(network_of(&host.namespace))
-            .arg(&self.program)
+            .arg(&host.program)
             .args(["server", "--config"])
             .arg(host.dir.join("config.toml"))
             .args(extra)
@@ -290,6 +295,22 @@ impl Lab {
             let _gone = child.kill();
             let _gone = child.wait();
         }
+    }
+
+    /// Whether a host runs an older version.
+    pub fn is_old(&self, at: usize) -> bool {
+        self.hosts[at].program != self.program
+    }
+
+    /// Stops a host, and starts it with the current version.
+    ///
+    /// # Errors
+    /// Where it cannot be started, or the cluster does not become well.
+    pub fn upgrade(&mut self, at: usize) -> Result<(), String> {
+        self.stop(at);
+        self.hosts[at].program = self.program.clone();
+        self.start(at)?;
+        self.until_healthy()
     }
 
     /// SIGTERM, and waits.

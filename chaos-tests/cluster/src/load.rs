@@ -45,6 +45,7 @@ pub struct Record {
 pub struct Load {
     record: Arc<Mutex<Record>>,
     stop: Arc<AtomicBool>,
+    strict: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     began: Instant,
 }
@@ -66,6 +67,10 @@ fn value_of(body: &[u8]) -> Option<u64> {
 
 struct Worker {
     client: Client,
+    /// Of the other gateway, for a second try.
+    other: Client,
+    /// Each operation must succeed, the second time at the latest.
+    strict: Arc<AtomicBool>,
     random: StdRng,
     values: Arc<AtomicU64>,
     record: Arc<Mutex<Record>>,
@@ -162,7 +167,21 @@ impl Worker {
     fn object(&mut self) {
         let seed = self.next_value();
         let key = format!("/objects/{seed}");
-        match self.client.try_request("PUT", &key, &[], &[], &body(seed)) {
+        // What was begun in bad times may end badly.
+        let strict = self.strict.load(Ordering::Relaxed);
+        let mut answer = self.client.try_request("PUT", &key, &[], &[], &body(seed));
+        if strict && !answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            let first = answer.map(|answer| answer.status);
+            answer = self.other.try_request("PUT", &key, &[], &[], &body(seed));
+            if self.strict.load(Ordering::Relaxed)
+                && !answer.as_ref().is_ok_and(|answer| answer.status == 200)
+            {
+                let second = answer.as_ref().map(|answer| answer.status);
+                let text = format!("{key} failed twice in a rolling restart: {first:?}, then {second:?}");
+                lock(&self.record).violations.push(text);
+            }
+        }
+        match answer {
             Ok(Response { status: 200, .. }) => {
                 let mut record = lock(&self.record);
                 record.done += 1;
@@ -181,7 +200,14 @@ impl Worker {
             record.objects.iter().nth(at).map(|(key, seed)| (key.clone(), *seed))
         };
         if let Some((key, seed)) = random {
-            let read = read(&self.client, &key, seed);
+            let strict = self.strict.load(Ordering::Relaxed);
+            let mut read = read(&self.client, &key, seed);
+            if strict && read == Ok(false) {
+                read = crate::load::read(&self.other, &key, seed);
+                if read == Ok(false) && self.strict.load(Ordering::Relaxed) {
+                    read = Err(format!("{key} could not be read twice in a rolling restart"));
+                }
+            }
             let mut record = lock(&self.record);
             match read {
                 Ok(true) => record.done += 1,
@@ -209,10 +235,13 @@ impl Load {
     pub fn start(lab: &Lab, seed: u64) -> Self {
         let (record, stop, began) =
             (Arc::<Mutex<Record>>::default(), Arc::<AtomicBool>::default(), Instant::now());
+        let strict = Arc::<AtomicBool>::default();
         let values = Arc::new(AtomicU64::new(1));
         let threads = (0..6).map(|number| {
             let mut worker = Worker {
                 client: lab.client(number).with_patience(PATIENCE),
+                other: lab.client(number + 1).with_patience(PATIENCE),
+                strict: strict.clone(),
                 random: StdRng::seed_from_u64(seed ^ number as u64),
                 values: values.clone(),
                 record: record.clone(),
@@ -231,7 +260,12 @@ impl Load {
                 }
             })
         });
-        Self { threads: threads.collect(), record, stop, began }
+        Self { threads: threads.collect(), record, stop, strict, began }
+    }
+
+    /// From now on each write of an object must succeed, at the second try at the latest.
+    pub fn expect_little(&self, much: bool) {
+        self.strict.store(much, Ordering::Relaxed);
     }
 
     /// Operations that were answered so far.

@@ -10,6 +10,9 @@ struct Args {
     /// The server's binary
     #[arg(long, default_value = "target/release/holdfast")]
     program: PathBuf,
+    /// An older version's binary, with which the cluster begins
+    #[arg(long)]
+    previous: Option<PathBuf>,
     /// Where the cluster is; made, and not removed
     #[arg(long, default_value = "chaos-data")]
     dir: PathBuf,
@@ -33,7 +36,8 @@ fn main() -> ExitCode {
     let program = std::fs::canonicalize(&args.program).unwrap_or(args.program);
     let _begins_anew = std::fs::remove_dir_all(&args.dir);
     let dir = std::path::absolute(&args.dir).unwrap_or(args.dir);
-    match run(&dir, &program, args.seed, 1, Duration::from_secs(args.seconds)) {
+    let previous = args.previous.map(|path| std::fs::canonicalize(&path).unwrap_or(path));
+    match run(&dir, &program, previous.as_deref(), args.seed, 1, Duration::from_secs(args.seconds)) {
         Ok(report) => {
             let text = report.text(args.seed);
             print!("{text}");

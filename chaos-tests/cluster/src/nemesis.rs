@@ -27,6 +27,8 @@ pub enum Fault {
     Fill(usize),
     /// Every process is stopped and started, one after another.
     RollingRestart,
+    /// Every other process that runs an older version is upgraded, one after another.
+    Upgrade,
 }
 
 impl Fault {
@@ -60,6 +62,11 @@ impl Fault {
         matches!(self, Self::Wipe(_) | Self::Damage(_) | Self::Fill(_))
     }
 
+    /// Whether each host goes down on its own and only when all is well, so that clients notice next to nothing.
+    pub fn is_planned(&self) -> bool {
+        matches!(self, Self::RollingRestart | Self::Upgrade)
+    }
+
     /// How it is told.
     pub fn describe(&self, lab: &Lab) -> String {
         let name = |at: &usize| lab.hosts[*at].name.clone();
@@ -75,6 +82,7 @@ impl Fault {
             Self::Damage(at) => format!("flip bytes on the disk of {}", name(at)),
             Self::Fill(at) => format!("fill the disk of {}", name(at)),
             Self::RollingRestart => "restart everything, one after another".to_owned(),
+            Self::Upgrade => "upgrade every other old process, one after another".to_owned(),
         }
     }
 
@@ -132,6 +140,12 @@ impl Fault {
                     lab.until_healthy()?;
                 }
             }
+            Self::Upgrade => {
+                let old: Vec<usize> = (0..lab.hosts.len()).filter(|at| lab.is_old(*at)).collect();
+                for at in old.into_iter().step_by(2) {
+                    lab.upgrade(at)?;
+                }
+            }
         }
         Ok(())
     }
@@ -152,7 +166,7 @@ impl Fault {
                 fs::remove_file(lab.disk(*at).join("filler")).map_err(|error| error.to_string())?
             }
             Self::Isolate(_) | Self::Deafen(_) | Self::CutRack(_) | Self::Lose(_) => lab.heal_network(),
-            Self::Wipe(_) | Self::Damage(_) | Self::RollingRestart => {}
+            Self::Wipe(_) | Self::Damage(_) | Self::RollingRestart | Self::Upgrade => {}
         }
         Ok(())
     }

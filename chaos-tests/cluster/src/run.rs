@@ -52,18 +52,20 @@ impl Report {
     }
 }
 
-/// Runs a cluster of `program` in `dir` for so long, and for so many faults at least, which follow from `seed`.
+/// Runs a cluster of `program` in `dir` for so long, and for so many faults at least, which follow from `seed`. With a
+/// `previous` version's binary, it begins as a cluster of that, and is upgraded host by host among the faults.
 ///
 /// # Errors
 /// Where the lab cannot be built, or a fault could not be done.
 pub fn run(
     dir: &Path,
     program: &Path,
+    previous: Option<&Path>,
     seed: u64,
     at_least: usize,
     duration: Duration,
 ) -> Result<Report, String> {
-    let mut lab = Lab::up(dir, program)?;
+    let mut lab = Lab::up(dir, program, previous)?;
     lab.client(0).create_bucket("registers");
     lab.client(0).create_bucket("objects");
     let mut random = StdRng::seed_from_u64(seed);
@@ -115,14 +117,18 @@ fn torment(
     let began = Instant::now();
     let mut number = 0;
     while began.elapsed() < duration || number < at_least {
-        let fault = Fault::choose(number, lab, random);
+        // Between two upgrades is every kind of fault.
+        let old = (0..lab.hosts.len()).any(|at| lab.is_old(at));
+        let fault = if old && number % 13 == 0 { Fault::Upgrade } else { Fault::choose(number, lab, random) };
         number += 1;
-        if fault.costs_shards() {
+        if fault.costs_shards() || fault.is_planned() {
             lab.until_healthy()?;
         }
         let start = began.elapsed().as_secs_f64();
         eprintln!("{start:6.1} s  {}", fault.describe(lab));
+        load.expect_little(fault.is_planned());
         fault.begin(lab, random).map_err(|error| format!("{}: {error}", fault.describe(lab)))?;
+        load.expect_little(false);
         // Some faults outlast the time after which a device is given up.
         thread::park_timeout(Duration::from_millis(random.random_range(2_000..6_000)));
         fault.end(lab)?;

@@ -189,6 +189,11 @@ impl<'a> ReadSession<'a> {
         None
     }
 
+    /// Shards that were asked and have not answered.
+    pub fn pending(&self) -> impl Iterator<Item = usize> {
+        self.pending.iter().map(|fetch| fetch.shard)
+    }
+
     /// Shards that turned out missing or damaged.
     pub fn failed(&self) -> u32 {
         self.failed

@@ -1,8 +1,8 @@
 //! What all doors share: metadata, devices, budgets.
 
 use crate::{
-    clock::MetaClock,
-    latency::Latency,
+    clock::{MetaClock, Stopwatch},
+    latency::{Latency, Stragglers},
     md5_lanes::Md5Lanes,
     metrics::GatewayMetrics,
     packer::Packer,
@@ -114,6 +114,8 @@ pub(crate) struct Shared {
     pub placement: Placement,
     pub clock: MetaClock,
     pub latency: Latency,
+    pub stragglers: Stragglers,
+    pub started: Stopwatch,
     pub code: ErasureCode,
     pub buffers: BufferPool,
     pub md5: Md5Lanes,
@@ -148,6 +150,8 @@ impl Engine {
             config,
             clock: MetaClock::default(),
             latency: Latency::default(),
+            stragglers: Stragglers::default(),
+            started: Stopwatch::start(),
             meta,
             placement,
             metrics,

@@ -3,8 +3,13 @@
 //! The median is followed by a stochastic approximation: each reading moves the estimate a little towards itself. Slow
 //! devices, while they are fewer than half, do not move it: they are what is to be noticed.
 
+use holdfast_core::ids::DeviceId;
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -67,9 +72,90 @@ impl Latency {
     }
 }
 
+/// A device that was late so often, without being in time once, is a straggler.
+const LATE_MAX: u32 = 3;
+
+/// A straggler is asked once in so long, to see whether it still is one.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+struct Lateness {
+    in_a_row: u32,
+    /// On the caller's clock.
+    asked_again_at: Duration,
+}
+
+/// Devices that are late time and again: what they have is computed from others at once, instead of after waiting.
+#[derive(Debug, Default)]
+pub struct Stragglers {
+    late: Mutex<BTreeMap<DeviceId, Lateness>>,
+    /// Devices in `late`: nearly always none, and then nothing is locked.
+    count: AtomicUsize,
+}
+
+impl Stragglers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DeviceId, Lateness>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A read of the device was late at `now`.
+    pub fn late(&self, device: DeviceId, now: Duration) {
+        let mut late = self.lock();
+        let lateness = late.entry(device).or_default();
+        lateness.in_a_row += 1;
+        lateness.asked_again_at = now + PROBE_EVERY;
+        self.count.store(late.len(), Ordering::Relaxed);
+    }
+
+    /// The device answered in time.
+    pub fn prompt(&self, device: DeviceId) {
+        if self.count.load(Ordering::Relaxed) > 0 {
+            let mut late = self.lock();
+            late.remove(&device);
+            self.count.store(late.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the device should not be asked at `now`. Whoever is told that it may be is the one who finds out.
+    pub fn is_one(&self, device: DeviceId, now: Duration) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut late = self.lock();
+        let Some(lateness) = late.get_mut(&device).filter(|lateness| lateness.in_a_row >= LATE_MAX) else {
+            return false;
+        };
+        if now < lateness.asked_again_at {
+            return true;
+        }
+        lateness.asked_again_at = now + PROBE_EVERY;
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stragglers_are_asked_now_and_then() {
+        let (stragglers, device, s) = (Stragglers::default(), DeviceId(3), Duration::from_secs);
+        for _ in 0..LATE_MAX {
+            assert!(!stragglers.is_one(device, s(1)));
+            stragglers.late(device, s(1));
+        }
+        assert!(stragglers.is_one(device, s(2)));
+        assert!(!stragglers.is_one(DeviceId(4), s(2)));
+        assert!(!stragglers.is_one(device, s(6)), "one asks again");
+        assert!(stragglers.is_one(device, s(6)), "and only one");
+        stragglers.late(device, s(7));
+        assert!(stragglers.is_one(device, s(11)));
+        assert!(!stragglers.is_one(device, s(12)));
+        stragglers.prompt(device);
+        assert!(!stragglers.is_one(device, s(12)), "it is itself again");
+        stragglers.late(device, s(13));
+        assert!(!stragglers.is_one(device, s(13)), "once is no rule");
+    }
 
     #[test]
     fn slow_devices_do_not_move_what_is_usual() {

@@ -213,6 +213,36 @@ impl Shared {
         avoid: u32,
     ) -> Result<(Vec<Bytes>, u32), EngineError> {
         let devices = self.placement.devices_of(pack, epoch).await?.ok_or(EngineError::Unreadable(pack))?;
+        let slow = self.slow_shards(&devices, avoid);
+        if slow != 0 {
+            let range = (pack, epoch, shard_len, offset, len);
+            if let Ok(found) = self.read_range_from(&devices, range, avoid | slow).await {
+                return Ok(found);
+            }
+        }
+        self.read_range_from(&devices, (pack, epoch, shard_len, offset, len), avoid).await
+    }
+
+    /// Shards on devices that are late time and again, no more than can be done without.
+    fn slow_shards(&self, devices: &[DeviceId], avoid: u32) -> u32 {
+        let now = self.started.now();
+        let mut spare = self.config.profile.parity().saturating_sub(avoid.count_ones() as usize);
+        let mut slow = 0;
+        for (shard, device) in devices.iter().enumerate().filter(|(shard, _)| avoid >> shard & 1 == 0) {
+            if spare > 0 && self.stragglers.is_one(*device, now) {
+                slow |= 1 << shard;
+                spare -= 1;
+            }
+        }
+        slow
+    }
+
+    async fn read_range_from(
+        self: &Arc<Self>,
+        devices: &[DeviceId],
+        (pack, epoch, shard_len, offset, len): (PackId, Epoch, u32, u32, u32),
+        avoid: u32,
+    ) -> Result<(Vec<Bytes>, u32), EngineError> {
         let mut session = ReadSession::new(&self.code, shard_len, offset, len, avoid);
         let mut fetches = FuturesUnordered::new();
         let mut damaged = 0u32;
@@ -221,17 +251,21 @@ impl Shared {
         loop {
             while let Some(fetch) = session.poll_fetch() {
                 let device = devices.get(fetch.shard).and_then(|device| self.placement.devices.get(*device));
+                let patience = self.latency.late_after(fetch.len, self.config.hedge_after);
                 fetches.push(async move {
                     let Some(device) = device else { return (fetch, None) };
                     let id = ShardId { pack, index: fetch.shard as u8 };
                     let watch = Stopwatch::start();
                     let read = device.read(id, fetch.offset, fetch.len).await;
                     if read.is_ok() {
-                        self.latency.record(fetch.len, watch.now());
+                        let taken = watch.now();
+                        self.latency.record(fetch.len, taken);
+                        if taken < patience {
+                            self.stragglers.prompt(devices[fetch.shard]);
+                        }
                     }
                     (fetch, Some(read))
                 });
-                let patience = self.latency.late_after(fetch.len, self.config.hedge_after);
                 late_at.get_or_insert_with(|| tokio::time::Instant::now() + patience);
             }
             if let Some(result) = session.poll_result() {
@@ -258,6 +292,8 @@ impl Shared {
                     session.handle_fetched(fetch, bytes);
                 }
                 () = tokio::time::sleep_until(late_at.unwrap_or_else(tokio::time::Instant::now)) => {
+                    let late = session.pending().filter_map(|shard| devices.get(shard));
+                    late.for_each(|device| self.stragglers.late(*device, self.started.now()));
                     late_at = Some(tokio::time::Instant::now() + self.config.hedge_after);
                     self.metrics.hedged_reads.inc();
                     session.handle_late();

@@ -12,7 +12,7 @@ use holdfast_meta_raft_machine::{
     ask::{Ask, HeaderNow, Question, Topology, TopologyBefore3, TopologyNow},
     command::{self, Outcome, Request},
 };
-use holdfast_net::{NetError, Remote, Target, Tls};
+use holdfast_net::{NetError, Remote, RetryBudget, Target, Tls};
 use holdfast_proto::{self as proto, HealthNow, call::Method, failure::Code, reply};
 use std::{
     collections::BTreeMap,
@@ -60,6 +60,8 @@ struct Inner {
     turn: AtomicUsize,
     /// The version that all members understand, as last heard; 0 where it is not known.
     version: AtomicU32,
+    retries: RetryBudget,
+    started: Instant,
 }
 
 /// The metadata behind the network. Cheap to clone.
@@ -83,6 +85,8 @@ impl RemoteMeta {
             leader: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             version: AtomicU32::new(0),
+            retries: RetryBudget::default(),
+            started: Instant::now(),
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
         tokio::spawn(run(inner.clone(), jobs));
@@ -262,7 +266,10 @@ impl Inner {
                 return Err(MetaError::Unreachable("no member is known".to_owned()));
             };
             let error = match remote.call(method.clone(), payload.clone(), TRY).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.retries.succeeded();
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             if let Some(refused) = self.learn(&error) {
@@ -275,6 +282,12 @@ impl Inner {
             // A hint is followed at once; a whole round without an answer is followed by a pause.
             if tries % self.members.load().len().max(self.seeds.len()).max(1) == 0 {
                 tokio::time::sleep(PAUSE).await;
+            }
+            while let Err(wait) = self.retries.take(self.started.elapsed()) {
+                if Instant::now() + wait >= deadline {
+                    return Err(MetaError::Unreachable(error.to_string()));
+                }
+                tokio::time::sleep(wait).await;
             }
         }
     }
