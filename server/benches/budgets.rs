@@ -6,7 +6,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Server, client::Connection, noise};
+use common::{Client, Server, client::Connection, cluster::Cluster, noise};
 use std::{
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
@@ -60,6 +60,18 @@ fn flushes() -> f64 {
     stats.lines().filter_map(|line| line.split_whitespace().nth(18)?.parse::<f64>().ok()).fold(0.0, f64::max)
 }
 
+/// What is loaded: the processes that are accounted for, and a way in.
+struct System {
+    pids: Vec<u32>,
+    client: Client,
+}
+
+impl System {
+    fn sum(&self, figure: impl Fn(u32) -> f64) -> f64 {
+        self.pids.iter().map(|pid| figure(*pid)).sum()
+    }
+}
+
 /// One load: what it cost.
 struct Cost {
     operations: f64,
@@ -72,18 +84,17 @@ struct Cost {
 
 /// Runs `operation` on `connections` connections for some seconds.
 fn load(
-    server: &Server,
+    system: &System,
     connections: u64,
     seconds: u64,
     operation: impl Fn(&mut Connection, u64) + Sync,
 ) -> Cost {
     let next = AtomicU64::new(0);
-    let (cpu, bytes, flushed, start) =
-        (cpu_s(server.pid()), written(server.pid()), flushes(), Instant::now());
+    let (cpu, bytes, flushed, start) = (system.sum(cpu_s), system.sum(written), flushes(), Instant::now());
     let until = start + Duration::from_secs(seconds);
     let mut times: Vec<f64> = std::thread::scope(|scope| {
         let worker = || {
-            let mut connection = server.client().connect().expect("a connection");
+            let mut connection = system.client.connect().expect("a connection");
             let mut times = Vec::new();
             while Instant::now() < until {
                 let begun = Instant::now();
@@ -98,8 +109,8 @@ fn load(
     times.sort_by(f64::total_cmp);
     Cost {
         operations: times.len() as f64,
-        cpu_s: cpu_s(server.pid()) - cpu,
-        written: written(server.pid()) - bytes,
+        cpu_s: system.sum(cpu_s) - cpu,
+        written: system.sum(written) - bytes,
         flushes: flushes() - flushed,
         p99_ms: times.get(times.len() * 99 / 100).copied().unwrap_or(0.0),
         seconds: start.elapsed().as_secs_f64(),
@@ -137,50 +148,81 @@ fn main() {
     let server = Server::start(&dir.path().join("data"), &[]);
     let goal = |what, budget, aim| Goal { what, budget, aim };
     show(&goal("resident memory, idle: MiB", 150.0, 60.0), memory_mib(server.pid(), "VmRSS"));
-    server.client().create_bucket("bench");
+    let system = System { pids: vec![server.pid()], client: server.client() };
+    system.client.create_bucket("bench");
 
     let large = 16 << 20;
-    let cost = load(&server, 8, 8, put(large, "l"));
+    let cost = load(&system, 8, 8, put(large, "l"));
     let gb = cost.operations * large as f64 / 1e9;
     println!("PUT 16 MiB, 8 at once: {:.0} MB/s", gb * 1e3 / cost.seconds);
-    show(&goal("PUT 16 MiB, 8 at once: CPU s/GB", 3.0, 1.8), cost.cpu_s / gb);
+    let alone_put = cost.cpu_s / gb;
+    show(&goal("PUT 16 MiB, 8 at once: CPU s/GB", 3.0, 1.8), alone_put);
     show(&goal("PUT 16 MiB: device bytes a user byte", 1.6, 1.53), cost.written / gb / 1e9);
     let objects = cost.operations as u64;
-    let cost = load(&server, 8, 5, get(large, "l", objects.min(32)));
+    let cost = load(&system, 8, 5, get(large, "l", objects.min(32)));
     let gb = cost.operations * large as f64 / 1e9;
     println!("GET 16 MiB, 8 at once: {:.0} MB/s", gb * 1e3 / cost.seconds);
-    show(&goal("GET 16 MiB, 8 at once: CPU s/GB", 1.0, 0.6), cost.cpu_s / gb);
+    let alone_get = cost.cpu_s / gb;
+    show(&goal("GET 16 MiB, 8 at once: CPU s/GB", 1.0, 0.6), alone_get);
 
-    let cost = load(&server, 32, 5, put(4 << 10, "s"));
+    let cost = load(&system, 32, 5, put(4 << 10, "s"));
     let objects = cost.operations as u64;
     println!("PUT 4 KiB, 32 at once: {:.0} a second", cost.operations / cost.seconds);
     show(&goal("PUT 4 KiB, 32 at once: CPU us a request", 200.0, 100.0), cost.cpu_s * 1e6 / cost.operations);
     show(&goal("PUT 4 KiB, 32 at once: flushes an object", 1.0, 0.3), cost.flushes / cost.operations);
     show(&goal("PUT 4 KiB, 32 at once: p99 ms", 50.0, 10.0), cost.p99_ms);
-    let cost = load(&server, 32, 4, get(4 << 10, "s", objects));
+    let cost = load(&system, 32, 4, get(4 << 10, "s", objects));
     show(&goal("GET 4 KiB, 32 at once: CPU us a request", 100.0, 60.0), cost.cpu_s * 1e6 / cost.operations);
     let head = |connection: &mut Connection, n: u64| {
         let response =
             connection.request("HEAD", &format!("/bench/s{}", n % objects), &[], b"").expect("an answer");
         assert_eq!(response.status, 200);
     };
-    let cost = load(&server, 32, 3, head);
+    let cost = load(&system, 32, 3, head);
     show(&goal("HEAD, 32 at once: p99 ms", 50.0, 10.0), cost.p99_ms);
     let list = |connection: &mut Connection, n: u64| {
         let after = format!("s{}", n % objects);
         let query = [("list-type", "2"), ("max-keys", "1000"), ("start-after", after.as_str())];
         assert_eq!(connection.request("GET", "/bench", &query, b"").expect("an answer").status, 200);
     };
-    let cost = load(&server, 1, 3, list);
+    let cost = load(&system, 1, 3, list);
     show(&goal("LIST 1000 keys: ms a page", 10.0, 4.0), cost.seconds * 1e3 / cost.operations);
 
-    let cost = load(&server, 32, 5, put(64 << 10, "m"));
+    let cost = load(&system, 32, 5, put(64 << 10, "m"));
     show(&goal("PUT 64 KiB, 32 at once: CPU us a request", 500.0, 250.0), cost.cpu_s * 1e6 / cost.operations);
     show(&goal("PUT 64 KiB, 32 at once: flushes an object", 1.0, 0.3), cost.flushes / cost.operations);
     println!("resident memory, highest so far: {:.0} MiB", memory_mib(server.pid(), "VmHWM"));
 
     let stopped = dir.path().join("data");
     restart(server, &stopped);
+    cluster(&dir.path().join("cluster"), large, alone_put, alone_get);
+}
+
+/// What a cluster of separate processes costs over one process.
+fn cluster(dir: &Path, large: usize, alone_put: f64, alone_get: f64) {
+    let cluster = Cluster::up(dir, &["--gateways", "1"]);
+    let pids = cluster.nodes().iter().filter_map(|node| cluster.pid(node).parse().ok()).collect();
+    let system = System { pids, client: cluster.client(0) };
+    system.client.create_bucket("bench");
+    let goal = |what, budget, aim| Goal { what, budget, aim };
+    let cost = load(&system, 8, 8, put(large, "l"));
+    let gb = cost.operations * large as f64 / 1e9;
+    println!("cluster, PUT 16 MiB, 8 at once: {:.0} MB/s", gb * 1e3 / cost.seconds);
+    show(&goal("cluster, PUT 16 MiB: CPU s/GB over one process", 1.5, 1.5), cost.cpu_s / gb - alone_put);
+    let objects = cost.operations as u64;
+    let cost = load(&system, 8, 5, get(large, "l", objects.min(32)));
+    let gb = cost.operations * large as f64 / 1e9;
+    println!("cluster, GET 16 MiB, 8 at once: {:.0} MB/s", gb * 1e3 / cost.seconds);
+    show(&goal("cluster, GET 16 MiB: CPU s/GB over one process", 0.8, 0.8), cost.cpu_s / gb - alone_get);
+    let cost = load(&system, 32, 5, put(4 << 10, "s"));
+    println!(
+        "cluster, PUT 4 KiB, 32 at once: {:.0} a second, p99 {:.1} ms",
+        cost.operations / cost.seconds,
+        cost.p99_ms
+    );
+    let objects = cost.operations as u64;
+    let cost = load(&system, 32, 4, get(4 << 10, "s", objects));
+    println!("cluster, GET 4 KiB, 32 at once: {:.0} a second", cost.operations / cost.seconds);
 }
 
 /// Kills the server and times its way back.

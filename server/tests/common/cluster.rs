@@ -110,7 +110,7 @@ impl Cluster {
         self.data.join("operator")
     }
 
-    fn nodes(&self) -> Vec<String> {
+    pub fn nodes(&self) -> Vec<String> {
         let entries =
             std::fs::read_dir(&self.data).map(|dir| dir.flatten().collect::<Vec<_>>()).unwrap_or_default();
         let nodes = entries.iter().filter(|entry| entry.path().join("pid").exists());
