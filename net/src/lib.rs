@@ -10,6 +10,7 @@ mod budget;
 mod client;
 mod error;
 mod frame;
+pub mod https;
 mod server;
 mod tls;
 pub mod transport;

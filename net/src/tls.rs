@@ -51,7 +51,7 @@ impl Target {
         }
     }
 
-    fn server_name(self) -> Result<ServerName<'static>, TlsError> {
+    pub(crate) fn server_name(self) -> Result<ServerName<'static>, TlsError> {
         ServerName::try_from(self.name()).map_err(|error| TlsError::Certificate(error.to_string()))
     }
 }
@@ -129,7 +129,7 @@ pub struct Tls {
     pub(crate) transport: Arc<dyn Transport>,
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 

@@ -1,8 +1,10 @@
 //! The cluster as operators see and order it: one model, for the command line and for the HTTP API.
 
 pub mod http;
+pub mod local;
 pub mod model;
 mod orders;
+pub mod users;
 mod view;
 
 use crate::system::SystemError;

@@ -11,7 +11,8 @@ mod recover;
 mod system;
 
 use args::{
-    Args, ClusterCommand, Command, FoundCommand, OperatorArgs, OperatorCommand, ServerArgs, TokenCommand,
+    Args, ClusterCommand, Command, FoundCommand, KeyArgs, OperatorArgs, OperatorCommand, PolicyArgs,
+    ServerArgs, TokenCommand, UserArgs, UsersCommand,
 };
 use clap::Parser;
 use cluster::config::HostConfig;
@@ -67,6 +68,18 @@ fn main() -> ExitCode {
             with(Ok(()), async |()| operator::run(&operator, json, command).await)
         }
         Command::Operator(command) => with(Ok(()), async |()| operator::run(&operator, json, command).await),
+        Command::User(UserArgs { way, command }) => {
+            let command = UsersCommand::User(command);
+            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
+        }
+        Command::Key(KeyArgs { way, command }) => {
+            let command = UsersCommand::Key(command);
+            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
+        }
+        Command::Policy(PolicyArgs { way, command }) => {
+            let command = UsersCommand::Policy(command);
+            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
+        }
         Command::Recover(recover) => with(Ok(()), async |()| recover::run(recover, &operator).await),
         Command::ResumeCollection(resume) => finish(system::resume_collection(&resume.data)),
     }

@@ -2,6 +2,7 @@
 
 pub mod durability;
 mod show;
+pub mod users;
 
 use crate::{
     admin::{Cluster, model::DeviceOrder, model::DutyOrder},

@@ -1,6 +1,7 @@
 //! A whole system in one process: metadata, devices, gateway, maintenance.
 
 use crate::{
+    admin::local,
     config::Config,
     credentials,
     identity::{Identity, IdentityError},
@@ -11,9 +12,7 @@ use holdfast_core::{
 };
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance,
-    MaintenanceConfig, OpenDevice, ServeError,
-    s3::{Credentials, S3Door},
-    serve, serve_metrics,
+    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
@@ -176,8 +175,10 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
     let collector = Collector::new(local, collector_config);
 
-    let service =
-        S3Door::new(engine).into_service(Credentials::new(keys.access_key.clone(), keys.secret_key.clone()));
+    let service = S3Door::new(engine, Credentials::new(keys.access_key.clone(), keys.secret_key.clone()))
+        .into_service();
+    let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
+    let admin = tokio::spawn(local::serve(socket, local::router(meta)));
     let stopping = told_to_stop();
     announce(&config, addresses, &keys, made);
     let (stop, stopped) = watch::channel(false);
@@ -205,6 +206,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let drained = if serving.is_finished() { Ok(()) } else { flatten::<ServeError>(serving.await) };
     background.abort();
     metrics_page.abort();
+    admin.abort();
     drop(node);
     result.and(drained)
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ACCESS_KEY, SECRET_KEY, Server, noise};
+use common::{ACCESS_KEY, Client, SECRET_KEY, Server, noise};
 use std::{path::Path, process::Command};
 
 fn run(mut command: Command) -> String {
@@ -23,6 +23,66 @@ fn boto3_finds_what_applications_rely_on() {
     println!("{}", run(python));
     // A secret that was used in every request is in no log.
     assert!(!server.log().contains(SECRET_KEY));
+}
+
+/// Makes a user of a running system, and a key pair for it.
+fn make_user(data: &Path, name: &str, more: &[&str]) -> (String, String) {
+    let order = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(args).arg("--json").arg("--data").arg(data);
+        let value: serde_json::Value = serde_json::from_str(&run(command)).expect("JSON");
+        value
+    };
+    let user = order(&[&["user", "create", name], more].concat());
+    assert_eq!(user["id"], name);
+    let key = order(&["key", "create", "--user", name]);
+    let text = |field: &str| key[field].as_str().expect("a text").to_owned();
+    (text("access_key"), text("secret_key"))
+}
+
+#[test]
+fn versions_locks_and_grants_hold_between_users() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &[]);
+    let alice = make_user(&data, "alice", &[]);
+    let bob = make_user(&data, "bob", &["--email", "bob@example.org"]);
+    let mut python = Command::new("python3");
+    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/access_suite.py"));
+    python.args([&format!("http://{}", server.s3), ACCESS_KEY, SECRET_KEY]);
+    python.args([&alice.0, &alice.1, &bob.0, &bob.1]);
+    println!("{}", run(python));
+    for secret in [SECRET_KEY, &alice.1, &bob.1] {
+        assert!(!server.log().contains(secret));
+    }
+    // A key that is taken away opens nothing from that moment on; nor do those of who is disabled.
+    let order = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(args).arg("--data").arg(&data);
+        run(command)
+    };
+    let status = |(access, secret): &(String, String)| {
+        Client::with_keys(&server.s3, access, secret).request("GET", "/", &[], b"").status
+    };
+    assert_eq!((status(&alice), status(&bob)), (200, 200));
+    order(&["key", "delete", &alice.0]);
+    order(&["user", "disable", "bob"]);
+    assert_eq!((status(&alice), status(&bob)), (403, 403));
+    order(&["user", "enable", "bob"]);
+    assert_eq!(status(&bob), 200);
+    // What a user's own policy denies, it may not even do with what is its own.
+    let policy = dir.path().join("policy.json");
+    let text = r#"{"Statement":{"Effect":"Deny","Action":"s3:ListAllMyBuckets","Resource":"*"}}"#;
+    std::fs::write(&policy, text).expect("a file");
+    order(&["policy", "put", "no-list", &policy.display().to_string()]);
+    order(&["policy", "attach", "no-list", "--user", "bob"]);
+    assert_eq!(status(&bob), 403);
+    order(&["policy", "detach", "no-list", "--user", "bob"]);
+    assert_eq!(status(&bob), 200);
+    // All of it outlives the process.
+    server.kill();
+    let server = Server::start(&data, &[]);
+    assert_eq!(Client::with_keys(&server.s3, &bob.0, &bob.1).request("GET", "/", &[], b"").status, 200);
 }
 
 #[test]

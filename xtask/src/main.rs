@@ -7,11 +7,12 @@ use std::{
 };
 
 /// Crates that decide and never do.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "holdfast-core",
     "holdfast-erasure",
     "holdfast-gateway-md5",
     "holdfast-gateway-object",
+    "holdfast-gateway-policy",
     "holdfast-meta-raft-archive",
     "holdfast-meta-raft-machine",
     "holdfast-meta-raft-planner",

@@ -1,6 +1,10 @@
 //! Listeners: S3, and metrics on a port of its own.
 
-use crate::{aws_chunked::Bounded, metrics::GatewayMetrics, s3::REGION};
+use crate::{
+    aws_chunked::Bounded,
+    metrics::GatewayMetrics,
+    s3::{Peer, REGION},
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use http_body_util::{BodyDataStream, Full, StreamBody};
@@ -20,6 +24,7 @@ use s3s::service::S3Service;
 use std::{
     convert::Infallible,
     future::Future,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -85,9 +90,10 @@ pub async fn serve(
             next = next => next,
             () = &mut stop => break,
         };
-        let Some(stream) = usable(accepted).await? else { continue };
+        let Some((stream, address)) = usable(accepted).await? else { continue };
         let (service, metrics) = (service.clone(), metrics.clone());
-        let answer = service_fn(move |request| answer(service.clone(), metrics.clone(), request));
+        let peer = Peer { address, secure: false };
+        let answer = service_fn(move |request| answer(service.clone(), metrics.clone(), peer, request));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let stream = TokioIo::new(Box::pin(stream));
@@ -109,11 +115,11 @@ pub async fn serve(
 
 /// A connection with small answers sent at once; `None` where the client is gone again.
 async fn usable(
-    accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>,
-) -> std::io::Result<Option<TcpStream>> {
+    accepted: std::io::Result<(TcpStream, SocketAddr)>,
+) -> std::io::Result<Option<(TcpStream, SocketAddr)>> {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     match accepted {
-        Ok((stream, _)) => Ok(stream.set_nodelay(true).is_ok().then_some(stream)),
+        Ok((stream, address)) => Ok(stream.set_nodelay(true).is_ok().then_some((stream, address))),
         Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) => Ok(None),
         // Out of descriptors: those that are served will give some back.
         Err(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
@@ -128,7 +134,8 @@ async fn usable(
 async fn answer(
     service: S3Service,
     metrics: GatewayMetrics,
-    request: Request<Incoming>,
+    peer: Peer,
+    mut request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
     let start = std::time::Instant::now();
     let method = request.method().clone();
@@ -140,6 +147,7 @@ async fn answer(
     if signed_elsewhere(&request) {
         return Ok(refuse_region());
     }
+    request.extensions_mut().insert(peer);
     let unasked = expects_nothing(&request);
     let _flight = InFlight::enter(&metrics);
     let span = tracing::info_span!("request", id, %method, path);
@@ -292,7 +300,7 @@ pub async fn serve_metrics(
             accepted = listener.accept() => accepted,
             () = &mut stop => return Ok(()),
         };
-        let Some(stream) = usable(accepted).await? else { continue };
+        let Some((stream, _)) = usable(accepted).await? else { continue };
         let registry = registry.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
             let response = metrics_page(&registry, request.uri().path());

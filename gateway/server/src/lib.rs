@@ -11,6 +11,7 @@ mod digest;
 mod download;
 mod engine;
 mod http;
+pub mod identity;
 mod latency;
 mod loose;
 mod maintenance;

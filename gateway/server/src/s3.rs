@@ -3,29 +3,44 @@
 //! s3s parses and authenticates a request once; authorization and execution read its one result. Each operation is a
 //! function of the modules below; the trait's methods only name them.
 
+mod access;
+mod acl;
 mod attributes;
-mod auth;
 mod buckets;
 mod conditions;
 mod copy;
+mod deletes;
 mod digest;
+mod documents;
 mod error;
+mod extras;
+mod grants;
+mod inspect;
 mod listing;
+mod locks;
 mod multipart;
 mod objects;
+mod settings;
+mod tagging;
+mod versions;
 
-pub use auth::Credentials;
+pub use access::Peer;
 
-use crate::engine::Engine;
+use crate::{
+    engine::Engine,
+    identity::{Credentials, Directory},
+};
+use access::Guard;
 use holdfast_meta_raft_machine::{
-    ask::{BucketNamed, Question},
+    ask::Question,
     command::{Command, Outcome},
-    records::Bucket,
 };
 use s3s::{
-    S3, S3Request, S3Response, S3Result, dto, s3_error,
+    S3, S3Request, S3Response, S3Result, dto,
     service::{S3Service, S3ServiceBuilder},
 };
+use settings::Buckets;
+use std::sync::Arc;
 
 /// The region that every bucket is in.
 pub const REGION: &str = "us-east-1";
@@ -34,18 +49,23 @@ pub const REGION: &str = "us-east-1";
 #[derive(Clone)]
 pub struct S3Door {
     engine: Engine,
+    directory: Arc<Directory>,
+    buckets: Arc<Buckets>,
 }
 
 impl S3Door {
-    pub fn new(engine: Engine) -> Self {
-        Self { engine }
+    /// The door to `engine`, whose owner has `credentials`.
+    pub fn new(engine: Engine, credentials: Credentials) -> Self {
+        let directory = Arc::new(Directory::new(engine.meta().clone(), credentials));
+        Self { engine, directory, buckets: Arc::default() }
     }
 
-    /// The door behind signature checks.
-    pub fn into_service(self, credentials: Credentials) -> S3Service {
+    /// The door behind its guard.
+    pub fn into_service(self) -> S3Service {
+        let guard = Guard(self.clone());
         let mut builder = S3ServiceBuilder::new(self);
-        builder.set_auth(credentials);
-        builder.set_access(auth::OwnerOnly);
+        builder.set_auth(guard.clone());
+        builder.set_access(guard);
         builder.set_validation(buckets::BucketNames);
         builder.build()
     }
@@ -58,15 +78,6 @@ impl S3Door {
     async fn ask<Q: Question>(&self, question: Q) -> S3Result<Q::Answer> {
         self.engine.meta().ask(question).await.map_err(|failed| error::engine(failed.into()))
     }
-
-    async fn bucket(&self, name: &str) -> S3Result<Bucket> {
-        // What the system keeps for itself has names that no bucket can have.
-        let bucket = match is_hidden(name) {
-            true => None,
-            false => self.ask(BucketNamed { name: name.to_owned() }).await?,
-        };
-        bucket.ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))
-    }
 }
 
 /// Whether a bucket is the system's own.
@@ -76,12 +87,24 @@ fn is_hidden(name: &str) -> bool {
 
 /// Trait methods that are functions of the same name elsewhere.
 macro_rules! operations {
-    ($($module:ident :: $name:ident: $input:ident => $output:ident;)*) => {
+    (
+        $($module:ident :: $name:ident: $input:ident => $output:ident;)*
+        ; at once
+        $($module_now:ident :: $name_now:ident: $input_now:ident => $output_now:ident;)*
+    ) => {
         #[async_trait::async_trait]
         impl S3 for S3Door {
             $(
                 async fn $name(&self, request: S3Request<dto::$input>) -> S3Result<S3Response<dto::$output>> {
                     $module::$name(self, request).await
+                }
+            )*
+            $(
+                async fn $name_now(
+                    &self,
+                    request: S3Request<dto::$input_now>,
+                ) -> S3Result<S3Response<dto::$output_now>> {
+                    $module_now::$name_now(self, request)
                 }
             )*
         }
@@ -91,15 +114,31 @@ macro_rules! operations {
 operations! {
     buckets::create_bucket: CreateBucketInput => CreateBucketOutput;
     buckets::delete_bucket: DeleteBucketInput => DeleteBucketOutput;
-    buckets::head_bucket: HeadBucketInput => HeadBucketOutput;
     buckets::list_buckets: ListBucketsInput => ListBucketsOutput;
-    buckets::get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput;
-    buckets::get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput;
+    versions::put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput;
+    versions::list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput;
+    documents::put_bucket_policy: PutBucketPolicyInput => PutBucketPolicyOutput;
+    documents::delete_bucket_policy: DeleteBucketPolicyInput => DeleteBucketPolicyOutput;
+    documents::put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput;
+    documents::delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput;
+    documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
+    documents::delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput;
+    documents::put_bucket_ownership_controls: PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput;
+    documents::delete_bucket_ownership_controls: DeleteBucketOwnershipControlsInput => DeleteBucketOwnershipControlsOutput;
+    documents::put_bucket_request_payment: PutBucketRequestPaymentInput => PutBucketRequestPaymentOutput;
+    tagging::put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput;
+    tagging::delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput;
+    tagging::put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput;
+    tagging::delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput;
+    grants::put_bucket_acl: PutBucketAclInput => PutBucketAclOutput;
+    grants::put_object_acl: PutObjectAclInput => PutObjectAclOutput;
+    locks::put_object_lock_configuration: PutObjectLockConfigurationInput => PutObjectLockConfigurationOutput;
+    locks::put_object_retention: PutObjectRetentionInput => PutObjectRetentionOutput;
+    locks::put_object_legal_hold: PutObjectLegalHoldInput => PutObjectLegalHoldOutput;
     objects::put_object: PutObjectInput => PutObjectOutput;
     objects::get_object: GetObjectInput => GetObjectOutput;
-    objects::head_object: HeadObjectInput => HeadObjectOutput;
-    objects::delete_object: DeleteObjectInput => DeleteObjectOutput;
-    objects::delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
+    deletes::delete_object: DeleteObjectInput => DeleteObjectOutput;
+    deletes::delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
     copy::copy_object: CopyObjectInput => CopyObjectOutput;
     copy::upload_part_copy: UploadPartCopyInput => UploadPartCopyOutput;
     listing::list_objects: ListObjectsInput => ListObjectsOutput;
@@ -110,4 +149,25 @@ operations! {
     multipart::list_multipart_uploads: ListMultipartUploadsInput => ListMultipartUploadsOutput;
     multipart::complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput;
     multipart::abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput;
+    // What the request's scene answers alone.
+    ; at once
+    grants::get_object_acl: GetObjectAclInput => GetObjectAclOutput;
+    grants::get_bucket_acl: GetBucketAclInput => GetBucketAclOutput;
+    buckets::head_bucket: HeadBucketInput => HeadBucketOutput;
+    buckets::get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput;
+    versions::get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput;
+    documents::get_bucket_policy: GetBucketPolicyInput => GetBucketPolicyOutput;
+    documents::get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
+    documents::get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput;
+    documents::get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
+    documents::get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
+    documents::get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
+    documents::get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;
+    tagging::get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput;
+    tagging::get_object_tagging: GetObjectTaggingInput => GetObjectTaggingOutput;
+    locks::get_object_lock_configuration: GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput;
+    locks::get_object_retention: GetObjectRetentionInput => GetObjectRetentionOutput;
+    locks::get_object_legal_hold: GetObjectLegalHoldInput => GetObjectLegalHoldOutput;
+    inspect::get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput;
+    objects::head_object: HeadObjectInput => HeadObjectOutput;
 }

@@ -8,17 +8,19 @@ mod chunks;
 mod collect;
 mod hosts;
 mod namespace;
-pub(crate) use namespace::components;
 mod placement;
+mod tree;
+pub(crate) use tree::components;
 mod uploads;
+mod versions;
 
 #[cfg(test)]
 mod tests;
 
 use crate::{
-    command::{Command, LogEntry, Outcome, Rejection, Request},
-    keys,
-    records::{AdminToken, Header, Record, Remembered, Settings, Token},
+    command::{Command, LogEntry, Outcome, Precondition, Rejection, Request},
+    keys, query,
+    records::{AdminToken, Extra, Header, Record, Remembered, Settings, Token},
 };
 use holdfast_core::{
     ids::{HostId, RequestId},
@@ -28,7 +30,7 @@ use holdfast_core::{
 };
 
 /// The newest cluster version that this binary can apply.
-pub const CLUSTER_VERSION: u32 = 3;
+pub const CLUSTER_VERSION: u32 = 4;
 
 /// What applying an entry gives: writes, which the caller makes durable in log order, and one outcome a request.
 #[derive(Debug)]
@@ -168,16 +170,22 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             return Err(Rejection::NeedsClusterVersion(command.since_version()).into());
         }
         match command {
-            Command::CreateBucket { name, domain, chunker } => self.create_bucket(name, domain, chunker),
+            Command::CreateBucket { name, domain, chunker } => {
+                self.create_bucket(name, domain, chunker, None)
+            }
             Command::DeleteBucket { name } => self.delete_bucket(&name),
             Command::RegisterPack(pack) => self.register_pack(pack),
             Command::RegisterSegment { id, domain, chunks } => self.register_segment(id, domain, chunks),
             Command::PutObject { bucket, key, condition, object } => {
-                self.put_object(bucket, &key, condition, object)
+                self.put_object(bucket, &key, condition, object, Extra::default())
             }
-            Command::DeleteObject { bucket, key, condition } => self.delete_object(bucket, &key, condition),
+            Command::DeleteObject { bucket, key, condition } => {
+                let precondition = Precondition { condition, ..Precondition::default() };
+                let removed = self.delete_object(bucket, &key, precondition, String::new())?;
+                Ok(Outcome::Deleted { existed: removed.existed })
+            }
             Command::CreateUpload { bucket, key, id, attributes, checksum } => {
-                self.create_upload(bucket, &key, id, attributes, checksum)
+                self.create_upload(bucket, &key, id, attributes, checksum, &Extra::default())
             }
             Command::PutPart { bucket, key, id, number, bytes, md5, checksum, segments } => {
                 let modified_ms = self.wall_ms;
@@ -262,7 +270,44 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             }
             Command::LetHostIn { token, request, host } => self.let_host_in(&token, &request, &host),
             Command::ChangeRoles { id, roles } => self.change_roles(id, roles),
+            Command::MakeBucket { name, domain, chunker, config } => {
+                self.create_bucket(name, domain, chunker, Some(config))
+            }
+            Command::ConfigureBucket { bucket, change } => self.configure_bucket(bucket, change),
+            Command::PutVersion { bucket, key, condition, object, extra } => {
+                self.put_object(bucket, &key, condition, object, extra)
+            }
+            Command::DeleteVersion { bucket, key, version, precondition, bypass, owner } => {
+                let removed = match version {
+                    None => self.delete_object(bucket, &key, precondition, owner)?,
+                    Some(name) => self.delete_version(bucket, &key, name, precondition, bypass)?,
+                };
+                Ok(Outcome::Removed(removed))
+            }
+            Command::ChangeVersion { bucket, key, version, change } => {
+                self.change_version(bucket, &key, version, change)
+            }
+            Command::StartUpload { bucket, key, id, attributes, checksum, extra } => {
+                self.create_upload(bucket, &key, id, attributes, checksum, &extra)
+            }
+            Command::ChangeIdentities { number, changes } => self.change_identities(number, changes),
         }
+    }
+
+    fn change_identities(&mut self, number: u64, changes: Vec<(String, Option<String>)>) -> Step<Outcome> {
+        if query::identity_number(&self.kv)? != number {
+            return Err(Rejection::IdentitiesChanged.into());
+        }
+        for (name, text) in changes {
+            match text {
+                Some(text) => self.kv.put(keys::identity(&name), text.into_bytes()),
+                None => self.kv.delete(keys::identity(&name)),
+            }
+        }
+        // Two changes in one entry are two.
+        let next = self.index.max(number + 1);
+        self.kv.put(keys::identity_number(), next.to_be_bytes().to_vec());
+        Ok(Outcome::Done)
     }
 
     fn set_settings(&mut self, was: &Settings, settings: &Settings) -> Step<Outcome> {
@@ -279,6 +324,15 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
 
     fn write<R: Record>(&mut self, key: Vec<u8>, record: &R) {
         self.kv.put(key, record.to_bytes());
+    }
+
+    /// Deletes a record that may not be there. Earlier versions did not know of it, and the state's hash counts every write:
+    /// where there is nothing to delete, nothing is written.
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), KvError> {
+        if self.kv.get(&key)?.is_some() {
+            self.kv.delete(key);
+        }
+        Ok(())
     }
 
     fn now(&self) -> u64 {

@@ -4,11 +4,12 @@
 //! answers are a wire format: a changed question is a new variant behind the others.
 
 use crate::{
-    list::{self, ListRequest, Page},
+    list::{self, ListRequest, Page, VersionPage},
     query,
     records::{
-        AccessKey, AdminToken, Archive, Authority, Bucket, Chunk, Device, Header, Host, Keyring, Pack, Part,
-        Pg, PgBefore3, Pool, Segment, Settings, Token, Tombstone, Upload, Version,
+        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, Device, Extra,
+        Header, Host, Keyring, Pack, Part, Pg, PgBefore3, Pool, Segment, Settings, Token, Tombstone, Upload,
+        Version, VersionName,
     },
 };
 use holdfast_core::{
@@ -148,6 +149,50 @@ pub struct Found {
     pub pack: Pack,
 }
 
+/// A version with all that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    pub version: Version,
+    pub extra: Extra,
+    /// It is the key's newest version.
+    pub latest: bool,
+}
+
+/// What a key and a version's name lead to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LookedUp {
+    #[default]
+    NotAsked,
+    NoKey,
+    NoVersion,
+    Found(Box<Object>),
+}
+
+/// All that a request needs to be judged, of one view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    pub bucket: Option<Bucket>,
+    /// `None` where the bucket's configuration is as it was seen.
+    pub config: Option<BucketConfig>,
+    /// Of the last change of identities.
+    pub identities: u64,
+    pub object: LookedUp,
+}
+
+fn look(view: &dyn View, question: &LookAt) -> Result<Look, KvError> {
+    let identities = query::identity_number(view)?;
+    let Some(bucket) = query::bucket(view, &question.bucket)? else {
+        return Ok(Look { bucket: None, config: None, identities, object: LookedUp::NotAsked });
+    };
+    let config = query::bucket_config(view, bucket.id)?;
+    let config = Some(config).filter(|config| question.seen != Some((bucket.id, config.number)));
+    let object = match &question.key {
+        Some((key, name)) => query::look_up(view, bucket.id, key, *name)?,
+        None => LookedUp::NotAsked,
+    };
+    Ok(Look { bucket: Some(bucket), config, identities, object })
+}
+
 // Whether it is a single lookup, its name, its fields, its answer.
 questions! {
     true HeaderNow {} => Option<Header>: |_question, view| query::header(view);
@@ -212,6 +257,20 @@ questions! {
     });
     true AdminTokenOf { hash: [u8; 32] } => Option<AdminToken>: |question, view| query::admin_token(view, &question.hash);
     true TombstoneOf { id: PackId } => Option<Tombstone>: |question, view| query::tombstone(view, question.id);
+    /// A bucket, its configuration where it is not the one that was `seen`, and perhaps an object.
+    false LookAt { bucket: String, seen: Option<(BucketId, u64)>, key: Option<(Vec<u8>, Option<VersionName>)> } => Look:
+        |question, view| look(view, question);
+    false VersionListing { bucket: BucketId, wanted: ListRequest, after: Option<VersionName> } => VersionPage:
+        |question, view| list::list_versions(view, question.bucket, &question.wanted, question.after);
+    true UsageOf { bucket: BucketId } => Option<BucketUsage>: |question, view| query::usage(view, question.bucket);
+    /// The number of their last change, and all identities.
+    false IdentitiesNow {} => (u64, Vec<(String, String)>):
+        |_question, view| Ok((query::identity_number(view)?, query::identities(view)?));
+    /// All buckets with their configurations.
+    false ConfiguredBuckets {} => Vec<(Bucket, BucketConfig)>: |_question, view| {
+        let with_config = |bucket: Bucket| query::bucket_config(view, bucket.id).map(|config| (bucket, config));
+        query::buckets(view)?.into_iter().map(with_config).collect()
+    };
 }
 
 #[cfg(test)]
@@ -234,5 +293,6 @@ mod tests {
         assert_eq!(Ask::from(HeaderNow {}).to_bytes(), [0]);
         assert_eq!(Ask::from(TopologyBefore3 {}).to_bytes(), [13]);
         assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [21]);
+        assert_eq!(Ask::from(IdentitiesNow {}).to_bytes(), [34]);
     }
 }

@@ -4,8 +4,9 @@
 //! id (packs, segments, collection) change nothing when they are applied again.
 
 use crate::records::{
-    AccessKey, Archive, Attributes, Authority, Checksum, ChecksumAlgorithm, ChunkRef, DeviceSpec, Duty, Etag,
-    Host, Keyring, PartSummary, PgSpec, PoolSpec, SegmentRef, Settings,
+    AccessKey, Archive, Attributes, Authority, BucketConfig, Checksum, ChecksumAlgorithm, ChunkRef,
+    DeviceSpec, Duty, Etag, Extra, Host, Keyring, PartSummary, PgSpec, PoolSpec, Retention, SegmentRef,
+    Settings, VersionName, Versioning,
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
@@ -111,6 +112,39 @@ pub enum Condition {
     Matches(Etag),
     /// `If-None-Match: "etag"`
     Differs(Etag),
+}
+
+/// [`Condition`] with what only deletes can demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Precondition {
+    pub condition: Condition,
+    /// Bytes that the object must have.
+    pub size: Option<u64>,
+    /// Seconds since 1970 at which it must have been written.
+    pub modified_s: Option<u64>,
+}
+
+/// What of a version may change after it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionChange {
+    Tags(Vec<(String, String)>),
+    Retention {
+        retention: Option<Retention>,
+        /// Governance may be gone around.
+        bypass: bool,
+    },
+    LegalHold(bool),
+    /// A door's own; `None` removes it.
+    Document(String, Option<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConfigChange {
+    Versioning(Versioning),
+    /// Versions can be locked from now on, for ever.
+    ObjectLock,
+    /// A door's own; `None` removes it.
+    Document(String, Option<String>),
 }
 
 /// An object to be committed.
@@ -398,6 +432,56 @@ pub enum Command {
         id: HostId,
         roles: Roles,
     },
+    /// [`Command::CreateBucket`] with what it is set to from its first moment.
+    MakeBucket {
+        name: String,
+        domain: DomainId,
+        chunker: ChunkerProfile,
+        config: BucketConfig,
+    },
+    ConfigureBucket {
+        bucket: BucketId,
+        change: ConfigChange,
+    },
+    /// [`Command::PutObject`] with extras. Whether it is named follows from the bucket.
+    PutVersion {
+        bucket: BucketId,
+        key: Vec<u8>,
+        condition: Condition,
+        object: NewObject,
+        extra: Extra,
+    },
+    /// Deletes what a key names now, or for good one of its versions.
+    DeleteVersion {
+        bucket: BucketId,
+        key: Vec<u8>,
+        version: Option<VersionName>,
+        precondition: Precondition,
+        /// Governance may be gone around.
+        bypass: bool,
+        /// Of a delete marker.
+        owner: String,
+    },
+    ChangeVersion {
+        bucket: BucketId,
+        key: Vec<u8>,
+        version: Option<VersionName>,
+        change: VersionChange,
+    },
+    /// [`Command::CreateUpload`] with what its version will have.
+    StartUpload {
+        bucket: BucketId,
+        key: Vec<u8>,
+        id: UploadId,
+        attributes: Attributes,
+        checksum: Option<(ChecksumAlgorithm, bool)>,
+        extra: Extra,
+    },
+    /// Changes identities, if they are as they were at `number`; `None` removes one.
+    ChangeIdentities {
+        number: u64,
+        changes: Vec<(String, Option<String>)>,
+    },
 }
 
 impl Command {
@@ -428,6 +512,13 @@ impl Command {
             | Self::DropAdminToken { .. }
             | Self::LetHostIn { .. }
             | Self::ChangeRoles { .. } => 3,
+            Self::MakeBucket { .. }
+            | Self::ConfigureBucket { .. }
+            | Self::PutVersion { .. }
+            | Self::DeleteVersion { .. }
+            | Self::ChangeVersion { .. }
+            | Self::StartUpload { .. }
+            | Self::ChangeIdentities { .. } => 4,
             Self::CreateBucket { .. }
             | Self::DeleteBucket { .. }
             | Self::RegisterPack(_)
@@ -475,6 +566,18 @@ pub enum Outcome {
     Settling {
         after: Option<PackId>,
     },
+    Removed(Removed),
+}
+
+/// What a delete did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// There was something to delete.
+    pub existed: bool,
+    /// The version that was removed, or the marker that was made.
+    pub version: Option<VersionName>,
+    /// It is a delete marker.
+    pub marker: bool,
 }
 
 impl Outcome {
@@ -575,4 +678,14 @@ pub enum Rejection {
         "another disk may not take the device's place: an operator must allow it with \"holdfast device replace\""
     )]
     NotReplaceable,
+    #[error("the version does not exist")]
+    NoSuchVersion,
+    #[error("the version is a delete marker")]
+    IsMarker,
+    #[error("the version is locked")]
+    Locked,
+    #[error("the bucket's other settings do not allow it")]
+    BucketState,
+    #[error("identities were changed meanwhile")]
+    IdentitiesChanged,
 }

@@ -58,6 +58,37 @@ pub enum Table {
     AdminToken = b'H',
     /// Whom a join token let in, by the hash of its secret.
     UsedToken = b'I',
+    /// Names whose current version is a delete marker, laid out as [`Table::DirEntry`].
+    HiddenEntry = b'J',
+    /// What versions have beyond plain objects.
+    Extra = b'K',
+    BucketConfig = b'L',
+    /// A node's null version, where it is not the current one.
+    NullVersion = b'M',
+    /// What an upload's version will have beyond a plain object.
+    UploadExtra = b'N',
+    /// Users, groups, roles, policies and keys, by name.
+    Identity = b'O',
+    /// The raft entry that changed an identity last.
+    IdentityNumber = b'P',
+}
+
+/// A tree of names. Each has directories of its own; a name with versions is in one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// Objects that are there.
+    Live,
+    /// Objects that were deleted, and have a history. Listings of what is there do not meet them.
+    Hidden,
+}
+
+impl Tree {
+    fn table(self) -> Table {
+        match self {
+            Self::Live => Table::DirEntry,
+            Self::Hidden => Table::HiddenEntry,
+        }
+    }
 }
 
 pub fn table(table: Table) -> Vec<u8> {
@@ -89,14 +120,14 @@ pub fn bucket_usage(id: BucketId) -> Vec<u8> {
 
 /// A directory's entries share this prefix. A component that is itself a directory ends in `/`, so that a walk in key
 /// order visits objects in the byte order of their whole keys.
-pub fn dir(bucket: BucketId, parent: NodeId) -> Vec<u8> {
-    key(Table::DirEntry, &[&bucket.0.to_be_bytes(), &parent.0.to_be_bytes()])
+pub fn dir(tree: Tree, bucket: BucketId, parent: NodeId) -> Vec<u8> {
+    key(tree.table(), &[&bucket.0.to_be_bytes(), &parent.0.to_be_bytes()])
 }
 
 pub const DIR_PREFIX_LEN: usize = 3 + 8 + 8;
 
-pub fn dir_entry(bucket: BucketId, parent: NodeId, component: &[u8]) -> Vec<u8> {
-    key(Table::DirEntry, &[&bucket.0.to_be_bytes(), &parent.0.to_be_bytes(), component])
+pub fn dir_entry(tree: Tree, bucket: BucketId, parent: NodeId, component: &[u8]) -> Vec<u8> {
+    key(tree.table(), &[&bucket.0.to_be_bytes(), &parent.0.to_be_bytes(), component])
 }
 
 /// Newest first within a node.
@@ -106,6 +137,35 @@ pub fn version(bucket: BucketId, node: NodeId, version: VersionId) -> Vec<u8> {
 
 pub fn inline(bucket: BucketId, node: NodeId, version: VersionId) -> Vec<u8> {
     key(Table::Inline, &[&bucket.0.to_be_bytes(), &node.0.to_be_bytes(), &(!version.0).to_be_bytes()])
+}
+
+/// All versions of a node.
+pub fn versions_of(bucket: BucketId, node: NodeId) -> Vec<u8> {
+    key(Table::Version, &[&bucket.0.to_be_bytes(), &node.0.to_be_bytes()])
+}
+
+pub fn extra(bucket: BucketId, node: NodeId, version: VersionId) -> Vec<u8> {
+    key(Table::Extra, &[&bucket.0.to_be_bytes(), &node.0.to_be_bytes(), &(!version.0).to_be_bytes()])
+}
+
+pub fn null_version(bucket: BucketId, node: NodeId) -> Vec<u8> {
+    key(Table::NullVersion, &[&bucket.0.to_be_bytes(), &node.0.to_be_bytes()])
+}
+
+pub fn bucket_config(bucket: BucketId) -> Vec<u8> {
+    key(Table::BucketConfig, &[&bucket.0.to_be_bytes()])
+}
+
+pub fn upload_extra(id: UploadId) -> Vec<u8> {
+    key(Table::UploadExtra, &[&id.0])
+}
+
+pub fn identity(name: &str) -> Vec<u8> {
+    key(Table::Identity, &[name.as_bytes()])
+}
+
+pub fn identity_number() -> Vec<u8> {
+    table(Table::IdentityNumber)
 }
 
 pub fn journal(bucket: BucketId, number: u64) -> Vec<u8> {

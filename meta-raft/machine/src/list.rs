@@ -5,13 +5,17 @@
 
 use crate::{
     apply::components,
-    keys,
+    keys::{self, Tree},
     records::{DirEntry, Record, Summary},
 };
 use holdfast_core::{
     ids::{BucketId, NodeId},
     kv::{KvError, View, prefix_end},
 };
+mod versions;
+
+pub use versions::{VersionItem, VersionPage, VersionShown, list_versions};
+
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
@@ -55,7 +59,42 @@ pub struct Page {
 /// # Errors
 /// Where the state cannot be read.
 pub fn list<V: View + ?Sized>(view: &V, bucket: BucketId, request: &ListRequest) -> Result<Page, KvError> {
-    let mut walk = Walk { view, bucket, request, page: Page::default(), skip: None };
+    let Names { names, truncated } = list_tree(view, Tree::Live, bucket, request)?;
+    let item = |name| match name {
+        Name::File { key, summary, .. } => Item::Object { key, summary },
+        Name::CommonPrefix(prefix) => Item::CommonPrefix(prefix),
+    };
+    Ok(Page { items: names.into_iter().map(item).collect(), truncated })
+}
+
+/// A name that is shown, with its node.
+enum Name {
+    File { key: Vec<u8>, node: NodeId, summary: Summary },
+    CommonPrefix(Vec<u8>),
+}
+
+impl Name {
+    fn text(&self) -> &[u8] {
+        match self {
+            Self::File { key, .. } => key,
+            Self::CommonPrefix(prefix) => prefix,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Names {
+    names: Vec<Name>,
+    truncated: bool,
+}
+
+fn list_tree<V: View + ?Sized>(
+    view: &V,
+    tree: Tree,
+    bucket: BucketId,
+    request: &ListRequest,
+) -> Result<Names, KvError> {
+    let mut walk = Walk { view, tree, bucket, request, page: Names::default(), skip: None };
     if request.max == 0 {
         return Ok(walk.page);
     }
@@ -63,7 +102,7 @@ pub fn list<V: View + ?Sized>(view: &V, bucket: BucketId, request: &ListRequest)
     let mut parent = NodeId::ROOT;
     let mut path = Vec::new();
     for component in components(&request.prefix).filter(|component| component.ends_with(b"/")) {
-        let found = view.get(&keys::dir_entry(bucket, parent, component))?;
+        let found = view.get(&keys::dir_entry(tree, bucket, parent, component))?;
         match found.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()? {
             Some(DirEntry::Directory { node, .. }) => parent = node,
             Some(DirEntry::File { .. }) | None => return Ok(walk.page),
@@ -76,9 +115,10 @@ pub fn list<V: View + ?Sized>(view: &V, bucket: BucketId, request: &ListRequest)
 
 struct Walk<'a, V: ?Sized> {
     view: &'a V,
+    tree: Tree,
     bucket: BucketId,
     request: &'a ListRequest,
-    page: Page,
+    page: Names,
     /// The common prefix that was shown last: what begins with it is skipped.
     skip: Option<Vec<u8>>,
 }
@@ -95,7 +135,7 @@ enum Found {
 impl<V: View + ?Sized> Walk<'_, V> {
     /// Walks the directory `node`, whose keys begin with `path`.
     fn directory(&mut self, node: NodeId, path: &[u8]) -> Result<ControlFlow<()>, KvError> {
-        let base = keys::dir(self.bucket, node);
+        let base = keys::dir(self.tree, self.bucket, node);
         let end = prefix_end(&base);
         let mut start = [base.clone(), self.first_name(path)].concat();
         loop {
@@ -156,7 +196,7 @@ impl<V: View + ?Sized> Walk<'_, V> {
         if !leads_to_prefix && let Some(common) = common_prefix(&key, prefix, delimiter) {
             self.skip = Some(common.clone());
             let shown_before = common <= *after;
-            if !shown_before && self.push(Item::CommonPrefix(common), *max) {
+            if !shown_before && self.push(Name::CommonPrefix(common), *max) {
                 return Found::Full;
             }
             return Found::Nothing;
@@ -166,8 +206,8 @@ impl<V: View + ?Sized> Walk<'_, V> {
                 let all_before = key <= *after && !after.starts_with(&key);
                 if all_before { Found::Nothing } else { Found::Descend(node, name.to_vec()) }
             }
-            DirEntry::File { current, .. } => {
-                if key > *after && self.push(Item::Object { key, summary: current }, *max) {
+            DirEntry::File { node, current } => {
+                if key > *after && self.push(Name::File { key, node, summary: current }, *max) {
                     return Found::Full;
                 }
                 Found::Nothing
@@ -176,12 +216,12 @@ impl<V: View + ?Sized> Walk<'_, V> {
     }
 
     /// Adds an item, unless the page is full: then it is known that more follows.
-    fn push(&mut self, item: Item, max: usize) -> bool {
-        if self.page.items.len() == max {
+    fn push(&mut self, name: Name, max: usize) -> bool {
+        if self.page.names.len() == max {
             self.page.truncated = true;
             return true;
         }
-        self.page.items.push(item);
+        self.page.names.push(name);
         false
     }
 }

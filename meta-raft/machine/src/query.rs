@@ -2,12 +2,12 @@
 
 use crate::{
     apply::components,
-    ask::{Backlog, Found},
-    keys::{self, Table},
+    ask::{Backlog, Found, LookedUp, Object},
+    keys::{self, Table, Tree},
     records::{
-        AccessKey, AdminToken, Archive, Authority, Bucket, BucketUsage, Chunk, Device, DirEntry, Header,
-        Host, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment, Settings, Summary, Token, Tombstone,
-        Upload, Version,
+        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, Device,
+        DirEntry, Extra, Header, Host, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment, Settings,
+        Summary, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
@@ -59,9 +59,18 @@ pub fn entry(
     bucket: BucketId,
     key: &[u8],
 ) -> Result<Option<(NodeId, Summary)>, KvError> {
+    entry_in(view, Tree::Live, bucket, key)
+}
+
+fn entry_in(
+    view: &(impl View + ?Sized),
+    tree: Tree,
+    bucket: BucketId,
+    key: &[u8],
+) -> Result<Option<(NodeId, Summary)>, KvError> {
     let mut parent = NodeId::ROOT;
     for component in components(key) {
-        let found = read::<DirEntry>(view, &keys::dir_entry(bucket, parent, component))?;
+        let found = read::<DirEntry>(view, &keys::dir_entry(tree, bucket, parent, component))?;
         match (found, component.ends_with(b"/")) {
             (Some(DirEntry::Directory { node, .. }), true) => parent = node,
             (Some(DirEntry::File { node, current }), false) => return Ok(Some((node, current))),
@@ -76,6 +85,73 @@ pub fn object(view: &(impl View + ?Sized), bucket: BucketId, key: &[u8]) -> Resu
     let Some((node, current)) = entry(view, bucket, key)? else { return Ok(None) };
     let version = read(view, &keys::version(bucket, node, current.version))?;
     version.map(Some).ok_or_else(|| KvError::Storage(format!("version {} does not exist", current.version)))
+}
+
+pub fn bucket_config(view: &(impl View + ?Sized), bucket: BucketId) -> Result<BucketConfig, KvError> {
+    Ok(read(view, &keys::bucket_config(bucket))?.unwrap_or_default())
+}
+
+/// The node of a key, and its newest version, be it there or hidden.
+pub(crate) fn newest(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    key: &[u8],
+) -> Result<Option<(NodeId, VersionId)>, KvError> {
+    let found = match entry(view, bucket, key)? {
+        Some(found) => Some(found),
+        None => entry_in(view, Tree::Hidden, bucket, key)?,
+    };
+    Ok(found.map(|(node, current)| (node, current.version)))
+}
+
+pub fn extra(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    node: NodeId,
+    version: VersionId,
+) -> Result<Extra, KvError> {
+    Ok(read(view, &keys::extra(bucket, node, version))?.unwrap_or_default())
+}
+
+/// A version of a key by its name, or the newest, which may be a delete marker.
+pub fn look_up(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    key: &[u8],
+    name: Option<VersionName>,
+) -> Result<LookedUp, KvError> {
+    let Some((node, newest)) = newest(view, bucket, key)? else { return Ok(LookedUp::NoKey) };
+    let id = match name {
+        None => newest,
+        Some(VersionName::Id(id)) => id,
+        Some(VersionName::Null) => match view.get(&keys::null_version(bucket, node))? {
+            Some(bytes) => VersionId(u64::from_be_bytes(bytes.try_into().unwrap_or_default())),
+            None => newest,
+        },
+    };
+    let Some(version) = read::<Version>(view, &keys::version(bucket, node, id))? else {
+        return Ok(LookedUp::NoVersion);
+    };
+    let extra = extra(view, bucket, node, id)?;
+    let other = name.is_some_and(|name| extra.named != (name != VersionName::Null));
+    Ok(match other {
+        true => LookedUp::NoVersion,
+        false => LookedUp::Found(Box::new(Object { version, extra, latest: id == newest })),
+    })
+}
+
+/// Which change of identities was the last; 0 where there was none.
+pub fn identity_number(view: &(impl View + ?Sized)) -> Result<u64, KvError> {
+    let bytes = view.get(&keys::identity_number())?;
+    Ok(bytes.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap_or_default())))
+}
+
+/// Users, groups, roles, policies and keys, by name.
+pub fn identities(view: &(impl View + ?Sized)) -> Result<Vec<(String, String)>, KvError> {
+    let table = keys::table(Table::Identity);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let all = scan_prefix(view, &table, usize::MAX)?;
+    Ok(all.iter().map(|(key, value)| (text(&key[table.len()..]), text(value))).collect())
 }
 
 /// The bytes of a version whose content is inline.

@@ -52,6 +52,7 @@ macro_rules! record {
 mod archive;
 mod cluster;
 mod settings;
+mod versions;
 
 pub use archive::{Archive, ArchivedState, Keyring, LogStream};
 pub use cluster::{
@@ -60,6 +61,7 @@ pub use cluster::{
 };
 
 pub use settings::{AdminToken, Job, Settings};
+pub use versions::{BucketConfig, Extra, LockMode, Retention, VersionName, Versioning};
 
 /// What the machine itself keeps between entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]

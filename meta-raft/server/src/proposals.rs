@@ -3,8 +3,8 @@
 use crate::MetaError;
 use holdfast_core::limits::{KEY_BYTES_MAX, RAFT_ENTRY_BYTES_MAX};
 use holdfast_meta_raft_machine::{
-    command::{Command, NewContent, Outcome, Request},
-    records::Attributes,
+    command::{Command, ConfigChange, NewContent, Outcome, Request, VersionChange},
+    records::{Attributes, Extra},
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -108,6 +108,38 @@ fn size_of(command: &Command) -> usize {
             };
             key.len() + content + attributes_size(&object.attributes) + object.parts.len() * 64
         }
+        Command::PutVersion { key, object, extra, .. } => {
+            let content = match &object.content {
+                NewContent::Inline(bytes) => bytes.len(),
+                NewContent::Segments(segments) => segments.len() * 32,
+            };
+            let described = attributes_size(&object.attributes) + extra_size(extra);
+            key.len() + content + described + object.parts.len() * 64
+        }
+        Command::StartUpload { key, attributes, extra, .. } => {
+            key.len() + attributes_size(attributes) + extra_size(extra)
+        }
+        Command::MakeBucket { config, .. } => {
+            config.documents.iter().map(|(name, text)| name.len() + text.len()).sum()
+        }
+        Command::ConfigureBucket { change, .. } => match change {
+            ConfigChange::Document(name, text) => name.len() + text.as_ref().map_or(0, String::len),
+            ConfigChange::Versioning(_) | ConfigChange::ObjectLock => 0,
+        },
+        Command::DeleteVersion { key, owner, .. } => key.len() + owner.len(),
+        Command::ChangeVersion { key, change, .. } => {
+            let changed = match change {
+                VersionChange::Tags(tags) => {
+                    tags.iter().map(|(name, value)| 4 + name.len() + value.len()).sum()
+                }
+                VersionChange::Document(name, text) => name.len() + text.as_ref().map_or(0, String::len),
+                VersionChange::Retention { .. } | VersionChange::LegalHold(_) => 0,
+            };
+            key.len() + changed
+        }
+        Command::ChangeIdentities { changes, .. } => {
+            changes.iter().map(|(name, text)| 8 + name.len() + text.as_ref().map_or(0, String::len)).sum()
+        }
         Command::RegisterPack(pack) => pack.chunks.len() * 72,
         Command::RegisterSegment { chunks, .. } => chunks.len() * 40,
         Command::CreateUpload { key, attributes, .. } => key.len() + attributes_size(attributes),
@@ -156,6 +188,12 @@ fn size_of(command: &Command) -> usize {
         | Command::ChangeRoles { .. } => KEY_BYTES_MAX,
     };
     FRAME + variable
+}
+
+fn extra_size(extra: &Extra) -> usize {
+    let pairs = extra.tags.iter().map(|(name, value)| name.len() + value.len());
+    let documents = extra.documents.iter().map(|(name, text)| name.len() + text.len());
+    extra.owner.len() + pairs.chain(documents).map(|bytes| bytes + 8).sum::<usize>()
 }
 
 fn attributes_size(attributes: &Attributes) -> usize {

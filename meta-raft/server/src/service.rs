@@ -156,7 +156,14 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::AbortUpload { .. }
         | Command::RegisterSegment { .. }
         | Command::HoldLease { .. }
-        | Command::DropLease { .. } => gateway,
+        | Command::DropLease { .. }
+        | Command::MakeBucket { .. }
+        | Command::ConfigureBucket { .. }
+        | Command::PutVersion { .. }
+        | Command::DeleteVersion { .. }
+        | Command::ChangeVersion { .. }
+        | Command::StartUpload { .. } => gateway,
+        Command::ChangeIdentities { .. } => gateway || operator,
         Command::RegisterPack(_) | Command::ReportShards { .. } | Command::ReportMissing { .. } => {
             gateway || storage
         }
@@ -204,7 +211,7 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         Ask::AuthorityNow(_) | Ask::TokenOf(_) | Ask::IsToken(_) | Ask::KeyringNow(_) => false,
         Ask::AdminTokenOf(_) => false,
         Ask::AdminTokens(_) => caller.has(Role::Operator),
-        Ask::AccessKeys(_) => caller.has(Role::Gateway) || caller.has(Role::Operator),
+        Ask::AccessKeys(_) | Ask::IdentitiesNow(_) => caller.has(Role::Gateway) || caller.has(Role::Operator),
         Ask::HeaderNow(_)
         | Ask::BucketNamed(_)
         | Ask::AllBuckets(_)
@@ -228,7 +235,11 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::SettingsNow(_)
         | Ask::TombstoneOf(_)
         | Ask::BacklogNow(_)
-        | Ask::HostOf(_) => true,
+        | Ask::HostOf(_)
+        | Ask::LookAt(_)
+        | Ask::VersionListing(_)
+        | Ask::UsageOf(_)
+        | Ask::ConfiguredBuckets(_) => true,
     }
 }
 

@@ -21,7 +21,7 @@ use holdfast_meta_raft_machine::{
     ask::{AdminTokenOf, HeaderNow},
     records::{AdminToken, Job},
 };
-use holdfast_meta_raft_server::{MetaHandle, RemoteMeta};
+use holdfast_meta_raft_server::{Meta, MetaHandle, RemoteMeta};
 use holdfast_net::{Tls, accept_anybody};
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -64,11 +64,11 @@ impl Modify for Bearer {
 
 /// Why something was not done.
 #[derive(Debug, Serialize, ToSchema)]
-struct Problem {
-    error: String,
+pub struct Problem {
+    pub error: String,
 }
 
-struct Refused(StatusCode, String);
+pub struct Refused(pub StatusCode, pub String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -89,7 +89,7 @@ impl From<SystemError> for Refused {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub type Answer<T> = Result<Json<T>, Refused>;
 
 impl Api {
     async fn look(&self) -> Result<Cluster, SystemError> {
@@ -181,7 +181,9 @@ pub async fn serve(listener: TcpListener, tls: Tls, api: Api) -> io::Result<()> 
 
 /// The API's routes. Its description is for everybody, the rest is for who has a token.
 fn router(api: Api) -> Router {
+    let users = super::users::routes().with_state(Meta::Remote(api.meta.clone()));
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .merge(users)
         .routes(routes!(status))
         .routes(routes!(devices))
         .routes(routes!(order_device))

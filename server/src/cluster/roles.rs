@@ -15,8 +15,7 @@ use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Maintenance, MaintenanceConfig, OpenDevice,
-    s3::{Credentials, S3Door},
-    serve, serve_metrics,
+    identity::Credentials, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
@@ -446,7 +445,7 @@ impl Host {
         let keys = self.remote.ask(AccessKeys {}).await?;
         let key = keys.into_iter().next();
         let key = key.ok_or_else(|| SystemError::Cluster("the cluster has no S3 keys".to_owned()))?;
-        let service = S3Door::new(engine.clone()).into_service(Credentials::new(key.access, key.secret));
+        let service = S3Door::new(engine.clone(), Credentials::new(key.access, key.secret)).into_service();
         let metrics = engine.metrics().clone();
         Ok(tokio::spawn(serve(listener, service, metrics, until(self.stopped.clone()))))
     }

@@ -47,6 +47,11 @@ fn table(columns: &[&str], rows: &[Value]) {
     say(format!("{table}"));
 }
 
+/// Prints rows as they are.
+pub fn show_rows(columns: &[&str], rows: &[Value]) {
+    table(columns, rows);
+}
+
 /// Makes numbers of bytes and seconds readable.
 fn readable(rows: &mut [Value]) {
     for row in rows {

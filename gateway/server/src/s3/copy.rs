@@ -2,46 +2,76 @@
 
 use super::{
     S3Door,
+    access::{Scene, scene},
     attributes::{attribute_fields, attributes, checksum_type, etag, set_checksum, timestamp},
     conditions::{ReadConditions, write_condition},
     digest::Expected,
     error,
+    extras::extra_of,
     multipart::{parse_upload_id, part_number, put_part},
-    objects::{check_key, current},
+    objects::{check_key, put_command, refuse_unknown},
+    settings::BucketView,
+    versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
-    ask::{InlineBytes, UploadOf},
-    command::{Command, Condition, NewContent, NewObject, Rejection},
-    records::{Bucket, Content, Version},
+    ask::{InlineBytes, Object, UploadOf},
+    command::{Condition, NewContent, NewObject, Rejection},
+    records::{Bucket, Content, Version, VersionName},
 };
 use hyper::HeaderMap;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
         CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, ETag, ETagCondition,
-        MetadataDirective, UploadPartCopyInput, UploadPartCopyOutput,
+        MetadataDirective, TaggingDirective, UploadPartCopyInput, UploadPartCopyOutput,
     },
     s3_error,
 };
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 /// Times that a source is resolved again which was replaced meanwhile.
 const RETRIES: usize = 8;
 
-async fn source<'a>(door: &S3Door, copied: &'a CopySource) -> S3Result<(Bucket, &'a str)> {
-    match copied {
-        CopySource::Bucket { bucket, key, version_id } => {
-            if version_id.as_deref().is_some_and(|version| version != "null") {
-                return Err(s3_error!(NoSuchVersion, "The specified version does not exist."));
+/// A copy's source, which the caller may read.
+struct Source {
+    bucket: Arc<BucketView>,
+    key: String,
+    name: Option<VersionName>,
+}
+
+impl Source {
+    /// The object as it is now.
+    ///
+    /// # Errors
+    /// Where it is not there, or not for the caller.
+    async fn find(door: &S3Door, scene: &Scene, copied: &CopySource) -> S3Result<(Self, Object)> {
+        let CopySource::Bucket { bucket, key, version_id } = copied else {
+            return Err(s3_error!(NotImplemented, "Copies from access points are not implemented"));
+        };
+        let name = version_id.as_deref().map(parse_version).transpose()?;
+        let (view, object) = door.look(bucket, Some((key.as_bytes().to_vec(), name))).await?;
+        let view = view.ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))?;
+        let of_source = scene.about(view.clone(), object);
+        of_source.may_read(key, name.is_some())?;
+        let found = match of_source.found(name.is_some()) {
+            Ok(found) => found.clone(),
+            // A marker that is named is no source.
+            Err(error) if error.code().as_str() == "MethodNotAllowed" => {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "The source of a copy request may not specifically refer to a delete marker by version id."
+                ));
             }
-            Ok((door.bucket(bucket).await?, key))
-        }
-        CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
-            Err(s3_error!(NotImplemented, "Copies from access points are not implemented"))
-        }
+            Err(error) => return Err(error),
+        };
+        Ok((Self { bucket: view, key: key.to_string(), name }, found))
+    }
+
+    fn shown_version(&self, object: &Object) -> Option<String> {
+        shown_version(self.bucket.config.versioning, object)
     }
 }
 
@@ -75,22 +105,29 @@ pub async fn copy_object(
     door: &S3Door,
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
-    let S3Request { mut input, headers, .. } = request;
-    let target = door.bucket(&input.bucket).await?;
+    let scene = scene(&request)?;
+    let target = scene.bucket()?;
+    let S3Request { mut input, headers, uri, .. } = request;
     check_key(&input.key)?;
-    let (from, from_key) = source(door, &input.copy_source).await?;
+    refuse_unknown(&uri, &headers)?;
     let condition = destination_condition(&headers)?;
-    let replace = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == MetadataDirective::REPLACE);
-    if !replace && from.id == target.id && from_key == input.key && condition == Condition::Always {
-        return Err(s3_error!(
-            InvalidRequest,
-            "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
-        ));
-    }
+    let replace = directive(input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
+    let replace_tags = directive(input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
     let replaced = attributes(attribute_fields!(input))?;
+    let wanted = extra_of(door, &scene, &headers, target, &input.key)?;
     let key = input.key.clone().into_bytes();
     for _ in 0..RETRIES {
-        let version = current(door, &from, from_key).await?;
+        let (source, object) = Source::find(door, &scene, &input.copy_source).await?;
+        let version = &object.version;
+        let itself =
+            source.bucket.bucket.id == target.bucket.id && source.key == input.key && source.name.is_none();
+        let changes = replace || CHANGING.iter().any(|name| headers.contains_key(*name));
+        if itself && !changes && condition == Condition::Always {
+            return Err(s3_error!(
+                InvalidRequest,
+                "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
+            ));
+        }
         source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
         if version.bytes > PUT_BYTES_MAX {
             return Err(s3_error!(
@@ -98,8 +135,8 @@ pub async fn copy_object(
                 "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
             ));
         }
-        let Some(content) = content_of(door, &from, &version).await? else { continue };
-        let object = NewObject {
+        let Some(content) = content_of(door, &source.bucket.bucket, version).await? else { continue };
+        let new = NewObject {
             bytes: version.bytes,
             etag: version.etag,
             content,
@@ -107,15 +144,36 @@ pub async fn copy_object(
             checksum: version.checksum.clone(),
             parts: version.parts.clone(),
         };
-        let command = Command::PutObject { bucket: target.id, key: key.clone(), condition, object };
-        match door.engine.run(command).await {
+        let mut extra = wanted.clone();
+        if !replace_tags {
+            extra.tags = object.extra.tags.clone();
+        }
+        match door.engine.run(put_command(target.bucket.id, key.clone(), condition, new, extra)).await {
             // The source was replaced, and its segments released: what is there now is copied.
             Err(EngineError::Rejected(Rejection::SegmentGone)) => {}
             Err(failed) => return Err(error::engine(failed)),
-            Ok(_) => return Ok(S3Response::new(copied(&version))),
+            Ok(outcome) => {
+                let mut output = copied(version);
+                output.copy_source_version_id = source.shown_version(&object);
+                output.version_id = written_version(target.config.versioning, &outcome);
+                return Ok(S3Response::new(output));
+            }
         }
     }
     Err(s3_error!(SlowDown, "The source is being replaced too quickly"))
+}
+
+/// Headers that make a copy onto itself a change.
+const CHANGING: [&str; 3] =
+    ["x-amz-storage-class", "x-amz-website-redirect-location", "x-amz-server-side-encryption"];
+
+/// Whether something is replaced, and not copied.
+fn directive(text: Option<&str>) -> S3Result<bool> {
+    match text {
+        None | Some("COPY") => Ok(false),
+        Some("REPLACE") => Ok(true),
+        Some(_) => Err(s3_error!(InvalidArgument, "Unknown directive.")),
+    }
 }
 
 fn copied(version: &Version) -> CopyObjectOutput {
@@ -169,15 +227,16 @@ pub async fn upload_part_copy(
     door: &S3Door,
     request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+    let scene = scene(&request)?;
+    let bucket = &scene.bucket()?.bucket;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     let upload_id = parse_upload_id(&input.upload_id)?;
     part_number(input.part_number)?;
     let upload =
         door.ask(UploadOf { bucket: bucket.id, key: input.key.as_bytes().to_vec(), id: upload_id }).await?;
     let upload = upload.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))?;
-    let (from, from_key) = source(door, &input.copy_source).await?;
-    let version = current(door, &from, from_key).await?;
+    let (source, object) = Source::find(door, &scene, &input.copy_source).await?;
+    let version = &object.version;
     source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
     let range = match &input.copy_source_range {
         Some(text) => copy_range(text, version.bytes)?,
@@ -191,7 +250,8 @@ pub async fn upload_part_copy(
         ));
     }
     // A range's chunks are found again by their content: nothing but its two ends is stored anew.
-    let content = door.engine.content(from.id, &version, range).await.map_err(error::engine)?;
+    let content =
+        door.engine.content(source.bucket.bucket.id, version, range).await.map_err(error::engine)?;
     let body = Box::pin(content.map(|piece| piece.map_err(|error: EngineError| Box::new(error).into())));
     let expected = Expected::new(&HeaderMap::new(), None, None, upload.checksum.map(|(sum, _)| sum), None)?;
     let mut digest = expected.digest(&door.engine, Some(length));
@@ -200,7 +260,7 @@ pub async fn upload_part_copy(
     let (md5, checksum) = expected.verify(digest).await?;
     put_part(
         door,
-        &bucket,
+        bucket,
         input.key.as_bytes(),
         upload_id,
         input.part_number,
@@ -215,5 +275,9 @@ pub async fn upload_part_copy(
         ..Default::default()
     };
     set_checksum!(result, &checksum);
-    Ok(S3Response::new(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() }))
+    Ok(S3Response::new(UploadPartCopyOutput {
+        copy_part_result: Some(result),
+        copy_source_version_id: source.shown_version(&object),
+        ..Default::default()
+    }))
 }

@@ -61,6 +61,22 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
             s3_error!(SlowDown, "Please try again: the request raced with maintenance")
         }
         Rejection::RequestExpired => s3_error!(RequestTimeTooSkewed, "The request is too old"),
+        Rejection::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),
+        Rejection::IsMarker => {
+            s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource.")
+        }
+        Rejection::Locked => {
+            s3_error!(AccessDenied, "Access Denied because object protected by object lock.")
+        }
+        Rejection::BucketState => {
+            s3_error!(InvalidRequest, "Bucket is missing Object Lock Configuration")
+        }
+        Rejection::IdentitiesChanged => s3_error!(SlowDown, "Please try again"),
+        Rejection::NeedsClusterVersion(_) => custom(
+            "NotImplemented",
+            hyper::StatusCode::NOT_IMPLEMENTED,
+            "Not all hosts of the cluster know this yet: it is being upgraded",
+        ),
         Rejection::NoSuchPg
         | Rejection::BelowQuorum
         | Rejection::Tombstoned
@@ -69,7 +85,6 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
         | Rejection::NoSuchDevice
         | Rejection::PoolExists
         | Rejection::CollectionStopped(_)
-        | Rejection::NeedsClusterVersion(_)
         | Rejection::ClusterExists
         | Rejection::BadToken
         | Rejection::TokenExpired

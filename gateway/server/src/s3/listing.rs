@@ -2,8 +2,8 @@
 
 use super::{
     S3Door,
+    access::scene,
     attributes::{algorithm_name, checksum_type, etag, timestamp},
-    buckets::owner,
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use holdfast_core::limits::LIST_KEYS_MAX;
@@ -16,7 +16,7 @@ use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
         CommonPrefix, EncodingType, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
-        ListObjectsV2Output, Object, ObjectStorageClass,
+        ListObjectsV2Output, Object, ObjectStorageClass, Owner,
     },
     s3_error,
 };
@@ -66,7 +66,7 @@ pub fn page_size(max: Option<i32>) -> S3Result<usize> {
     }
 }
 
-fn objects(page: &Page, encoding: Encoding, with_owner: bool) -> (Vec<Object>, Vec<CommonPrefix>) {
+fn objects(page: &Page, encoding: Encoding, owner: Option<&Owner>) -> (Vec<Object>, Vec<CommonPrefix>) {
     let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
     for item in &page.items {
         match item {
@@ -76,7 +76,7 @@ fn objects(page: &Page, encoding: Encoding, with_owner: bool) -> (Vec<Object>, V
                 e_tag: Some(etag(&summary.etag)),
                 key: Some(encoding.bytes(key)),
                 last_modified: Some(timestamp(summary.modified_ms)),
-                owner: with_owner.then(owner),
+                owner: owner.cloned(),
                 size: Some(summary.bytes as i64),
                 storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
                 ..Default::default()
@@ -93,8 +93,10 @@ pub async fn list_objects(
     door: &S3Door,
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
+    let scene = scene(&request)?;
+    let bucket = scene.bucket()?;
+    let owner = door.shown_owner(&bucket.config.owner);
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_keys)?;
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
@@ -104,8 +106,8 @@ pub async fn list_objects(
         after: input.marker.clone().unwrap_or_default().into_bytes(),
         max,
     };
-    let page = door.ask(Listing { bucket: bucket.id, wanted }).await?;
-    let (contents, common_prefixes) = objects(&page, encoding, true);
+    let page = door.ask(Listing { bucket: bucket.bucket.id, wanted }).await?;
+    let (contents, common_prefixes) = objects(&page, encoding, Some(&owner));
     // Without a delimiter, clients continue after the last key.
     let next = page.items.last().filter(|_| page.truncated && delimiter.is_some());
     Ok(S3Response::new(ListObjectsOutput {
@@ -127,8 +129,10 @@ pub async fn list_objects_v2(
     door: &S3Door,
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
+    let scene = scene(&request)?;
+    let bucket = scene.bucket()?;
+    let owner = door.shown_owner(&bucket.config.owner);
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_keys)?;
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
@@ -143,8 +147,9 @@ pub async fn list_objects_v2(
         after,
         max,
     };
-    let page = door.ask(Listing { bucket: bucket.id, wanted }).await?;
-    let (contents, common_prefixes) = objects(&page, encoding, input.fetch_owner == Some(true));
+    let page = door.ask(Listing { bucket: bucket.bucket.id, wanted }).await?;
+    let (contents, common_prefixes) =
+        objects(&page, encoding, Some(&owner).filter(|_| input.fetch_owner == Some(true)));
     let next = page.items.last().filter(|_| page.truncated);
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),

@@ -2,16 +2,19 @@
 
 use super::{
     S3Door,
+    access::scene,
     attributes::{
         algorithm_name, attribute_fields, attributes, checksum_type, etag, given_checksum, parse_algorithm,
         parse_etag, set_checksum, timestamp,
     },
-    buckets::owner,
     conditions::write_condition,
     digest::Expected,
     error,
+    extras::extra_of,
     listing::{Encoding, page_size},
     objects::{check_key, check_length, declared_length, empty_body, refuse_unknown},
+    settings::BucketView,
+    versions::{shown_version, written_version},
 };
 use crate::{
     digest::Sum,
@@ -24,9 +27,9 @@ use holdfast_core::{
 };
 use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::{
-    ask::{CurrentVersion, PartsOf, UploadOf, UploadsAfter},
+    ask::{LookedUp, PartsOf, UploadOf, UploadsAfter},
     command::{Command, NamedPart, NewContent, Rejection},
-    records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Part, Upload},
+    records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Part, Upload},
 };
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -76,14 +79,22 @@ pub async fn create_multipart_upload(
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     refuse_unknown(&request.uri, &request.headers)?;
+    let scene = scene(&request)?;
+    let bucket = scene.bucket()?;
     let mut input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     check_key(&input.key)?;
+    let extra = extra_of(door, &scene, &request.headers, bucket, &input.key)?;
     let checksum = checksum_of(&input)?;
     let attributes = attributes(attribute_fields!(input))?;
     let id = new_upload_id();
     let key = input.key.clone().into_bytes();
-    door.run(Command::CreateUpload { bucket: bucket.id, key, id, attributes, checksum }).await?;
+    let bucket = bucket.bucket.id;
+    // What earlier versions know is said as they understand it.
+    door.run(match extra == Extra::default() {
+        true => Command::CreateUpload { bucket, key, id, attributes, checksum },
+        false => Command::StartUpload { bucket, key, id, attributes, checksum, extra },
+    })
+    .await?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
@@ -106,10 +117,11 @@ pub async fn upload_part(
     door: &S3Door,
     request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
+    let scene = scene(&request)?;
+    let bucket = &scene.bucket()?.bucket;
     let S3Request { mut input, headers, trailing_headers, .. } = request;
-    let bucket = door.bucket(&input.bucket).await?;
     part_number(input.part_number)?;
-    let (id, upload) = find(door, &bucket, &input.key, &input.upload_id).await?;
+    let (id, upload) = find(door, bucket, &input.key, &input.upload_id).await?;
     let given = given_checksum!(input);
     let default = upload.checksum.map(|(algorithm, _)| algorithm);
     let expected = Expected::new(&headers, input.content_md5.as_deref(), given, default, trailing_headers)?;
@@ -126,7 +138,7 @@ pub async fn upload_part(
     check_length(length, ingested.bytes)?;
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
     let (md5, checksum) = expected.verify(digest).await?;
-    put_part(door, &bucket, input.key.as_bytes(), id, input.part_number, ingested, md5, checksum.clone())
+    put_part(door, bucket, input.key.as_bytes(), id, input.part_number, ingested, md5, checksum.clone())
         .await?;
     let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(hex::encode(md5))), ..Default::default() };
     set_checksum!(output, &checksum);
@@ -168,9 +180,10 @@ pub async fn list_parts(
     door: &S3Door,
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
+    let scene = scene(&request)?;
+    let bucket = &scene.bucket()?.bucket;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
-    let (id, upload) = find(door, &bucket, &input.key, &input.upload_id).await?;
+    let (id, upload) = find(door, bucket, &input.key, &input.upload_id).await?;
     let max = page_size(input.max_parts)?;
     let after = input.part_number_marker.unwrap_or(0);
     let parts = door.ask(PartsOf { id }).await?;
@@ -199,7 +212,7 @@ pub async fn list_parts(
         part_number_marker: Some(after),
         next_part_number_marker: page.last().map(|(number, _)| i32::from(*number)),
         parts: Some(page.iter().map(part).collect()),
-        owner: Some(owner()),
+        owner: Some(door.shown_owner(&scene.bucket()?.config.owner)),
         storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
         ..Default::default()
     }))
@@ -209,8 +222,9 @@ pub async fn list_multipart_uploads(
     door: &S3Door,
     request: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+    let scene = scene(&request)?;
+    let bucket = &scene.bucket()?.bucket;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_uploads)?;
     let prefix = input.prefix.clone().unwrap_or_default().into_bytes();
@@ -220,6 +234,7 @@ pub async fn list_multipart_uploads(
     let id_marker =
         input.upload_id_marker.as_deref().and_then(UploadId::from_hex).unwrap_or(UploadId([0xff; 16]));
     let after = (!key_marker.is_empty()).then_some((key_marker.as_bytes(), id_marker));
+    let uploads_owner = door.shown_owner(&scene.bucket()?.config.owner);
     let (mut uploads, mut prefixes) = (Vec::new(), Vec::<String>::new());
     let mut cursor: Option<(Vec<u8>, UploadId)> = after.map(|(key, id)| (key.to_vec(), id));
     let mut last: Option<(Vec<u8>, UploadId)> = None;
@@ -251,7 +266,7 @@ pub async fn list_multipart_uploads(
                     checksum_type: upload.checksum.map(|(_, composite)| checksum_type(composite)),
                     initiated: Some(timestamp(upload.created_ms)),
                     key: Some(encoding.bytes(&key)),
-                    owner: Some(owner()),
+                    owner: Some(uploads_owner.clone()),
                     storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
                     upload_id: Some(id.to_string()),
                     ..Default::default()
@@ -342,17 +357,19 @@ pub async fn complete_multipart_upload(
     door: &S3Door,
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+    let scene = scene(&request)?;
+    let view = scene.bucket()?;
+    let bucket = &view.bucket;
     let mut input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     let named = named_parts(&input)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let mut all_md5 = Md5::default();
     named.iter().for_each(|part| all_md5.update(&part.md5));
     let whole = Etag::Multipart { md5: all_md5.finish(), parts: named.len() as u16 };
 
-    let (id, upload) = match find(door, &bucket, &input.key, &input.upload_id).await {
+    let (id, upload) = match find(door, bucket, &input.key, &input.upload_id).await {
         Ok(found) => found,
-        Err(missing) => return repeated(door, &bucket, &input, &whole).await.ok_or(missing),
+        Err(missing) => return repeated(door, view, &input, &whole).await.ok_or(missing),
     };
     let stored: BTreeMap<u16, Part> = door.ask(PartsOf { id }).await?.into_iter().collect();
     let parts: Vec<(u64, Option<&Checksum>)> = named
@@ -388,9 +405,13 @@ pub async fn complete_multipart_upload(
         checksum: checksum.clone(),
     };
     match door.run(command).await {
-        Ok(_) => Ok(S3Response::new(completed(&input, &whole, checksum.as_ref()))),
+        Ok(outcome) => {
+            let mut output = completed(&input, &whole, checksum.as_ref());
+            output.version_id = written_version(view.config.versioning, &outcome);
+            Ok(S3Response::new(output))
+        }
         // Another completion of the same upload was first.
-        Err(failed) => repeated(door, &bucket, &input, &whole).await.ok_or(failed),
+        Err(failed) => repeated(door, view, &input, &whole).await.ok_or(failed),
     }
 }
 
@@ -414,23 +435,29 @@ fn completed(
 /// The answer to a completion that was carried out before.
 async fn repeated(
     door: &S3Door,
-    bucket: &Bucket,
+    bucket: &BucketView,
     input: &CompleteMultipartUploadInput,
     whole: &Etag,
 ) -> Option<S3Response<CompleteMultipartUploadOutput>> {
     let id = UploadId::from_hex(&input.upload_id)?;
-    let version =
-        door.ask(CurrentVersion { bucket: bucket.id, key: input.key.as_bytes().to_vec() }).await.ok()??;
+    let (_, found) = door.look(&input.bucket, Some((input.key.as_bytes().to_vec(), None))).await.ok()?;
+    let LookedUp::Found(object) = found else { return None };
+    let version = &object.version;
     let same = version.upload == Some(id) && version.etag == *whole;
-    same.then(|| S3Response::new(completed(input, whole, version.checksum.as_ref())))
+    same.then(|| {
+        let mut output = completed(input, whole, version.checksum.as_ref());
+        output.version_id = shown_version(bucket.config.versioning, &object);
+        S3Response::new(output)
+    })
 }
 
 pub async fn abort_multipart_upload(
     door: &S3Door,
     request: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+    let scene = scene(&request)?;
+    let bucket = &scene.bucket()?.bucket;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
     let id = parse_upload_id(&input.upload_id)?;
     door.run(Command::AbortUpload { bucket: bucket.id, key: input.key.into_bytes(), id }).await?;
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))

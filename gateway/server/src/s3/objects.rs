@@ -2,30 +2,34 @@
 
 use super::{
     S3Door,
+    access::{found, scene},
     attributes::{
         attribute_fields, attributes, checksum_type, etag, expires, given_checksum, metadata, set_checksum,
         timestamp,
     },
     conditions::{ReadConditions, if_range, write_condition},
-    digest::{self, Expected},
+    digest::Expected,
     error,
+    extras::{extra_of, show_mode},
+    versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use holdfast_core::limits::{KEY_BYTES_MAX, LIST_KEYS_MAX, PUT_BYTES_MAX};
-use holdfast_meta_raft_machine::{
-    ask::CurrentVersion,
-    command::{Command, Condition, NewObject, Rejection, Request},
-    records::{Bucket, ChecksumAlgorithm, Content, Etag, Version},
+use holdfast_core::{
+    ids::BucketId,
+    limits::{KEY_BYTES_MAX, PUT_BYTES_MAX},
 };
-use hyper::{HeaderMap, Uri};
+use holdfast_meta_raft_machine::{
+    command::{Command, Condition, NewObject},
+    records::{ChecksumAlgorithm, Content, Etag, Extra, Version},
+};
+use hyper::{HeaderMap, Uri, header::HeaderValue};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
-        self, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject,
-        GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, PutObjectInput, PutObjectOutput,
-        StreamingBlob,
+        self, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, PutObjectInput,
+        PutObjectOutput, StreamingBlob,
     },
     s3_error,
     stream::{ByteStream, RemainingLength},
@@ -40,10 +44,12 @@ pub async fn put_object(
     door: &S3Door,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
+    let scene = scene(&request)?;
+    let bucket = scene.bucket()?;
     let S3Request { mut input, headers, trailing_headers, uri, .. } = request;
-    let bucket = door.bucket(&input.bucket).await?;
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
+    let extra = extra_of(door, &scene, &headers, bucket, &input.key)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let attributes = attributes(attribute_fields!(input))?;
     let given = given_checksum!(input);
@@ -64,29 +70,42 @@ pub async fn put_object(
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
     let (md5, checksum) = expected.verify(digest).await?;
     let (etag_of, key, bytes) = (Etag::Md5(md5), input.key.into_bytes(), ingested.bytes);
-    let command = |content| Command::PutObject {
-        bucket: bucket.id,
-        key: key.clone(),
-        condition,
-        object: NewObject {
+    let command = |content| {
+        let object = NewObject {
             bytes,
             etag: etag_of,
             content,
             attributes: attributes.clone(),
             checksum: checksum.clone(),
             parts: Vec::new(),
-        },
+        };
+        put_command(bucket.bucket.id, key.clone(), condition, object, extra.clone())
     };
-    door.engine.commit(ingested, command).await.map_err(error::engine)?;
+    let outcome = door.engine.commit(ingested, command).await.map_err(error::engine)?;
     let mut output = PutObjectOutput { e_tag: Some(etag(&etag_of)), ..Default::default() };
+    output.version_id = written_version(bucket.config.versioning, &outcome);
     output.checksum_type = checksum.as_ref().map(|_| checksum_type(false));
     set_checksum!(output, &checksum);
     Ok(S3Response::new(output))
 }
 
+/// A write of a plain object, or one with extras.
+pub fn put_command(
+    bucket: BucketId,
+    key: Vec<u8>,
+    condition: Condition,
+    object: NewObject,
+    extra: Extra,
+) -> Command {
+    // What earlier versions know is said as they understand it.
+    match extra == Extra::default() {
+        true => Command::PutObject { bucket, key, condition, object },
+        false => Command::PutVersion { bucket, key, condition, object, extra },
+    }
+}
+
 /// Headers that demand what this version cannot do. To ignore them would be to promise it.
-const UNKNOWN_HEADERS: [&str; 4] =
-    ["x-amz-object-lock", "x-amz-server-side-encryption", "x-amz-write-offset-bytes", "x-amz-tagging"];
+const UNKNOWN_HEADERS: [&str; 2] = ["x-amz-server-side-encryption", "x-amz-write-offset-bytes"];
 
 /// # Errors
 /// Where a write asks for what is not implemented, in a header, or as a subresource that s3s does not know.
@@ -161,15 +180,6 @@ pub fn check_key(key: &str) -> S3Result<()> {
     Ok(())
 }
 
-/// The current version of a key.
-///
-/// # Errors
-/// 404.
-pub async fn current(door: &S3Door, bucket: &Bucket, key: &str) -> S3Result<Version> {
-    let version = door.ask(CurrentVersion { bucket: bucket.id, key: key.as_bytes().to_vec() }).await?;
-    version.ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))
-}
-
 /// The bytes that a read asks for: all, a range, or a part; and whether it is not all.
 fn wanted(version: &Version, range: Option<&dto::Range>, part: Option<i32>) -> S3Result<(Range<u64>, bool)> {
     match (range, part) {
@@ -199,8 +209,8 @@ fn part_range(version: &Version, number: i32) -> S3Result<Range<u64>> {
 
 /// Fills the fields that GET and HEAD share.
 macro_rules! describe {
-    ($output:expr, $version:expr, $range:expr, $partial:expr, $input:expr) => {{
-        let (version, range) = (&$version, &$range);
+    ($output:expr, $object:expr, $versioning:expr, $range:expr, $partial:expr, $input:expr) => {{
+        let (version, extra, range) = (&$object.version, &$object.extra, &$range);
         $output.accept_ranges = Some("bytes".to_owned());
         $output.content_length = Some((range.end - range.start) as i64);
         if $partial && version.bytes > 0 {
@@ -219,6 +229,31 @@ macro_rules! describe {
         $output.metadata = metadata(&version.attributes);
         if $input.part_number.is_some() && !version.parts.is_empty() {
             $output.parts_count = Some(version.parts.len() as i32);
+        }
+        $output.version_id = shown_version($versioning, $object);
+        $output.website_redirect_location = extra.documents.get("redirect").cloned();
+        $output.storage_class = extra.documents.get("storage-class").map(|class| class.clone().into());
+        $output.object_lock_mode = extra.retention.map(|kept| show_mode(kept.mode).to_owned().into());
+        $output.object_lock_retain_until_date = extra.retention.map(|kept| timestamp(kept.until_ms));
+        $output.object_lock_legal_hold_status =
+            extra.legal_hold.then(|| dto::ObjectLockLegalHoldStatus::from_static("ON"));
+        if let Some(value) = &$input.response_cache_control {
+            $output.cache_control = Some(value.clone());
+        }
+        if let Some(value) = &$input.response_content_disposition {
+            $output.content_disposition = Some(value.clone());
+        }
+        if let Some(value) = &$input.response_content_encoding {
+            $output.content_encoding = Some(value.clone());
+        }
+        if let Some(value) = &$input.response_content_language {
+            $output.content_language = Some(value.clone());
+        }
+        if let Some(value) = &$input.response_content_type {
+            $output.content_type = Some(value.clone());
+        }
+        if let Some(value) = &$input.response_expires {
+            $output.expires = Some(value.clone());
         }
         let enabled = $input.checksum_mode.as_ref().is_some_and(|mode| mode.as_str() == "ENABLED");
         if enabled && !$partial {
@@ -245,21 +280,30 @@ pub async fn get_object(
     door: &S3Door,
     request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
+    let scene = scene(&request)?;
+    let bucket = scene.bucket()?;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
-    refuse_version(input.version_id.as_deref())?;
+    let name = input.version_id.as_deref().map(parse_version).transpose()?;
+    let mut again = None;
     // An object that is replaced between being resolved and being opened is resolved again.
     for _ in 0..8 {
-        let version = current(door, &bucket, &input.key).await?;
+        let object = found(again.as_ref().unwrap_or(&scene.object), name.is_some())?;
+        let version = &object.version;
         read_conditions!(input).check(&version.etag, version.modified_ms)?;
-        let range = input.range.as_ref().filter(|_| if_range(&request.headers, &version));
-        let (range, partial) = wanted(&version, range, input.part_number)?;
-        let content = match door.engine.content(bucket.id, &version, range.clone()).await {
-            Err(EngineError::Gone) => continue,
+        let range = input.range.as_ref().filter(|_| if_range(&request.headers, version));
+        let (range, partial) = wanted(version, range, input.part_number)?;
+        let content = match door.engine.content(bucket.bucket.id, version, range.clone()).await {
+            Err(EngineError::Gone) => {
+                let key = Some((input.key.clone().into_bytes(), name));
+                again = Some(door.look(&input.bucket, key).await?.1);
+                continue;
+            }
             other => other.map_err(error::engine)?,
         };
         let mut output = GetObjectOutput::default();
-        describe!(output, version, range, partial, input);
+        describe!(output, object, bucket.config.versioning, range, partial, input);
+        let tags = &object.extra.tags;
+        output.tag_count = (!tags.is_empty()).then_some(tags.len() as i32);
         door.engine.metrics().body_bytes_out.inc_by(range.end - range.start);
         let length = range.end - range.start;
         output.body = Some(match version.content {
@@ -307,103 +351,25 @@ impl<S: Stream<Item = Result<Bytes, EngineError>>> ByteStream for Sized<S> {
     }
 }
 
-pub async fn head_object(
-    door: &S3Door,
+pub fn head_object(
+    _door: &S3Door,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
+    let scene = scene(&request)?;
     let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
-    refuse_version(input.version_id.as_deref())?;
-    let version = current(door, &bucket, &input.key).await?;
+    let object = scene.found(input.version_id.is_some())?;
+    let version = &object.version;
     read_conditions!(input).check(&version.etag, version.modified_ms)?;
-    let (range, partial) = wanted(&version, input.range.as_ref(), input.part_number)?;
+    let (range, partial) = wanted(version, input.range.as_ref(), input.part_number)?;
     let mut output = HeadObjectOutput::default();
-    describe!(output, version, range, partial, input);
+    describe!(output, object, scene.bucket()?.config.versioning, range, partial, input);
     let mut response = S3Response::new(output);
+    if !object.extra.tags.is_empty() {
+        // s3s knows it of GET only.
+        response.headers.insert("x-amz-tagging-count", HeaderValue::from(object.extra.tags.len()));
+    }
     if partial && version.bytes > 0 {
         response.extensions.insert(crate::http::Status(hyper::StatusCode::PARTIAL_CONTENT));
     }
     Ok(response)
-}
-
-/// Only the null version exists in a bucket without versioning.
-fn refuse_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("null") => Ok(()),
-        Some(_) => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
-    }
-}
-
-pub async fn delete_object(
-    door: &S3Door,
-    request: S3Request<DeleteObjectInput>,
-) -> S3Result<S3Response<DeleteObjectOutput>> {
-    refuse_unknown(&request.uri, &request.headers)?;
-    let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
-    check_key(&input.key)?;
-    refuse_version(input.version_id.as_deref())?;
-    let condition = write_condition(input.if_match.as_ref(), None)?;
-    let command = Command::DeleteObject { bucket: bucket.id, key: input.key.into_bytes(), condition };
-    door.run(command).await?;
-    Ok(S3Response::new(DeleteObjectOutput::default()))
-}
-
-pub async fn delete_objects(
-    door: &S3Door,
-    request: S3Request<DeleteObjectsInput>,
-) -> S3Result<S3Response<DeleteObjectsOutput>> {
-    digest::verify_body(&request)?;
-    let input = request.input;
-    let bucket = door.bucket(&input.bucket).await?;
-    let (objects, quiet) = (input.delete.objects, input.delete.quiet == Some(true));
-    if objects.is_empty() || objects.len() > LIST_KEYS_MAX {
-        return Err(s3_error!(
-            MalformedXML,
-            "The XML you provided was not well-formed or did not validate against our published schema"
-        ));
-    }
-    let mut requests = Vec::with_capacity(objects.len());
-    let known = |object: &dto::ObjectIdentifier| refuse_version(object.version_id.as_deref()).is_ok();
-    let (objects, strangers): (Vec<_>, Vec<_>) = objects.into_iter().partition(known);
-    for object in &objects {
-        let condition = match &object.e_tag {
-            Some(etag) => write_condition(Some(&dto::ETagCondition::ETag(etag.clone())), None)?,
-            None => Condition::Always,
-        };
-        let command =
-            Command::DeleteObject { bucket: bucket.id, key: object.key.clone().into_bytes(), condition };
-        let id = door.engine.new_request_id().await.map_err(error::engine)?;
-        requests.push(Request { id: Some(id), command });
-    }
-    let outcomes = door.engine.meta().submit(requests).await.map_err(|e| error::engine(e.into()))?;
-    let (mut deleted, mut errors) = (Vec::new(), Vec::new());
-    errors.extend(strangers.into_iter().map(|object| dto::Error {
-        code: Some("NoSuchVersion".to_owned()),
-        key: Some(object.key),
-        message: Some("The specified version does not exist.".to_owned()),
-        version_id: object.version_id,
-    }));
-    for (object, outcome) in objects.into_iter().zip(outcomes) {
-        match outcome.accepted() {
-            // A key that cannot exist is as absent as any other.
-            Err(rejection) if !matches!(rejection, Rejection::BadKey) => {
-                let error = error::rejection(&rejection);
-                errors.push(dto::Error {
-                    code: Some(error.code().as_str().to_owned()),
-                    key: Some(object.key),
-                    message: error.message().map(str::to_owned),
-                    version_id: object.version_id,
-                });
-            }
-            Ok(_) | Err(_) if quiet => {}
-            Ok(_) | Err(_) => deleted.push(DeletedObject { key: Some(object.key), ..Default::default() }),
-        }
-    }
-    let output = DeleteObjectsOutput {
-        deleted: Some(deleted),
-        errors: (!errors.is_empty()).then_some(errors),
-        ..Default::default()
-    };
-    Ok(S3Response::new(output))
 }

@@ -1,14 +1,12 @@
 //! Multipart uploads: parts hold references to segments, and completion hands them to the version in one command.
 
-use super::{
-    Step, Tx,
-    namespace::{Draft, check_key},
-};
+use super::{Step, Tx, namespace::check_key, versions::Draft};
 use crate::{
     command::{Condition, NamedPart, Outcome, Rejection},
     keys,
     records::{
-        Attributes, Checksum, ChecksumAlgorithm, Content, Etag, Part, PartSummary, Record, SegmentRef, Upload,
+        Attributes, Checksum, ChecksumAlgorithm, Content, Etag, Extra, Part, PartSummary, Record, SegmentRef,
+        Upload,
     },
 };
 use holdfast_core::{
@@ -26,6 +24,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         id: UploadId,
         attributes: Attributes,
         checksum: Option<(ChecksumAlgorithm, bool)>,
+        extra: &Extra,
     ) -> Step<Outcome> {
         check_key(key)?;
         let mut usage = self.usage(bucket)?;
@@ -33,6 +32,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.write(keys::bucket_usage(bucket), &usage);
         let created_ms = self.wall_ms;
         self.write(keys::upload(bucket, key, id), &Upload { created_ms, attributes, checksum });
+        if *extra != Extra::default() {
+            self.write(keys::upload_extra(id), extra);
+        }
         Ok(Outcome::Done)
     }
 
@@ -95,6 +97,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         if bytes > OBJECT_BYTES_MAX {
             return Err(Rejection::TooLarge.into());
         }
+        let extra = self.read::<Extra>(&keys::upload_extra(id))?.unwrap_or_default();
         // The named parts' references become the version's; the others are given up.
         for part in parts.into_values() {
             self.release_later(&part.segments);
@@ -109,6 +112,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             checksum,
             parts: summaries,
             upload: Some(id),
+            extra,
         };
         Ok(Outcome::Committed(self.commit(bucket, key, condition, draft)?))
     }
@@ -139,6 +143,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             self.kv.delete(key);
         }
         self.kv.delete(upload_key);
+        self.remove(keys::upload_extra(id))?;
         let mut usage = self.usage(bucket)?;
         usage.uploads -= 1;
         self.write(keys::bucket_usage(bucket), &usage);

@@ -1,17 +1,21 @@
 use super::*;
 use crate::{
     apply,
-    command::{Command, Condition, LogEntry, NewContent, NewObject, Outcome, Request},
+    ask::LookedUp,
+    command::{
+        Command, Condition, ConfigChange, LogEntry, NewContent, NewObject, Outcome, Precondition, Rejection,
+        Removed, Request, VersionChange,
+    },
     query,
-    records::{Attributes, Etag},
+    records::{Attributes, Etag, LockMode, Retention, VersionName, Versioning},
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
-    ids::DomainId,
+    ids::{DomainId, VersionId},
     kv::{Durability, MemStore, Store},
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const BUCKET: BucketId = BucketId(1);
 
@@ -26,7 +30,8 @@ fn bucket_with(keys: &[Vec<u8>], deleted: &[Vec<u8>]) -> MemStore {
     let store = MemStore::default();
     let create = Command::CreateBucket { name: "b".into(), domain: DomainId(1), chunker: ChunkerProfile::V1 };
     assert_eq!(run(&store, 1, create), Outcome::Bucket(BUCKET));
-    let mut index = 1;
+    run(&store, 2, Command::RaiseClusterVersion { version: crate::CLUSTER_VERSION });
+    let mut index = 2;
     for key in keys {
         index += 1;
         let object = NewObject {
@@ -108,7 +113,7 @@ proptest! {
     #[test]
     fn deleting_everything_leaves_no_directory(keys in proptest::collection::vec(key(), 0..12)) {
         let store = bucket_with(&keys, &keys);
-        let left = holdfast_core::kv::scan_prefix(&store, &keys::dir(BUCKET, NodeId::ROOT)[..11], 10).expect("memory reads");
+        let left = holdfast_core::kv::scan_prefix(&store, &keys::dir(Tree::Live, BUCKET, NodeId::ROOT)[..11], 10).expect("memory reads");
         prop_assert_eq!(left.len(), 0);
         let usage = query::usage(&store, BUCKET).expect("memory reads").expect("the bucket");
         prop_assert_eq!((usage.objects, usage.bytes), (0, 0));
@@ -125,4 +130,204 @@ fn keys_come_in_byte_order_whatever_their_slashes() {
     sorted.sort();
     let listed: Vec<_> = page.items.iter().map(|item| item.name().to_vec()).collect();
     assert_eq!(listed, sorted);
+}
+
+/// What a key's history should be, newest first: (name, is a marker).
+type History = Vec<(VersionName, bool)>;
+
+#[derive(Debug, Clone)]
+enum Act {
+    Put(Vec<u8>),
+    Delete(Vec<u8>),
+    /// The version so far down the key's history.
+    Purge(Vec<u8>, usize),
+    Keep(Versioning),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let name = || prop_oneof![Just("a"), Just("a/b"), Just("a/c"), Just("d/e/f"), Just("z")];
+    let name = move || name().prop_map(|name| name.as_bytes().to_vec());
+    prop_oneof![
+        5 => name().prop_map(Act::Put),
+        3 => name().prop_map(Act::Delete),
+        4 => (name(), 0..4usize).prop_map(|(name, at)| Act::Purge(name, at)),
+        1 => prop_oneof![Just(Versioning::Enabled), Just(Versioning::Suspended)].prop_map(Act::Keep),
+    ]
+}
+
+/// The name of a version that is written now, after whatever it replaces was taken out of the history.
+fn add(history: &mut History, versioning: Versioning, id: VersionId, marker: bool) {
+    let name = match versioning {
+        Versioning::Enabled => VersionName::Id(id),
+        Versioning::Off | Versioning::Suspended => {
+            history.retain(|(name, _)| *name != VersionName::Null);
+            VersionName::Null
+        }
+    };
+    history.insert(0, (name, marker));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn histories_are_those_of_a_model(acts in proptest::collection::vec(act(), 1..40), max in 1..4usize) {
+        let store = bucket_with(&[], &[]);
+        let mut model = BTreeMap::<Vec<u8>, History>::new();
+        let mut versioning = Versioning::Off;
+        for (index, act) in (10..).zip(acts) {
+            match act {
+                Act::Keep(wanted) => {
+                    versioning = wanted;
+                    let change = ConfigChange::Versioning(wanted);
+                    prop_assert_eq!(run(&store, index, Command::ConfigureBucket { bucket: BUCKET, change }), Outcome::Done);
+                }
+                Act::Put(key) => {
+                    let Outcome::Committed(done) = run(&store, index, put(&key)) else { panic!("{key:?} is not put") };
+                    add(model.entry(key).or_default(), versioning, done.version, false);
+                }
+                Act::Delete(key) => {
+                    let Outcome::Removed(removed) = run(&store, index, delete(&key, None)) else { panic!("not deleted") };
+                    let history = model.entry(key).or_default();
+                    prop_assert_eq!(removed.marker, versioning != Versioning::Off);
+                    match removed.version {
+                        None => history.clear(),
+                        Some(VersionName::Id(id)) => add(history, versioning, id, true),
+                        Some(VersionName::Null) => add(history, versioning, VersionId(0), true),
+                    }
+                }
+                Act::Purge(key, at) => {
+                    let history = model.entry(key.clone()).or_default();
+                    let gone = if at < history.len() { Some(history.remove(at)) } else { None };
+                    let name = gone.map_or(VersionName::Id(VersionId(u64::MAX)), |(name, _)| name);
+                    let Outcome::Removed(removed) = run(&store, index, delete(&key, Some(name))) else { panic!("not purged") };
+                    prop_assert_eq!((removed.existed, removed.marker), (gone.is_some(), gone.is_some_and(|gone| gone.1)));
+                }
+            }
+        }
+        model.retain(|_, history| !history.is_empty());
+        // What is there now.
+        let shown = list(&store, BUCKET, &ListRequest { max: 100, ..ListRequest::default() }).expect("memory reads");
+        let shown: Vec<&[u8]> = shown.items.iter().map(Item::name).collect();
+        let there: Vec<&[u8]> =
+            model.iter().filter(|(_, history)| !history[0].1).map(|(key, _)| key.as_slice()).collect();
+        prop_assert_eq!(shown, there);
+        // Histories, page by page.
+        let (mut after, mut version, mut pages) = (Vec::new(), None, Vec::new());
+        loop {
+            let request = ListRequest { after: after.clone(), max, ..ListRequest::default() };
+            let page = list_versions(&store, BUCKET, &request, version).expect("memory reads");
+            prop_assert!(page.items.len() <= max);
+            for item in page.items {
+                let VersionItem::Version(shown) = item else { panic!("nobody asked for prefixes") };
+                (after, version) = (shown.key.clone(), Some(shown.name));
+                pages.push((shown.key, shown.name, shown.marker, shown.latest));
+            }
+            if !page.truncated {
+                break;
+            }
+        }
+        let expected: Vec<_> = model
+            .iter()
+            .flat_map(|(key, history)| {
+                let line = |(at, (name, marker)): (usize, &(VersionName, bool))| (key.clone(), *name, *marker, at == 0);
+                history.iter().enumerate().map(line).collect::<Vec<_>>()
+            })
+            .collect();
+        prop_assert_eq!(&pages, &expected);
+        // Each by its name; and nothing is left of what is gone.
+        for (key, name, marker, latest) in expected {
+            let LookedUp::Found(found) = query::look_up(&store, BUCKET, &key, Some(name)).expect("memory reads") else {
+                panic!("{key:?} {name:?} is not found")
+            };
+            prop_assert_eq!((found.extra.marker, found.latest), (marker, latest));
+        }
+        let count: usize = model.values().map(Vec::len).sum();
+        let usage = query::usage(&store, BUCKET).expect("memory reads").expect("a bucket");
+        prop_assert_eq!(usage.objects, count as u64);
+        let records = |table| holdfast_core::kv::scan_prefix(&store, &keys::table(table), 1000).expect("memory reads").len();
+        prop_assert_eq!(records(keys::Table::Version), count);
+        let nulls = model.values().filter(|history| history.iter().skip(1).any(|(name, _)| *name == VersionName::Null));
+        prop_assert_eq!(records(keys::Table::NullVersion), nulls.count());
+        let directories = records(keys::Table::DirEntry) + records(keys::Table::HiddenEntry);
+        prop_assert!(!model.is_empty() || directories == 0, "directories go with their last child");
+    }
+}
+
+fn put(key: &[u8]) -> Command {
+    let object = NewObject {
+        bytes: 0,
+        etag: Etag::Md5([0; 16]),
+        content: NewContent::Inline(Vec::new()),
+        attributes: Attributes::default(),
+        checksum: None,
+        parts: Vec::new(),
+    };
+    Command::PutObject { bucket: BUCKET, key: key.to_vec(), condition: Condition::Always, object }
+}
+
+fn delete(key: &[u8], version: Option<VersionName>) -> Command {
+    Command::DeleteVersion {
+        bucket: BUCKET,
+        key: key.to_vec(),
+        version,
+        precondition: Precondition::default(),
+        bypass: false,
+        owner: String::new(),
+    }
+}
+
+#[test]
+fn locks_fail_closed() {
+    let store = bucket_with(&[], &[]);
+    let configure = |change| Command::ConfigureBucket { bucket: BUCKET, change };
+    let locked = Outcome::Rejected(Rejection::Locked);
+    let state = Outcome::Rejected(Rejection::BucketState);
+    let lock = |mode, until_ms| Some(Retention { mode, until_ms });
+    let change =
+        |change| Command::ChangeVersion { bucket: BUCKET, key: b"k".to_vec(), version: None, change };
+    let retain = |retention, bypass| change(VersionChange::Retention { retention, bypass });
+    assert_eq!(run(&store, 10, configure(ConfigChange::ObjectLock)), state, "without versions");
+    run(&store, 11, configure(ConfigChange::Versioning(Versioning::Enabled)));
+    assert_eq!(run(&store, 12, configure(ConfigChange::ObjectLock)), Outcome::Done);
+    assert_eq!(run(&store, 13, configure(ConfigChange::Versioning(Versioning::Suspended))), state);
+    let Outcome::Committed(done) = run(&store, 14, put(b"k")) else { panic!("not put") };
+    let purge = |bypass| Command::DeleteVersion {
+        bucket: BUCKET,
+        key: b"k".to_vec(),
+        version: Some(VersionName::Id(done.version)),
+        precondition: Precondition::default(),
+        bypass,
+        owner: String::new(),
+    };
+    assert_eq!(run(&store, 15, change(VersionChange::LegalHold(true))), Outcome::Done);
+    assert_eq!(run(&store, 16, purge(true)), locked);
+    run(&store, 17, change(VersionChange::LegalHold(false)));
+    // The wall clock of all entries here is 1000.
+    run(&store, 18, retain(lock(LockMode::Governance, 2000), false));
+    assert_eq!(run(&store, 19, retain(None, false)), locked);
+    assert_eq!(run(&store, 20, retain(lock(LockMode::Governance, 1500), false)), locked);
+    assert_eq!(run(&store, 21, retain(lock(LockMode::Compliance, 3000), false)), locked);
+    assert_eq!(run(&store, 22, purge(false)), locked);
+    assert_eq!(run(&store, 23, retain(lock(LockMode::Governance, 2500), false)), Outcome::Done);
+    assert_eq!(run(&store, 24, retain(lock(LockMode::Compliance, 3000), true)), Outcome::Done);
+    for bypass in [false, true] {
+        assert_eq!(run(&store, 25 + 4 * u64::from(bypass), purge(bypass)), locked);
+        assert_eq!(run(&store, 25 + 4 * u64::from(bypass) + 1, retain(None, bypass)), locked);
+        assert_eq!(
+            run(&store, 25 + 4 * u64::from(bypass) + 2, retain(lock(LockMode::Compliance, 2999), bypass)),
+            locked
+        );
+        assert_eq!(
+            run(&store, 25 + 4 * u64::from(bypass) + 3, retain(lock(LockMode::Governance, 9000), bypass)),
+            locked
+        );
+    }
+    assert_eq!(run(&store, 33, retain(lock(LockMode::Compliance, 4000), false)), Outcome::Done);
+    // A marker may hide it; it is still there.
+    assert!(matches!(run(&store, 34, delete(b"k", None)), Outcome::Removed(Removed { marker: true, .. })));
+    assert_eq!(run(&store, 35, purge(true)), locked);
+    assert_eq!(
+        run(&store, 36, Command::DeleteBucket { name: "b".into() }),
+        Outcome::Rejected(Rejection::BucketNotEmpty)
+    );
 }

@@ -1,0 +1,263 @@
+//! Users, their keys and their policies: kept in the metadata, remembered here as long as nothing of them changes.
+//!
+//! A user that an operator makes is an account of its own: it owns what it creates, may do everything with that, and
+//! nothing with what is others' unless they allow it. The keys that the system was founded with are the system's owner's.
+
+use arc_swap::ArcSwap;
+use holdfast_gateway_policy::Policy;
+use holdfast_meta_raft_machine::ask::IdentitiesNow;
+use holdfast_meta_raft_server::{Meta, MetaError};
+use s3s::auth::SecretKey;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use subtle::ConstantTimeEq;
+
+pub mod change;
+
+/// What the system's owner is called where S3 shows owners.
+pub const OWNER: &str = "holdfast";
+
+/// The account of the system's owner.
+pub const OWNER_ACCOUNT: &str = "000000000000";
+
+/// A user as the metadata keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Also the canonical id, under which grants and owners name it.
+    pub name: String,
+    /// Twelve digits.
+    pub account: String,
+    pub display_name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    pub created_ms: u64,
+    /// None of its keys opens anything.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Its own policies, by name.
+    #[serde(default)]
+    pub policies: BTreeMap<String, String>,
+    /// The names of policies that it shares with others.
+    #[serde(default)]
+    pub attached: BTreeSet<String>,
+}
+
+/// An access key as the metadata keeps it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub user: String,
+    pub secret: String,
+    pub created_ms: u64,
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+/// A user with its policies read.
+#[derive(Debug)]
+pub struct Known {
+    pub user: User,
+    pub arn: String,
+    /// One that cannot be read denies everything.
+    pub policies: Vec<Option<Policy>>,
+}
+
+/// Whoever sends a request.
+#[derive(Debug, Clone)]
+pub enum Who {
+    Anonymous,
+    /// The system's owner.
+    Owner,
+    User(Arc<Known>),
+}
+
+impl Who {
+    /// The canonical id; empty for the system's owner, and `None` for nobody.
+    pub fn canonical(&self) -> Option<&str> {
+        match self {
+            Self::Anonymous => None,
+            Self::Owner => Some(""),
+            Self::User(known) => Some(&known.user.name),
+        }
+    }
+}
+
+/// All identities at one moment.
+#[derive(Default)]
+pub struct Identities {
+    /// Of the last change; 0 before the first.
+    pub number: u64,
+    pub users: BTreeMap<String, Arc<Known>>,
+    keys: HashMap<String, Key>,
+}
+
+impl Identities {
+    /// Reads what the metadata keeps. What cannot be read is left out, and said.
+    pub fn read(number: u64, records: &[(String, String)]) -> Self {
+        let mut identities = Self { number, ..Self::default() };
+        let of = |kind: &'static str| {
+            records.iter().filter_map(move |(name, text)| Some((name.strip_prefix(kind)?, text)))
+        };
+        let shared: HashMap<&str, Option<Policy>> =
+            of("policy/").map(|(name, text)| (name, Policy::of_identity(text).ok())).collect();
+        for (name, text) in of("user/") {
+            let Ok(user) = serde_json::from_str::<User>(text) else {
+                tracing::error!(name, "a user's record cannot be read: it has no access");
+                continue;
+            };
+            let own = user.policies.values().map(|text| Policy::of_identity(text).ok());
+            let attached = user.attached.iter().map(|name| shared.get(name.as_str()).cloned().flatten());
+            let policies = own.chain(attached).collect();
+            let arn = format!("arn:aws:iam::{}:root", user.account);
+            identities.users.insert(user.name.clone(), Arc::new(Known { arn, policies, user }));
+        }
+        for (access, text) in of("key/") {
+            match serde_json::from_str(text) {
+                Ok(key) => drop(identities.keys.insert(access.to_owned(), key)),
+                Err(error) => {
+                    tracing::error!(%error, "an access key's record cannot be read: it opens nothing")
+                }
+            }
+        }
+        identities
+    }
+
+    /// The access keys of a user, with when they were made.
+    pub fn keys_of(&self, user: &str) -> Vec<(&str, &Key)> {
+        let mut keys: Vec<_> = self
+            .keys
+            .iter()
+            .filter(|(_, key)| key.user == user)
+            .map(|(access, key)| (access.as_str(), key))
+            .collect();
+        keys.sort_unstable_by_key(|(access, key)| (key.created_ms, *access));
+        keys
+    }
+
+    /// Whether a canonical id is anybody's.
+    pub fn is_user(&self, canonical: &str) -> bool {
+        canonical == OWNER || self.users.contains_key(canonical)
+    }
+
+    pub fn by_email(&self, email: &str) -> Option<&Arc<Known>> {
+        self.users.values().find(|known| known.user.email.as_deref() == Some(email))
+    }
+}
+
+/// The key pair that the system was founded with.
+#[derive(Clone)]
+pub struct Credentials {
+    access_key: String,
+    secret_key: SecretKey,
+}
+
+impl Credentials {
+    pub fn new(access_key: String, secret_key: String) -> Self {
+        Self { access_key, secret_key: SecretKey::from(secret_key) }
+    }
+}
+
+/// Keys that are not known are looked up again, so often at most: strangers must not load the metadata.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is known of identities. It is asked again when an answer of the metadata shows that they changed.
+pub struct Directory {
+    meta: Meta,
+    owner: Credentials,
+    known: ArcSwap<Identities>,
+    started: Instant,
+    /// Milliseconds since the start.
+    refreshed_ms: AtomicU64,
+}
+
+impl Directory {
+    pub fn new(meta: Meta, owner: Credentials) -> Self {
+        Self {
+            meta,
+            owner,
+            known: ArcSwap::default(),
+            started: Instant::now(),
+            refreshed_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub fn now(&self) -> Arc<Identities> {
+        self.known.load_full()
+    }
+
+    /// Reads them again, unless what is known is of change `number` or later.
+    ///
+    /// # Errors
+    /// Where the metadata does not answer.
+    pub async fn refresh(&self, number: u64) -> Result<Arc<Identities>, MetaError> {
+        let known = self.known.load_full();
+        if known.number >= number {
+            return Ok(known);
+        }
+        let (number, records) = match self.meta.ask(IdentitiesNow {}).await {
+            // A member of the version before: there are none yet.
+            Err(MetaError::Refused(_)) => (0, Vec::new()),
+            other => other?,
+        };
+        let read = Arc::new(Identities::read(number, &records));
+        // Another request may have read later ones meanwhile.
+        let newest =
+            |now: &Arc<Identities>| if now.number > read.number { now.clone() } else { read.clone() };
+        self.known.rcu(newest);
+        Ok(self.known.load_full())
+    }
+
+    /// Reads them again for a key that is not known, now and then.
+    async fn look_again(&self) -> Result<(), MetaError> {
+        let now_ms = self.started.elapsed().as_millis() as u64 + 1;
+        let last = self.refreshed_ms.load(Ordering::Relaxed);
+        let due = last == 0 || now_ms - last >= REFRESH_PAUSE.as_millis() as u64;
+        let mine = due
+            && self.refreshed_ms.compare_exchange(last, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if mine {
+            self.refresh(u64::MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// The secret of a key that is good.
+    ///
+    /// # Errors
+    /// Where the metadata does not answer.
+    pub async fn secret_of(&self, access: &str) -> Result<Option<SecretKey>, MetaError> {
+        if access == self.owner.access_key {
+            return Ok(Some(self.owner.secret_key.clone()));
+        }
+        if !self.known.load().keys.contains_key(access) {
+            self.look_again().await?;
+        }
+        let known = self.known.load();
+        let good = known.keys.get(access).filter(|_| who_has(&known, access).is_some());
+        Ok(good.map(|key| SecretKey::from(key.secret.clone())))
+    }
+
+    /// Whose a key is that has just been checked; `None` where it is no longer good, or another now.
+    pub fn holder(&self, access: &str, secret: &SecretKey) -> Option<Who> {
+        if access == self.owner.access_key {
+            return Some(Who::Owner);
+        }
+        let known = self.known.load();
+        let same = known
+            .keys
+            .get(access)
+            .is_some_and(|key| SecretKey::from(key.secret.clone()).ct_eq(secret).into());
+        who_has(&known, access).filter(|_| same).map(Who::User)
+    }
+}
+
+/// The user of a key, if both are enabled.
+fn who_has(identities: &Identities, access: &str) -> Option<Arc<Known>> {
+    let key = identities.keys.get(access).filter(|key| !key.disabled)?;
+    identities.users.get(&key.user).filter(|known| !known.user.disabled).cloned()
+}

@@ -1,0 +1,375 @@
+//! Who may do what. A request is looked at once: who sends it, what it is about, and what is there. Judging it and carrying
+//! it out read that one [`Scene`].
+
+mod actions;
+mod facts;
+mod signature;
+
+pub use actions::Target;
+pub use facts::Peer;
+
+use super::{
+    S3Door,
+    acl::{Acl, Permission},
+    error,
+    settings::{BucketView, Ownership},
+};
+use crate::{
+    engine::EngineError,
+    identity::{OWNER_ACCOUNT, Who},
+};
+use actions::{Grant, Rule, rule_of};
+use facts::{Asked, Facts};
+use holdfast_gateway_policy::{Caller, Effect};
+use holdfast_meta_raft_machine::{
+    ask::{BucketNamed, CurrentVersion, Look, LookAt, LookedUp, Object},
+    records::{BucketConfig, Extra, VersionName},
+};
+use holdfast_meta_raft_server::MetaError;
+use s3s::{
+    S3Error, S3Request, S3Result,
+    access::{S3Access, S3AccessContext},
+    auth::{S3Auth, SecretKey},
+    path::S3Path,
+    s3_error,
+};
+use std::sync::Arc;
+
+/// A request, and all that it is judged by.
+pub struct Scene {
+    pub who: Who,
+    /// Not of requests that are about no bucket.
+    bucket: Option<Arc<BucketView>>,
+    pub object: LookedUp,
+    facts: Facts,
+}
+
+/// The scene of a request that was let in.
+///
+/// # Errors
+/// Where none was made, which cannot be.
+pub fn scene<T>(request: &S3Request<T>) -> S3Result<Arc<Scene>> {
+    let scene = request.extensions.get::<Arc<Scene>>().cloned();
+    scene.ok_or_else(|| s3_error!(InternalError, "We encountered an internal error. Please try again."))
+}
+
+fn denied() -> S3Error {
+    s3_error!(AccessDenied, "Access Denied")
+}
+
+pub fn no_such_key() -> S3Error {
+    s3_error!(NoSuchKey, "The specified key does not exist.")
+}
+
+impl Scene {
+    /// The bucket.
+    ///
+    /// # Errors
+    /// Where the request is about none, which is not one that asks.
+    pub fn bucket(&self) -> S3Result<&Arc<BucketView>> {
+        self.bucket.as_ref().ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))
+    }
+
+    /// The canonical id of whoever writes; nobody's writes are the bucket owner's.
+    pub fn writer(&self) -> String {
+        let bucket = self.bucket.as_ref();
+        let bucket_owner = || bucket.map(|bucket| bucket.config.owner.clone()).unwrap_or_default();
+        match bucket.map(|bucket| bucket.ownership) {
+            Some(Ownership::BucketOwnerEnforced) => bucket_owner(),
+            _ => self.who.canonical().map_or_else(bucket_owner, str::to_owned),
+        }
+    }
+
+    /// Whether somebody may do something to what the request is about, or to `key` in its bucket.
+    pub fn may(&self, action: &str, grant: Grant, key: Option<&str>, object: Option<&Extra>) -> bool {
+        let Some(bucket) = &self.bucket else { return true };
+        let resource = match key {
+            Some(key) => format!("arn:aws:s3:::{}/{key}", bucket.bucket.name),
+            None => format!("arn:aws:s3:::{}", bucket.bucket.name),
+        };
+        let asked = Asked { scene: self, action, resource: &resource, object };
+        allowed(&asked, bucket, grant, object)
+    }
+
+    /// Whether somebody may do something to a version that it writes itself.
+    pub fn may_own(&self, action: &str, key: &str, extra: &Extra) -> bool {
+        self.may(action, Grant::None, Some(key), Some(extra))
+    }
+
+    /// Whether governance may be gone around, as the request asks for.
+    pub fn bypasses(&self, wanted: bool, key: &str) -> bool {
+        wanted && self.may("s3:BypassGovernanceRetention", Grant::None, Some(key), None)
+    }
+
+    /// Whether it may delete a key of its bucket, or one of its versions.
+    pub fn may_delete(&self, key: &str, names_version: bool) -> bool {
+        let action = if names_version { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
+        self.may(action, Grant::Write, Some(key), None)
+    }
+
+    /// The same caller's view of another object.
+    pub fn about(&self, bucket: Arc<BucketView>, object: LookedUp) -> Self {
+        Self { who: self.who.clone(), bucket: Some(bucket), object, facts: self.facts.clone() }
+    }
+
+    /// # Errors
+    /// Where the caller may not read the object, or may not know that it is not there.
+    pub fn may_read(&self, key: &str, names_version: bool) -> S3Result<()> {
+        let rule = rule_of("GetObject").ok_or_else(denied)?;
+        self.check(rule, Some(key), names_version)
+    }
+
+    /// The object that was looked up and may be read.
+    ///
+    /// # Errors
+    /// 404, or 405 for a delete marker.
+    pub fn found(&self, names_version: bool) -> S3Result<&Object> {
+        found(&self.object, names_version)
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        match &self.who {
+            Who::Anonymous => Caller::Anonymous,
+            Who::Owner => Caller::User {
+                account: OWNER_ACCOUNT,
+                arn: "arn:aws:iam::000000000000:root",
+                canonical: "holdfast",
+            },
+            Who::User(known) => {
+                Caller::User { account: &known.user.account, arn: &known.arn, canonical: &known.user.name }
+            }
+        }
+    }
+}
+
+/// What was looked up, as an object.
+///
+/// # Errors
+/// 404, or 405 for a delete marker.
+pub fn found(object: &LookedUp, names_version: bool) -> S3Result<&Object> {
+    match object {
+        LookedUp::Found(found) if found.extra.marker => {
+            Err(super::versions::marker_error(found, names_version))
+        }
+        LookedUp::Found(found) => Ok(found),
+        LookedUp::NoVersion => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
+        LookedUp::NoKey | LookedUp::NotAsked if names_version => {
+            Err(s3_error!(NoSuchVersion, "The specified version does not exist."))
+        }
+        LookedUp::NoKey | LookedUp::NotAsked => Err(no_such_key()),
+    }
+}
+
+/// The whole decision: a denial anywhere is final; within an account its owner may do everything; across accounts the
+/// resource's side must allow it, and the caller's own policies too where there are any.
+fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<&Extra>) -> bool {
+    let own = own_policies(asked);
+    let public = bucket.block.restrict_public_buckets && bucket.policy_is_public();
+    let stranger = asked.scene.who.canonical() != Some(&bucket.config.owner);
+    let policy = match &bucket.policy {
+        Some(Ok(policy)) => policy.effect(asked),
+        // What cannot be read may have meant to deny.
+        Some(Err(())) => Some(Effect::Deny),
+        None => None,
+    };
+    let policy = policy.filter(|effect| *effect == Effect::Deny || !(public && stranger));
+    if own == Some(Effect::Deny) || policy == Some(Effect::Deny) {
+        // The owner of a bucket can always mend its policy.
+        let mends = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
+        return own != Some(Effect::Deny) && !stranger && mends.contains(&asked.action);
+    }
+    if matches!(asked.scene.who, Who::Owner) {
+        return true;
+    }
+    let restricted = matches!(&asked.scene.who, Who::User(known) if !known.policies.is_empty());
+    // Objects belong to whoever wrote them, where the bucket does not say otherwise.
+    let owner = match object {
+        Some(extra) if bucket.ownership != Ownership::BucketOwnerEnforced => &extra.owner,
+        _ => &bucket.config.owner,
+    };
+    if asked.scene.who.canonical() == Some(owner) {
+        return !restricted || own == Some(Effect::Allow) || policy == Some(Effect::Allow);
+    }
+    let by_resource = policy == Some(Effect::Allow) || granted(asked, bucket, grant, object);
+    by_resource && (!restricted || own == Some(Effect::Allow))
+}
+
+fn own_policies(asked: &Asked<'_>) -> Option<Effect> {
+    let Who::User(known) = &asked.scene.who else { return None };
+    let mut allowed = None;
+    for policy in &known.policies {
+        match policy.as_ref().map_or(Some(Effect::Deny), |policy| policy.effect(asked)) {
+            Some(Effect::Deny) => return Some(Effect::Deny),
+            Some(Effect::Allow) => allowed = Some(Effect::Allow),
+            None => {}
+        }
+    }
+    allowed
+}
+
+fn granted(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<&Extra>) -> bool {
+    if bucket.ownership == Ownership::BucketOwnerEnforced {
+        return false;
+    }
+    let permission = match grant {
+        Grant::None => return false,
+        Grant::Read => Permission::Read,
+        Grant::Write => Permission::Write,
+        Grant::ReadAcp => Permission::ReadAcp,
+        Grant::WriteAcp => Permission::WriteAcp,
+    };
+    let ignore = bucket.block.ignore_public_acls;
+    match object {
+        Some(extra) => {
+            Acl::kept(extra.documents.get("acl"), &extra.owner).allows(&asked.scene.who, permission, ignore)
+        }
+        None => bucket.acl.allows(&asked.scene.who, permission, ignore),
+    }
+}
+
+impl S3Door {
+    /// Looks at a bucket and perhaps at an object, and at whether identities changed.
+    pub async fn look(
+        &self,
+        bucket: &str,
+        key: Option<(Vec<u8>, Option<VersionName>)>,
+    ) -> S3Result<(Option<Arc<BucketView>>, LookedUp)> {
+        // What the system keeps for itself has names that no bucket can have.
+        if super::is_hidden(bucket) {
+            return Ok((None, LookedUp::NotAsked));
+        }
+        let cached = self.buckets.get(bucket);
+        let seen = cached.as_ref().map(|view| (view.bucket.id, view.config.number));
+        let question = LookAt { bucket: bucket.to_owned(), seen, key: key.clone() };
+        let look = match self.engine.meta().ask(question).await {
+            Err(MetaError::Refused(_)) => self.look_before_4(bucket, key).await?,
+            other => other.map_err(|failed| error::engine(failed.into()))?,
+        };
+        self.directory.refresh(look.identities).await.map_err(|failed| error::engine(failed.into()))?;
+        let Some(found) = look.bucket else {
+            self.buckets.forget(bucket);
+            return Ok((None, look.object));
+        };
+        let view = match (look.config, cached) {
+            (None, Some(view)) => view,
+            (config, _) => self.buckets.keep(BucketView::new(found, config.unwrap_or_default())),
+        };
+        Ok((Some(view), look.object))
+    }
+
+    /// The same from members of the version before, where all buckets are plain.
+    async fn look_before_4(
+        &self,
+        bucket: &str,
+        key: Option<(Vec<u8>, Option<VersionName>)>,
+    ) -> S3Result<Look> {
+        let found = self.ask(BucketNamed { name: bucket.to_owned() }).await?;
+        let mut object = LookedUp::NotAsked;
+        if let (Some(bucket), Some((key, _))) = (&found, key) {
+            let version = self.ask(CurrentVersion { bucket: bucket.id, key }).await?;
+            let plain = |version| {
+                LookedUp::Found(Box::new(Object { version, extra: Extra::default(), latest: true }))
+            };
+            object = version.map_or(LookedUp::NoKey, plain);
+        }
+        Ok(Look { bucket: found, config: Some(BucketConfig::default()), identities: 0, object })
+    }
+
+    /// Makes a request's scene, and judges it.
+    async fn judge(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let Some(rule) = rule_of(context.s3_op().name()) else {
+            return Err(s3_error!(NotImplemented, "The operation is not implemented"));
+        };
+        let facts = Facts::of(context);
+        let (bucket_name, key) = match context.s3_path() {
+            S3Path::Root => (None, None),
+            S3Path::Bucket { bucket } => (Some(bucket.to_string()), None),
+            S3Path::Object { bucket, key } => (Some(bucket.to_string()), Some(key.to_string())),
+        };
+        let version = facts.query.get("versionId").map(str::to_owned);
+        let name = version.as_deref().map(super::versions::parse_version).transpose()?;
+        let wanted = match (&key, rule.target) {
+            (Some(key), Target::Object) => Some((key.clone().into_bytes(), name)),
+            _ => None,
+        };
+        let (bucket, object) = match &bucket_name {
+            Some(bucket) => self.look(bucket, wanted).await?,
+            // No bucket has an empty name: what is learned is whether identities changed.
+            None => self.look("", None).await?,
+        };
+        // Only now it is known whether the key that the request was checked with is still good.
+        let who = match context.credentials() {
+            Some(given) => {
+                self.directory.holder(&given.access_key, &given.secret_key).ok_or_else(unknown_key)?
+            }
+            None => Who::Anonymous,
+        };
+        if rule.target == Target::Service || rule.target == Target::NewBucket {
+            if matches!(who, Who::Anonymous) {
+                return Err(denied());
+            }
+        } else if bucket.is_none() {
+            return Err(s3_error!(NoSuchBucket, "The specified bucket does not exist"));
+        }
+        let scene = Scene { who, bucket, object, facts };
+        expected_owner(context, &scene)?;
+        scene.check(rule, key.as_deref(), version.is_some())?;
+        context.extensions_mut().insert(Arc::new(scene));
+        Ok(())
+    }
+}
+
+fn expected_owner(context: &S3AccessContext<'_>, scene: &Scene) -> S3Result<()> {
+    let Some(wanted) = context.headers().get("x-amz-expected-bucket-owner") else { return Ok(()) };
+    let owner = scene.bucket.as_ref().map_or("", |bucket| &bucket.config.owner);
+    let account = match &scene.who {
+        Who::User(known) if known.user.name == owner => &known.user.account,
+        Who::Owner if owner.is_empty() => OWNER_ACCOUNT,
+        Who::Anonymous | Who::Owner | Who::User(_) => "",
+    };
+    let same = [owner, account].iter().any(|id| !id.is_empty() && wanted.as_bytes() == id.as_bytes());
+    if same { Ok(()) } else { Err(denied()) }
+}
+
+impl Scene {
+    fn check(&self, rule: Rule, key: Option<&str>, names_version: bool) -> S3Result<()> {
+        if matches!(rule.target, Target::Service | Target::NewBucket) {
+            let asked = Asked { scene: self, action: rule.action, resource: "arn:aws:s3:::*", object: None };
+            return if own_policies(&asked) == Some(Effect::Deny) { Err(denied()) } else { Ok(()) };
+        }
+        let action = rule.action(names_version);
+        let object = match &self.object {
+            LookedUp::Found(found) => Some(&found.extra),
+            LookedUp::NotAsked | LookedUp::NoKey | LookedUp::NoVersion => None,
+        };
+        if rule.target != Target::Object || object.is_some_and(|extra| !extra.marker) {
+            return if self.may(action, rule.grant, key, object) { Ok(()) } else { Err(denied()) };
+        }
+        // Whether a key exists is known to whoever may list.
+        if self.may("s3:ListBucket", Grant::Read, None, None) { Ok(()) } else { Err(denied()) }
+    }
+}
+
+fn unknown_key() -> S3Error {
+    s3_error!(InvalidAccessKeyId, "The AWS access key Id you provided does not exist in our records")
+}
+
+/// The door's own guard, as s3s asks it.
+#[derive(Clone)]
+pub struct Guard(pub S3Door);
+
+#[async_trait::async_trait]
+impl S3Auth for Guard {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        let found = self.0.directory.secret_of(access_key).await;
+        found.map_err(|failed| error::engine(EngineError::Meta(failed)))?.ok_or_else(unknown_key)
+    }
+}
+
+#[async_trait::async_trait]
+impl S3Access for Guard {
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        signature::check(context)?;
+        self.0.judge(context).await
+    }
+}

@@ -1,0 +1,141 @@
+//! What a request says of itself, as policies may ask for it.
+
+use super::Scene;
+use crate::{clock::unix_ms, identity::Who};
+use holdfast_gateway_policy::{Caller, Request};
+use holdfast_meta_raft_machine::records::Extra;
+use hyper::HeaderMap;
+use percent_encoding::percent_decode_str;
+use s3s::access::S3AccessContext;
+use std::net::{IpAddr, SocketAddr};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Where a connection comes from, and whether it is encrypted. What headers say of it is not believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub secure: bool,
+}
+
+/// A request's query with names and values decoded once, as s3s reads them.
+#[derive(Debug, Clone, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(text: &str) -> Self {
+        let decode =
+            |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        };
+        Self(text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+#[derive(Clone)]
+pub struct Facts {
+    pub query: Query,
+    headers: HeaderMap,
+    peer: Option<Peer>,
+    now_ms: u64,
+}
+
+impl Facts {
+    pub fn of(context: &mut S3AccessContext<'_>) -> Self {
+        Self {
+            query: Query::parse(context.uri().query().unwrap_or_default()),
+            headers: context.headers().clone(),
+            peer: context.extensions_mut().get::<Peer>().copied(),
+            now_ms: unix_ms(),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The tags that a write brings.
+    fn new_tags(&self) -> Query {
+        Query::parse(self.header("x-amz-tagging").unwrap_or_default())
+    }
+}
+
+/// One question to policies.
+pub struct Asked<'a> {
+    pub scene: &'a Scene,
+    pub action: &'a str,
+    pub resource: &'a str,
+    pub object: Option<&'a Extra>,
+}
+
+impl Request for Asked<'_> {
+    fn caller(&self) -> Caller<'_> {
+        self.scene.caller()
+    }
+
+    fn action(&self) -> &str {
+        self.action
+    }
+
+    fn resource(&self) -> &str {
+        self.resource
+    }
+
+    fn values(&self, key: &str, visit: &mut dyn FnMut(&str)) {
+        let facts = &self.scene.facts;
+        let mut some = |value: Option<&str>| value.into_iter().for_each(&mut *visit);
+        match key {
+            "aws:username" | "aws:userid" => some(self.scene.who.canonical().map(crate::s3::acl::shown)),
+            "aws:principalaccount" => match self.caller() {
+                Caller::User { account, .. } => some(Some(account)),
+                Caller::Anonymous => {}
+            },
+            "aws:principaltype" => some(Some(match self.scene.who {
+                Who::Anonymous => "Anonymous",
+                Who::Owner | Who::User(_) => "Account",
+            })),
+            "aws:securetransport" => {
+                some(Some(if facts.peer.is_some_and(|peer| peer.secure) { "true" } else { "false" }));
+            }
+            "aws:currenttime" => {
+                let now = OffsetDateTime::from_unix_timestamp((facts.now_ms / 1000) as i64).ok();
+                some(now.and_then(|now| now.format(&Rfc3339).ok()).as_deref());
+            }
+            "aws:epochtime" => some(Some(&(facts.now_ms / 1000).to_string())),
+            "aws:useragent" => some(facts.header("user-agent")),
+            "aws:referer" => some(facts.header("referer")),
+            "s3:prefix" | "s3:delimiter" | "s3:max-keys" => some(facts.query.get(&key[3..])),
+            "s3:versionid" => some(facts.query.get("versionId")),
+            "s3:signatureversion" => some(Some("AWS4-HMAC-SHA256")),
+            "s3:if-match" | "s3:if-none-match" => some(facts.header(&key[3..])),
+            "s3:object-lock-mode" => some(facts.header("x-amz-object-lock-mode")),
+            "s3:object-lock-legal-hold" => some(facts.header("x-amz-object-lock-legal-hold")),
+            "s3:object-lock-retain-until-date" => some(facts.header("x-amz-object-lock-retain-until-date")),
+            "s3:requestobjecttagkeys" => facts.new_tags().0.iter().for_each(|(name, _)| visit(name)),
+            _ => {
+                if let Some(wanted) = key.strip_prefix("s3:existingobjecttag/") {
+                    let tags = self.object.into_iter().flat_map(|extra| &extra.tags);
+                    tags.filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
+                        .for_each(|(_, value)| visit(value));
+                } else if let Some(wanted) = key.strip_prefix("s3:requestobjecttag/") {
+                    let tags = facts.new_tags().0;
+                    let mine = tags.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+                    mine.for_each(|(_, value)| visit(value));
+                } else if let Some(header) = key.strip_prefix("s3:").filter(|name| name.starts_with("x-amz-"))
+                {
+                    // Headers that a presigned URL carries in its query count the same.
+                    some(facts.header(header).or_else(|| facts.query.get(header)));
+                }
+            }
+        }
+    }
+
+    fn source_ip(&self) -> Option<IpAddr> {
+        self.scene.facts.peer.map(|peer| peer.address.ip())
+    }
+}

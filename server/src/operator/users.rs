@@ -1,0 +1,226 @@
+//! `holdfast user`, `key` and `policy`: the admin API's routes, reached through a local system's socket, through the API's
+//! listener, or with the operator's identity.
+
+use super::show::{say, show_rows};
+use crate::{
+    admin::{
+        local,
+        users::{KeyOrder, UserChange, UserOrder},
+    },
+    args::{KeyCommand, PolicyCommand, UserCommand, UsersCommand, Way},
+    cluster::identity::HostIdentity,
+    system::{SystemError, io_at, refuse},
+};
+use axum::body::Body;
+use holdfast_core::buffer::BufferPool;
+use holdfast_meta_raft_server::{Meta, RemoteMeta};
+use holdfast_net::https;
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower::ServiceExt;
+
+/// The largest answer that is taken.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// How the API is reached.
+enum Reach {
+    Local(PathBuf),
+    Https { url: String, token: String, authority: Option<String> },
+    Operator(RemoteMeta),
+}
+
+impl Reach {
+    fn find(way: Way, operator: &Path) -> Result<Self, SystemError> {
+        if let Some(data) = way.data {
+            return Ok(Self::Local(data));
+        }
+        if let Some(url) = way.admin {
+            let Some(token) = way.token else {
+                return refuse("--admin needs a token: see \"holdfast admin create\"");
+            };
+            let read = |path: PathBuf| std::fs::read_to_string(&path).map_err(io_at(&path));
+            return Ok(Self::Https { url, token, authority: way.ca.map(read).transpose()? });
+        }
+        if let Some(identity) = HostIdentity::read(operator)? {
+            return Ok(Self::Operator(RemoteMeta::start(
+                identity.tls()?,
+                &identity.members,
+                BufferPool::new(0),
+            )));
+        }
+        refuse("name the system: --data DIR of one on this host, --admin URL, or --operator DIR of a cluster")
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Value, SystemError> {
+        let body = serde_json::to_vec(body).map_err(|error| SystemError::Cluster(error.to_string()))?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "holdfast")
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Self::Https { token, .. } = self {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request =
+            request.body(Body::from(body)).map_err(|error| SystemError::Cluster(error.to_string()))?;
+        let response = match self {
+            Self::Local(data) => {
+                let stream = local::connect(data).await.map_err(|error| {
+                    SystemError::Cluster(format!("no system runs with {}: {error}", data.display()))
+                })?;
+                over(stream, request).await?
+            }
+            Self::Https { url, authority, .. } => {
+                let stream = https::connect(url, authority.as_deref()).await;
+                over(stream.map_err(SystemError::Cluster)?, request).await?
+            }
+            Self::Operator(meta) => {
+                // The routes answer here, and ask the cluster themselves.
+                meta.refresh().await?;
+                let router = local::router(Meta::Remote(meta.clone()));
+                let response = router.oneshot(request).await;
+                let Ok(response) = response;
+                read(response.map(BodyExt::boxed_unsync)).await?
+            }
+        };
+        let (status, text) = response;
+        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(value);
+        }
+        refuse(value["error"].as_str().map_or_else(|| format!("{status}: {text}"), str::to_owned))
+    }
+}
+
+type Answered = (hyper::StatusCode, String);
+
+async fn read<B>(response: Response<B>) -> Result<Answered, SystemError>
+where
+    B: hyper::body::Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let bytes = body.map_err(|error| SystemError::Cluster(error.to_string()))?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// One request on a connection of its own.
+async fn over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Body>,
+) -> Result<Answered, SystemError> {
+    let failed = |error: hyper::Error| SystemError::Cluster(format!("the admin API: {error}"));
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let driven = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(failed)?;
+    let answer = read(response).await;
+    driven.abort();
+    answer
+}
+
+/// What a command's answer looks like to people.
+const USER_COLUMNS: [&str; 7] =
+    ["name", "account", "display_name", "email", "disabled", "policies", "attached"];
+
+/// Carries out a command about users.
+///
+/// # Errors
+/// Where the system cannot be reached or refuses.
+pub async fn run(operator: &Path, json: bool, way: Way, command: UsersCommand) -> Result<(), SystemError> {
+    let reach = Reach::find(way, operator)?;
+    match command {
+        UsersCommand::User(command) => user(&reach, json, command).await,
+        UsersCommand::Key(command) => key(&reach, json, command).await,
+        UsersCommand::Policy(command) => policy(&reach, json, command).await,
+    }
+}
+
+fn show(json: bool, columns: &[&str], answer: Value) {
+    match (json, answer) {
+        (true, answer) => say(answer),
+        (false, Value::Array(rows)) => show_rows(columns, &rows),
+        (false, Value::Null) => say("done"),
+        (false, one) => show_rows(columns, &[one]),
+    }
+}
+
+async fn user(reach: &Reach, json: bool, command: UserCommand) -> Result<(), SystemError> {
+    let change = async |name: &str, change: UserChange| {
+        reach.send(Method::PATCH, &format!("/v1/users/{name}"), &change).await
+    };
+    let answer = match command {
+        UserCommand::Create { name, display_name, email } => {
+            reach.send(Method::POST, "/v1/users", &UserOrder { name, display_name, email }).await?
+        }
+        UserCommand::List => reach.send(Method::GET, "/v1/users", &()).await?,
+        UserCommand::Delete { name } => reach.send(Method::DELETE, &format!("/v1/users/{name}"), &()).await?,
+        UserCommand::Disable { name } => {
+            change(&name, UserChange { disabled: Some(true), ..UserChange::default() }).await?
+        }
+        UserCommand::Enable { name } => {
+            change(&name, UserChange { disabled: Some(false), ..UserChange::default() }).await?
+        }
+    };
+    show(json, &USER_COLUMNS, answer);
+    Ok(())
+}
+
+async fn key(reach: &Reach, json: bool, command: KeyCommand) -> Result<(), SystemError> {
+    let answer = match command {
+        KeyCommand::Create { user, access_key, secret_key } => {
+            reach.send(Method::POST, "/v1/keys", &KeyOrder { user, access_key, secret_key }).await?
+        }
+        KeyCommand::List { user } => {
+            let query = user.map(|user| format!("?user={user}")).unwrap_or_default();
+            reach.send(Method::GET, &format!("/v1/keys{query}"), &()).await?
+        }
+        KeyCommand::Delete { access_key } => {
+            reach.send(Method::DELETE, &format!("/v1/keys/{access_key}"), &()).await?
+        }
+    };
+    let columns: &[&str] = match answer["secret_key"].is_string() {
+        true => &["user", "access_key", "secret_key"],
+        false => &["user", "access_key", "created_ms"],
+    };
+    show(json, columns, answer);
+    Ok(())
+}
+
+async fn policy(reach: &Reach, json: bool, command: PolicyCommand) -> Result<(), SystemError> {
+    let text = |path: &Path| std::fs::read_to_string(path).map_err(io_at(path));
+    let answer = match command {
+        PolicyCommand::Put { name, file, user: None } => {
+            reach.send(Method::POST, "/v1/policies", &json!({"name": name, "document": text(&file)?})).await?
+        }
+        PolicyCommand::Put { name, file, user: Some(user) } => {
+            let change = UserChange { put_policy: Some((name, text(&file)?)), ..UserChange::default() };
+            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+        }
+        PolicyCommand::List => reach.send(Method::GET, "/v1/policies", &()).await?,
+        PolicyCommand::Delete { name, user: None } => {
+            reach.send(Method::DELETE, &format!("/v1/policies/{name}"), &()).await?
+        }
+        PolicyCommand::Delete { name, user: Some(user) } => {
+            let change = UserChange { delete_policy: Some(name), ..UserChange::default() };
+            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+        }
+        PolicyCommand::Attach { name, user } => {
+            let change = UserChange { attach: Some(name), ..UserChange::default() };
+            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+        }
+        PolicyCommand::Detach { name, user } => {
+            let change = UserChange { detach: Some(name), ..UserChange::default() };
+            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+        }
+    };
+    let columns: &[&str] = if answer["attached"].is_array() { &USER_COLUMNS } else { &["name", "document"] };
+    show(json, columns, answer);
+    Ok(())
+}

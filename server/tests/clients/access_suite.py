@@ -1,0 +1,410 @@
+"""Versions, locks, tags and access control of S3 through boto3. Exits with 0 where every expectation holds.
+
+usage: access_suite.py ENDPOINT OWNER_KEY OWNER_SECRET ALICE_KEY ALICE_SECRET BOB_KEY BOB_SECRET
+Alice and Bob are users named alice and bob; Bob's e-mail address is bob@example.org.
+"""
+
+import datetime
+import json
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+endpoint = sys.argv[1]
+
+
+def client(pair):
+    config = Config(signature_version="s3v4", retries={"max_attempts": 1}, s3={"addressing_style": "path"})
+    if pair is None:
+        config = Config(signature_version=UNSIGNED, retries={"max_attempts": 1}, s3={"addressing_style": "path"})
+        return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config)
+    return boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1",
+        aws_access_key_id=pair[0], aws_secret_access_key=pair[1], config=config,
+    )
+
+
+owner, alice, bob = (client(sys.argv[at : at + 2]) for at in (2, 4, 6))
+nobody = client(None)
+LATER = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+MUCH_LATER = LATER + datetime.timedelta(days=1)
+
+
+def fails(code, status, call, **arguments):
+    try:
+        call(**arguments)
+    except ClientError as error:
+        got = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        assert got == (code, status), f"{got} instead of {(code, status)}"
+        return error.response
+    raise AssertionError(f"{code} was expected, and the call went through")
+
+
+def read(who, bucket, key, **more):
+    return who.get_object(Bucket=bucket, Key=key, **more)["Body"].read()
+
+
+def versions():
+    bucket = "versions"
+    alice.create_bucket(Bucket=bucket)
+    assert "Status" not in alice.get_bucket_versioning(Bucket=bucket)
+    alice.put_object(Bucket=bucket, Key="k", Body=b"null")
+    alice.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    assert alice.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    one = alice.put_object(Bucket=bucket, Key="k", Body=b"one")["VersionId"]
+    two = alice.put_object(Bucket=bucket, Key="k", Body=b"two " * 1000)["VersionId"]
+    assert read(alice, bucket, "k") == b"two " * 1000
+    assert read(alice, bucket, "k", VersionId=one) == b"one"
+    assert read(alice, bucket, "k", VersionId="null") == b"null"
+    assert alice.head_object(Bucket=bucket, Key="k", VersionId=one)["VersionId"] == one
+    fails("NoSuchVersion", 404, alice.get_object, Bucket=bucket, Key="k", VersionId="f" * 16)
+    fails("InvalidArgument", 400, alice.get_object, Bucket=bucket, Key="k", VersionId="nonsense")
+    gone = alice.delete_object(Bucket=bucket, Key="k")
+    assert gone["DeleteMarker"] is True
+    marker = gone["VersionId"]
+    missing = fails("NoSuchKey", 404, alice.get_object, Bucket=bucket, Key="k")
+    assert missing["ResponseMetadata"]["HTTPHeaders"]["x-amz-delete-marker"] == "true"
+    fails("MethodNotAllowed", 405, alice.get_object, Bucket=bucket, Key="k", VersionId=marker)
+    assert alice.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    listed = alice.list_object_versions(Bucket=bucket)
+    assert [version["VersionId"] for version in listed["Versions"]] == [two, one, "null"]
+    assert [(m["VersionId"], m["IsLatest"]) for m in listed["DeleteMarkers"]] == [(marker, True)]
+    # Page by page.
+    seen, more = [], {}
+    while True:
+        page = alice.list_object_versions(Bucket=bucket, MaxKeys=1, **more)
+        seen += [v["VersionId"] for v in page.get("Versions", []) + page.get("DeleteMarkers", [])]
+        if not page["IsTruncated"]:
+            break
+        more = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+    assert seen == [marker, two, one, "null"], seen
+    assert alice.delete_object(Bucket=bucket, Key="k", VersionId=marker)["DeleteMarker"] is True
+    assert read(alice, bucket, "k") == b"two " * 1000
+    alice.delete_object(Bucket=bucket, Key="k", VersionId=two)
+    assert read(alice, bucket, "k") == b"one"
+    # A version as a copy's source.
+    copied = alice.copy_object(
+        Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": "k", "VersionId": "null"}
+    )
+    assert copied["CopySourceVersionId"] == "null" and read(alice, bucket, "copy") == b"null"
+    alice.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    assert alice.put_object(Bucket=bucket, Key="k", Body=b"new null")["VersionId"] == "null"
+    listed = alice.list_object_versions(Bucket=bucket, Prefix="k")
+    assert [version["VersionId"] for version in listed["Versions"]] == ["null", one]
+    assert alice.delete_object(Bucket=bucket, Key="k")["VersionId"] == "null"
+    assert [v["VersionId"] for v in alice.list_object_versions(Bucket=bucket, Prefix="k")["Versions"]] == [one]
+    fails("BucketNotEmpty", 409, alice.delete_bucket, Bucket=bucket)
+    upload = alice.create_multipart_upload(Bucket=bucket, Key="unfinished")["UploadId"]
+    page = alice.list_object_versions(Bucket=bucket)
+    all_of_it = page.get("Versions", []) + page.get("DeleteMarkers", [])
+    deleted = alice.delete_objects(
+        Bucket=bucket, Delete={"Objects": [{"Key": v["Key"], "VersionId": v["VersionId"]} for v in all_of_it]}
+    )
+    assert "Errors" not in deleted and len(deleted["Deleted"]) == len(all_of_it), deleted
+    alice.delete_bucket(Bucket=bucket)
+    fails("NoSuchBucket", 404, alice.abort_multipart_upload, Bucket=bucket, Key="unfinished", UploadId=upload)
+
+
+def conditions():
+    bucket = "conditions"
+    alice.create_bucket(Bucket=bucket)
+    etag = alice.put_object(Bucket=bucket, Key="k", Body=b"1", IfNoneMatch="*")["ETag"]
+    fails("PreconditionFailed", 412, alice.put_object, Bucket=bucket, Key="k", Body=b"2", IfNoneMatch="*")
+    fails("PreconditionFailed", 412, alice.delete_object, Bucket=bucket, Key="k", IfMatch='"' + "0" * 32 + '"')
+    fails("PreconditionFailed", 412, alice.delete_object, Bucket=bucket, Key="k", IfMatchSize=7)
+    fails("NoSuchKey", 404, alice.put_object, Bucket=bucket, Key="absent", Body=b"2", IfMatch=etag)
+    alice.delete_object(Bucket=bucket, Key="k", IfMatch=etag, IfMatchSize=1)
+    for versioned in (False, True):
+        if versioned:
+            alice.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        key, winners = f"race-{versioned}", []
+
+        def race(at):
+            try:
+                alice.put_object(Bucket=bucket, Key=key, Body=str(at).encode(), IfNoneMatch="*")
+                winners.append(at)
+            except ClientError as error:
+                assert error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
+
+        threads = [threading.Thread(target=race, args=(at,)) for at in range(12)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert len(winners) == 1 and read(alice, bucket, key) == str(winners[0]).encode(), winners
+
+
+def locks():
+    bucket = "locks"
+    plain = "unlocked"
+    alice.create_bucket(Bucket=plain)
+    fails("ObjectLockConfigurationNotFoundError", 404, alice.get_object_lock_configuration, Bucket=plain)
+    alice.put_object(Bucket=plain, Key="k", Body=b"x")
+    fails(
+        "InvalidRequest", 400, alice.put_object_retention, Bucket=plain, Key="k",
+        Retention={"Mode": "GOVERNANCE", "RetainUntilDate": LATER},
+    )
+    alice.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    assert alice.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    fails(
+        "InvalidBucketState", 409, alice.put_bucket_versioning, Bucket=bucket,
+        VersioningConfiguration={"Status": "Suspended"},
+    )
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    config = {"ObjectLockEnabled": "Enabled", "Rule": rule}
+    alice.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration=config)
+    assert alice.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"] == config
+    version = alice.put_object(Bucket=bucket, Key="k", Body=b"x")["VersionId"]
+    assert alice.get_object_retention(Bucket=bucket, Key="k")["Retention"]["Mode"] == "GOVERNANCE"
+    assert alice.head_object(Bucket=bucket, Key="k")["ObjectLockMode"] == "GOVERNANCE"
+    fails("AccessDenied", 403, alice.delete_object, Bucket=bucket, Key="k", VersionId=version)
+    alice.delete_object(Bucket=bucket, Key="k", VersionId=version, BypassGovernanceRetention=True)
+    version = alice.put_object(
+        Bucket=bucket, Key="k", Body=b"x", ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=LATER
+    )["VersionId"]
+    for bypass in (False, True):
+        fails(
+            "AccessDenied", 403, alice.delete_object, Bucket=bucket, Key="k", VersionId=version,
+            BypassGovernanceRetention=bypass,
+        )
+        fails(
+            "AccessDenied", 403, owner.put_object_retention, Bucket=bucket, Key="k", VersionId=version,
+            Retention={"Mode": "GOVERNANCE", "RetainUntilDate": MUCH_LATER}, BypassGovernanceRetention=bypass,
+        )
+    alice.put_object_retention(
+        Bucket=bucket, Key="k", VersionId=version, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": MUCH_LATER}
+    )
+    held = alice.put_object(Bucket=bucket, Key="held", Body=b"x", ObjectLockLegalHoldStatus="ON")["VersionId"]
+    assert alice.get_object_legal_hold(Bucket=bucket, Key="held")["LegalHold"]["Status"] == "ON"
+    fails(
+        "AccessDenied", 403, owner.delete_object, Bucket=bucket, Key="held", VersionId=held,
+        BypassGovernanceRetention=True,
+    )
+    result = alice.delete_objects(
+        Bucket=bucket, Delete={"Objects": [{"Key": "k", "VersionId": version}, {"Key": "held", "VersionId": held}]}
+    )
+    assert [error["Code"] for error in result["Errors"]] == ["AccessDenied"] * 2, result
+
+
+def tags():
+    bucket = "tags"
+    alice.create_bucket(Bucket=bucket)
+    fails("NoSuchTagSet", 404, alice.get_bucket_tagging, Bucket=bucket)
+    wanted = [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": ""}]
+    alice.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": wanted})
+    assert alice.get_bucket_tagging(Bucket=bucket)["TagSet"] == wanted
+    alice.delete_bucket_tagging(Bucket=bucket)
+    alice.put_object(Bucket=bucket, Key="k", Body=b"x", Tagging="a=1&b=")
+    assert alice.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == wanted
+    assert alice.get_object(Bucket=bucket, Key="k")["TagCount"] == 2
+    alice.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/k")
+    assert alice.get_object_tagging(Bucket=bucket, Key="copy")["TagSet"] == wanted
+    alice.copy_object(
+        Bucket=bucket, Key="copy", CopySource=f"{bucket}/k", TaggingDirective="REPLACE", Tagging="c=3",
+        MetadataDirective="REPLACE",
+    )
+    assert alice.get_object_tagging(Bucket=bucket, Key="copy")["TagSet"] == [{"Key": "c", "Value": "3"}]
+    many = [{"Key": str(at), "Value": "x"} for at in range(11)]
+    fails("BadRequest", 400, alice.put_object_tagging, Bucket=bucket, Key="k", Tagging={"TagSet": many})
+    long = [{"Key": "k" * 129, "Value": "x"}]
+    fails("InvalidTag", 400, alice.put_object_tagging, Bucket=bucket, Key="k", Tagging={"TagSet": long})
+    alice.delete_object_tagging(Bucket=bucket, Key="k")
+    assert alice.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == []
+
+
+def strangers():
+    bucket = "alices"
+    alice.create_bucket(Bucket=bucket)
+    alice.put_object(Bucket=bucket, Key="k", Body=b"secret")
+    assert [b["Name"] for b in bob.list_buckets()["Buckets"]] == []
+    assert bucket in [b["Name"] for b in alice.list_buckets()["Buckets"]]
+    fails("BucketAlreadyExists", 409, bob.create_bucket, Bucket=bucket)
+    for who in (bob, nobody):
+        fails("AccessDenied", 403, who.get_object, Bucket=bucket, Key="k")
+        fails("AccessDenied", 403, who.get_object, Bucket=bucket, Key="absent")
+        fails("AccessDenied", 403, who.put_object, Bucket=bucket, Key="k", Body=b"x")
+        fails("AccessDenied", 403, who.delete_object, Bucket=bucket, Key="k")
+        fails("AccessDenied", 403, who.list_objects_v2, Bucket=bucket)
+        fails("AccessDenied", 403, who.list_object_versions, Bucket=bucket)
+        fails("AccessDenied", 403, who.get_bucket_policy, Bucket=bucket)
+        fails("AccessDenied", 403, who.put_bucket_acl, Bucket=bucket, ACL="public-read")
+        fails("AccessDenied", 403, who.delete_bucket, Bucket=bucket)
+    result = client(sys.argv[6:8]).delete_objects
+    refused = fails("AccessDenied", 403, result, Bucket=bucket, Delete={"Objects": [{"Key": "k"}]})
+    assert refused and read(alice, bucket, "k") == b"secret"
+    bob.create_bucket(Bucket="bobs")
+    fails("AccessDenied", 403, bob.copy_object, Bucket="bobs", Key="stolen", CopySource=f"{bucket}/k")
+    upload = bob.create_multipart_upload(Bucket="bobs", Key="stolen")["UploadId"]
+    fails(
+        "AccessDenied", 403, bob.upload_part_copy, Bucket="bobs", Key="stolen", UploadId=upload, PartNumber=1,
+        CopySource=f"{bucket}/k",
+    )
+    assert read(owner, bucket, "k") == b"secret", "the system's owner may"
+
+
+def lists_of_grants():
+    bucket = "grants"
+    alice.create_bucket(Bucket=bucket)
+    alice.put_object(Bucket=bucket, Key="k", Body=b"x")
+    shown = alice.get_object_acl(Bucket=bucket, Key="k")
+    assert shown["Owner"]["ID"] == "alice" and len(shown["Grants"]) == 1
+    alice.put_object_acl(Bucket=bucket, Key="k", ACL="public-read")
+    assert read(nobody, bucket, "k") == b"x"
+    fails("AccessDenied", 403, nobody.list_objects_v2, Bucket=bucket)
+    alice.put_bucket_acl(Bucket=bucket, ACL="public-read")
+    assert nobody.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
+    fails("NoSuchKey", 404, nobody.get_object, Bucket=bucket, Key="absent")
+    alice.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    bob.put_object(Bucket=bucket, Key="bobs", Body=b"bob")
+    assert bob.get_object_acl(Bucket=bucket, Key="bobs")["Owner"]["ID"] == "bob"
+    fails("AccessDenied", 403, alice.get_object, Bucket=bucket, Key="bobs")
+    bob.put_object(Bucket=bucket, Key="bobs", Body=b"bob", ACL="bucket-owner-full-control")
+    assert read(alice, bucket, "bobs") == b"bob"
+    alice.put_bucket_acl(Bucket=bucket, ACL="private")
+    alice.put_bucket_acl(Bucket=bucket, GrantRead="id=bob", GrantFullControl="id=alice")
+    bob.list_objects_v2(Bucket=bucket)
+    alice.put_object_acl(Bucket=bucket, Key="k", GrantRead='emailAddress="bob@example.org"')
+    assert read(bob, bucket, "k") == b"x"
+    fails("AccessDenied", 403, nobody.get_object, Bucket=bucket, Key="k")
+    fails(
+        "UnresolvableGrantByEmailAddress", 400, alice.put_object_acl, Bucket=bucket, Key="k",
+        GrantRead="emailAddress=who@example.org",
+    )
+    fails("InvalidArgument", 400, alice.put_object_acl, Bucket=bucket, Key="k", GrantRead="id=who")
+    policy = alice.get_object_acl(Bucket=bucket, Key="k")
+    group = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"}
+    grants = [{"Grantee": group, "Permission": "READ"}]
+    alice.put_object_acl(Bucket=bucket, Key="k", AccessControlPolicy={"Owner": policy["Owner"], "Grants": grants})
+    assert read(bob, bucket, "k") == b"x"
+    fails("AccessDenied", 403, nobody.get_object, Bucket=bucket, Key="k")
+    # What may not be public, is not.
+    alice.put_object_acl(Bucket=bucket, Key="k", ACL="public-read")
+    block = {
+        "BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": False,
+    }
+    alice.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=block)
+    assert alice.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"] == block
+    fails("AccessDenied", 403, nobody.get_object, Bucket=bucket, Key="k")
+    fails("AccessDenied", 403, alice.put_object_acl, Bucket=bucket, Key="k", ACL="public-read")
+    fails("AccessDenied", 403, alice.put_object, Bucket=bucket, Key="k", Body=b"x", ACL="public-read")
+    public = statement("Allow", "*", "s3:GetObject", f"arn:aws:s3:::{bucket}/*")
+    fails("AccessDenied", 403, alice.put_bucket_policy, Bucket=bucket, Policy=document(public))
+    alice.delete_public_access_block(Bucket=bucket)
+    assert read(nobody, bucket, "k") == b"x"
+    fails(
+        "InvalidBucketAclWithObjectOwnership", 400, alice.create_bucket, Bucket="enforced",
+        ObjectOwnership="BucketOwnerEnforced", ACL="public-read",
+    )
+    alice.create_bucket(Bucket="enforced", ObjectOwnership="BucketOwnerEnforced")
+    fails("AccessControlListNotSupported", 400, alice.put_bucket_acl, Bucket="enforced", ACL="public-read")
+    fails("AccessControlListNotSupported", 400, alice.put_object, Bucket="enforced", Key="k", ACL="public-read")
+    alice.put_object(Bucket="enforced", Key="k", ACL="bucket-owner-full-control")
+
+
+def statement(effect, principal, action, resource, **condition):
+    made = {"Effect": effect, "Principal": principal, "Action": action, "Resource": resource}
+    return made | ({"Condition": condition} if condition else {})
+
+
+def document(*statements):
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def policies():
+    bucket = "policies"
+    arn = f"arn:aws:s3:::{bucket}"
+    alice.create_bucket(Bucket=bucket)
+    fails("NoSuchBucketPolicy", 404, alice.get_bucket_policy, Bucket=bucket)
+    for key in ("public/a", "private/b"):
+        alice.put_object(Bucket=bucket, Key=key, Body=key.encode(), Tagging=f"security={key.split('/')[0]}")
+    to_bob = {"AWS": "arn:aws:iam:::user/bob"}
+    text = document(
+        statement("Allow", "*", "s3:GetObject", f"{arn}/public/*"),
+        statement("Allow", to_bob, ["s3:ListBucket"], arn, StringLike={"s3:prefix": "public/*"}),
+        statement("Allow", to_bob, "s3:PutObject", f"{arn}/inbox/*"),
+        statement("Deny", "*", "s3:PutObject", f"{arn}/inbox/locked*"),
+    )
+    alice.put_bucket_policy(Bucket=bucket, Policy=text)
+    assert json.loads(alice.get_bucket_policy(Bucket=bucket)["Policy"]) == json.loads(text)
+    assert alice.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"] is True
+    assert read(nobody, bucket, "public/a") == b"public/a"
+    fails("AccessDenied", 403, nobody.get_object, Bucket=bucket, Key="private/b")
+    assert bob.list_objects_v2(Bucket=bucket, Prefix="public/")["KeyCount"] == 1
+    fails("AccessDenied", 403, bob.list_objects_v2, Bucket=bucket)
+    fails("AccessDenied", 403, bob.list_objects_v2, Bucket=bucket, Prefix="private/")
+    bob.put_object(Bucket=bucket, Key="inbox/x", Body=b"x")
+    fails("AccessDenied", 403, bob.put_object, Bucket=bucket, Key="inbox/locked", Body=b"x")
+    fails("AccessDenied", 403, alice.put_object, Bucket=bucket, Key="inbox/locked", Body=b"x")
+    fails("AccessDenied", 403, bob.delete_object, Bucket=bucket, Key="inbox/x")
+    fails("MalformedPolicy", 400, alice.put_bucket_policy, Bucket=bucket, Policy="{}")
+    fails("MalformedPolicy", 400, alice.put_bucket_policy, Bucket=bucket, Policy="not JSON")
+    # By the tags that an object has.
+    alice.put_bucket_policy(
+        Bucket=bucket,
+        Policy=document(
+            statement(
+                "Allow", to_bob, "s3:GetObject", f"{arn}/*",
+                StringEquals={"s3:ExistingObjectTag/security": "private"},
+            )
+        ),
+    )
+    assert read(bob, bucket, "private/b") == b"private/b"
+    fails("AccessDenied", 403, bob.get_object, Bucket=bucket, Key="public/a")
+    # By where the request comes from; a header changes nothing about that.
+    for address, let_in in (("127.0.0.0/8", True), ("10.0.0.0/8", False)):
+        condition = {"IpAddress": {"aws:SourceIp": address}}
+        made = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"{arn}/*"}
+        alice.put_bucket_policy(Bucket=bucket, Policy=document(made | {"Condition": condition}))
+        url = f"{endpoint}/{bucket}/public/a"
+        asked = urllib.request.Request(url, headers={"X-Forwarded-For": "10.0.0.1", "X-Real-IP": "10.0.0.1"})
+        try:
+            status = urllib.request.urlopen(asked).status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        assert (status == 200) == let_in, (address, status)
+    # The owner can always mend what shut everybody out.
+    alice.put_bucket_policy(Bucket=bucket, Policy=document(statement("Deny", "*", "s3:*", [arn, f"{arn}/*"])))
+    fails("AccessDenied", 403, alice.get_object, Bucket=bucket, Key="public/a")
+    fails("AccessDenied", 403, owner.get_object, Bucket=bucket, Key="public/a")
+    fails("AccessDenied", 403, bob.delete_bucket_policy, Bucket=bucket)
+    alice.delete_bucket_policy(Bucket=bucket)
+    assert read(alice, bucket, "public/a") == b"public/a"
+
+
+def attributes():
+    bucket = "attributes"
+    alice.create_bucket(Bucket=bucket)
+    alice.put_object(Bucket=bucket, Key="k", Body=b"12345", ChecksumAlgorithm="SHA256", StorageClass="STANDARD_IA")
+    found = alice.get_object_attributes(
+        Bucket=bucket, Key="k", ObjectAttributes=["ETag", "Checksum", "ObjectSize", "StorageClass", "ObjectParts"]
+    )
+    assert (found["ObjectSize"], found["StorageClass"]) == (5, "STANDARD_IA") and "ChecksumSHA256" in found["Checksum"]
+    assert "ObjectParts" not in found
+    upload = alice.create_multipart_upload(Bucket=bucket, Key="m", ChecksumAlgorithm="CRC32", Tagging="a=b")["UploadId"]
+    parts = []
+    for number, size in ((1, 5 << 20), (2, 100)):
+        part = alice.upload_part(
+            Bucket=bucket, Key="m", UploadId=upload, PartNumber=number, Body=b"x" * size, ChecksumAlgorithm="CRC32"
+        )
+        parts.append({"PartNumber": number, "ETag": part["ETag"], "ChecksumCRC32": part["ChecksumCRC32"]})
+    alice.complete_multipart_upload(Bucket=bucket, Key="m", UploadId=upload, MultipartUpload={"Parts": parts})
+    found = alice.get_object_attributes(Bucket=bucket, Key="m", ObjectAttributes=["ObjectParts"], MaxParts=1)
+    shown = found["ObjectParts"]
+    assert (shown["TotalPartsCount"], shown["IsTruncated"], shown["Parts"][0]["Size"]) == (2, True, 5 << 20)
+    assert alice.get_object_tagging(Bucket=bucket, Key="m")["TagSet"] == [{"Key": "a", "Value": "b"}]
+    overridden = alice.get_object(Bucket=bucket, Key="k", ResponseContentType="a/b", ResponseCacheControl="no")
+    assert (overridden["ContentType"], overridden["CacheControl"]) == ("a/b", "no")
+    alice.put_object(Bucket=bucket, Key="r", WebsiteRedirectLocation="/there")
+    assert alice.head_object(Bucket=bucket, Key="r")["WebsiteRedirectLocation"] == "/there"
+    fails("InvalidStorageClass", 400, alice.put_object, Bucket=bucket, Key="k", StorageClass="PAPER")
+
+
+for test in (versions, conditions, locks, tags, strangers, lists_of_grants, policies, attributes):
+    started = time.monotonic()
+    test()
+    print(f"{test.__name__}: {time.monotonic() - started:.2f} s")
