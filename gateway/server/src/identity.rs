@@ -11,10 +11,7 @@ use s3s::auth::SecretKey;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use subtle::ConstantTimeEq;
@@ -171,20 +168,13 @@ pub struct Directory {
     meta: Meta,
     owner: Credentials,
     known: ArcSwap<Identities>,
-    started: Instant,
-    /// Milliseconds since the start.
-    refreshed_ms: AtomicU64,
+    /// When they were last read for a key that was not known.
+    read_at: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Directory {
     pub fn new(meta: Meta, owner: Credentials) -> Self {
-        Self {
-            meta,
-            owner,
-            known: ArcSwap::default(),
-            started: Instant::now(),
-            refreshed_ms: AtomicU64::new(0),
-        }
+        Self { meta, owner, known: ArcSwap::default(), read_at: tokio::sync::Mutex::default() }
     }
 
     pub fn now(&self) -> Arc<Identities> {
@@ -213,16 +203,19 @@ impl Directory {
         Ok(self.known.load_full())
     }
 
-    /// Reads them again for a key that is not known, now and then.
+    /// Reads them again for a key that is not known. Who asks too soon waits, and many who wait share one reading.
     async fn look_again(&self) -> Result<(), MetaError> {
-        let now_ms = self.started.elapsed().as_millis() as u64 + 1;
-        let last = self.refreshed_ms.load(Ordering::Relaxed);
-        let due = last == 0 || now_ms - last >= REFRESH_PAUSE.as_millis() as u64;
-        let mine = due
-            && self.refreshed_ms.compare_exchange(last, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if mine {
-            self.refresh(u64::MAX).await?;
+        let asked = Instant::now();
+        let mut read_at = self.read_at.lock().await;
+        if let Some(at) = *read_at {
+            if at > asked {
+                return Ok(());
+            }
+            tokio::time::sleep_until((at + REFRESH_PAUSE).into()).await;
         }
+        let begun = Instant::now();
+        self.refresh(u64::MAX).await?;
+        *read_at = Some(begun);
         Ok(())
     }
 
@@ -234,7 +227,7 @@ impl Directory {
         if access == self.owner.access_key {
             return Ok(Some(self.owner.secret_key.clone()));
         }
-        if !self.known.load().keys.contains_key(access) {
+        if who_has(&self.known.load(), access).is_none() {
             self.look_again().await?;
         }
         let known = self.known.load();
