@@ -175,8 +175,8 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
     let collector = Collector::new(local, collector_config);
 
-    let service = S3Door::new(engine, Credentials::new(keys.access_key.clone(), keys.secret_key.clone()))
-        .into_service();
+    let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
+    let door = S3Door::new(engine, owner);
     let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
     let admin = tokio::spawn(local::serve(socket, local::router(meta)));
     let stopping = told_to_stop();
@@ -186,7 +186,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
         // An error means that the sender is gone, which is as good.
         let _either = stopped.wait_for(|stop| *stop).await;
     };
-    let mut serving = tokio::spawn(serve(s3, service, gateway_metrics, until(stopped.clone())));
+    let mut serving = tokio::spawn(serve(s3, door, gateway_metrics, until(stopped.clone())));
     let metrics_page = tokio::spawn(serve_metrics(metrics_listener, registry, until(stopped)));
     let mut background = tokio::spawn(async move {
         tokio::try_join!(

@@ -56,10 +56,27 @@ fn a_copy_source_cannot_be_added_to_a_presigned_put() {
 }
 
 #[test]
-fn forms_are_refused_before_they_are_read() {
+fn forms_of_nobody_and_forms_that_are_bent_store_nothing() {
     let (_dir, server) = server();
     let headers = "content-type: multipart/form-data; boundary=b\r\n";
-    assert_eq!(send(&server, "POST /box", headers, &[b'x'; 100_000]), 501);
+    let refused = |body: &[u8]| {
+        let status = send(&server, "POST /box", headers, body);
+        assert!((400..500).contains(&status), "{status}");
+    };
+    refused(&[b'x'; 100_000]);
+    let field = |name: &str, value: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let file =
+        "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nbytes\r\n--b--\r\n";
+    // Without a policy and a signature it is nobody's.
+    refused((field("key", "new") + file).as_bytes());
+    refused((field("key", "new") + &field("policy", "e30=") + file).as_bytes());
+    refused(
+        (field("key", "new") + &field("policy", "!") + &field("x-amz-signature", "00") + file).as_bytes(),
+    );
+    refused((field("key", "new") + &field("junk", &"x".repeat(1 << 20)) + file).as_bytes());
+    assert_eq!(server.client().list("box", ""), ["secret"]);
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use crate::{
     aws_chunked::Bounded,
     metrics::GatewayMetrics,
-    s3::{Peer, REGION},
+    s3::{FORM_BYTES_MAX, FormFields, Peer, REGION, S3Door, bucket_of},
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
-use http_body_util::{BodyDataStream, Full, StreamBody};
+use http_body_util::{BodyDataStream, BodyExt, Full, Limited, StreamBody};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
@@ -49,6 +49,12 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a listener waits for descriptors to come free before it looks again.
 const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 
+/// Forms that are taken at once: each is held in memory.
+const FORMS_MAX: usize = 8;
+
+/// How long a form may take to come.
+const FORM_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Bytes that a connection reads at once, at most: large bodies come in few pieces.
 const READ_BUFFER: usize = 512 << 10;
 
@@ -70,10 +76,12 @@ pub struct Status(pub StatusCode);
 /// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    service: S3Service,
+    door: S3Door,
     metrics: GatewayMetrics,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let forms = Arc::new(Semaphore::new(FORMS_MAX));
+    let front = Front { service: door.service(), door, metrics, forms };
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
     let graceful = GracefulShutdown::new();
@@ -91,9 +99,11 @@ pub async fn serve(
             () = &mut stop => break,
         };
         let Some((stream, address)) = usable(accepted).await? else { continue };
-        let (service, metrics) = (service.clone(), metrics.clone());
-        let peer = Peer { address, secure: false };
-        let answer = service_fn(move |request| answer(service.clone(), metrics.clone(), peer, request));
+        let (front, peer) = (front.clone(), Peer { address, secure: false });
+        let answer = service_fn(move |request| {
+            let front = front.clone();
+            async move { front.answer(peer, request).await }
+        });
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let stream = TokioIo::new(Box::pin(stream));
@@ -131,47 +141,90 @@ async fn usable(
     }
 }
 
-async fn answer(
+/// What answers requests.
+#[derive(Clone)]
+struct Front {
     service: S3Service,
+    door: S3Door,
     metrics: GatewayMetrics,
-    peer: Peer,
-    mut request: Request<Incoming>,
-) -> Result<Response<s3s::Body>, s3s::HttpError> {
-    let start = std::time::Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let id = format!("{:016X}", rand::random::<u64>());
-    if is_form(&request) {
-        return Ok(refuse_form());
+    forms: Arc<Semaphore>,
+}
+
+impl Front {
+    async fn answer(
+        &self,
+        peer: Peer,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        let start = std::time::Instant::now();
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let id = format!("{:016X}", rand::random::<u64>());
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        request.extensions_mut().insert(peer);
+        let _flight = InFlight::enter(&self.metrics);
+        let span = tracing::info_span!("request", id, %method, path);
+        let mut response = self.carry_out(request).instrument(span).await?;
+        if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
+            *response.status_mut() = status;
+        }
+        let status = response.status();
+        if let Some(origin) = origin.as_ref().and_then(|origin| origin.to_str().ok())
+            && method != Method::OPTIONS
+        {
+            self.door.tell_origin(bucket_of(&path), &method, origin, response.headers_mut());
+        }
+        if let Ok(id) = header::HeaderValue::from_str(&id) {
+            response.headers_mut().insert("x-amz-request-id", id);
+        }
+        let label = method_label(&method);
+        self.metrics.requests.with_label_values(&[label, status.as_str()]).inc();
+        self.metrics.request_seconds.with_label_values(&[label]).observe(start.elapsed().as_secs_f64());
+        if status.is_server_error() {
+            tracing::warn!(%method, path, %status, request_id = id, "a request failed");
+        } else {
+            tracing::debug!(%method, path, %status, request_id = id, "answered");
+        }
+        Ok(response)
     }
-    if signed_elsewhere(&request) {
-        return Ok(refuse_region());
+
+    /// A form is read into memory before anybody knows who sent it: few at a time, and none for long.
+    async fn take_form(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        let Ok(_permit) = self.forms.try_acquire() else { return Ok(refuse_form()) };
+        let answer = async {
+            let (mut head, body) = request.into_parts();
+            let Ok(body) = Limited::new(body, FORM_BYTES_MAX).collect().await else {
+                let text = "<Error><Code>EntityTooLarge</Code><Message>Your proposed upload exceeds the maximum allowed size</Message></Error>";
+                return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+            };
+            let body = body.to_bytes();
+            let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            let fields = FormFields::read(kind.unwrap_or_default(), body.clone()).await;
+            head.extensions.insert(fields);
+            self.service.call(Request::from_parts(head, s3s::Body::from(body))).await
+        };
+        tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(refuse_form()))
     }
-    request.extensions_mut().insert(peer);
-    let unasked = expects_nothing(&request);
-    let _flight = InFlight::enter(&metrics);
-    let span = tracing::info_span!("request", id, %method, path);
-    let result = service.call(bounded(request)).instrument(span).await;
-    let mut response = result?;
-    if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
-        *response.status_mut() = status;
+
+    async fn carry_out(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        if request.method() == Method::OPTIONS {
+            let bucket = bucket_of(request.uri().path());
+            let answer = self.door.preflight(bucket, request.headers()).await;
+            return Ok(answer.unwrap_or_else(|refused| refusal_of(&refused)));
+        }
+        if is_form(&request) {
+            return self.take_form(request).await;
+        }
+        if signed_elsewhere(&request) {
+            return Ok(refuse_region());
+        }
+        let unasked = expects_nothing(&request);
+        let mut response = self.service.call(bounded(request)).await?;
+        if unasked {
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    let status = response.status();
-    if let Ok(id) = header::HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-amz-request-id", id);
-    }
-    if unasked {
-        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    }
-    let label = method_label(&method);
-    metrics.requests.with_label_values(&[label, status.as_str()]).inc();
-    metrics.request_seconds.with_label_values(&[label]).observe(start.elapsed().as_secs_f64());
-    if status.is_server_error() {
-        tracing::warn!(%method, path, %status, request_id = id, "a request failed");
-    } else {
-        tracing::debug!(%method, path, %status, request_id = id, "answered");
-    }
-    Ok(response)
 }
 
 /// The bytes of a small body as they came, for whoever holds them against a digest in the request's head.
@@ -213,15 +266,17 @@ fn bounded(mut request: Request<Incoming>) -> Request<s3s::Body> {
     request.map(s3s::Body::from)
 }
 
-/// A form of a browser. s3s would read all of it into memory before anybody is asked who sent it.
+/// A form of a browser.
 fn is_form(request: &Request<Incoming>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
     request.method() == Method::POST && kind.is_some_and(|kind| kind.starts_with(b"multipart/form-data"))
 }
 
 fn refuse_form() -> Response<s3s::Body> {
-    let text = "<Error><Code>NotImplemented</Code><Message>Uploads by POST form are not implemented</Message></Error>";
-    refusal(StatusCode::NOT_IMPLEMENTED, text.to_owned())
+    let text = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate</Message></Error>";
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    response
 }
 
 /// A signature for a region that cannot be one's name. s3cmd begins with `US`, and signs anew once it is told the region.
@@ -240,6 +295,13 @@ fn refuse_region() -> Response<s3s::Body> {
          wrong; expecting '{REGION}'</Message><Region>{REGION}</Region></Error>"
     );
     refusal(StatusCode::BAD_REQUEST, text)
+}
+
+/// An error of ours where s3s does not speak for us.
+fn refusal_of(refused: &s3s::S3Error) -> Response<s3s::Body> {
+    let (code, message) = (refused.code().as_str(), refused.message().unwrap_or_default());
+    let status = refused.status_code().unwrap_or(StatusCode::BAD_REQUEST);
+    refusal(status, format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>"))
 }
 
 /// An answer to a request whose body is not read.

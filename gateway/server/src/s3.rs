@@ -9,11 +9,13 @@ mod attributes;
 mod buckets;
 mod conditions;
 mod copy;
+mod cors;
 mod deletes;
 mod digest;
 mod documents;
 mod error;
 mod extras;
+mod forms;
 mod grants;
 mod inspect;
 mod listing;
@@ -25,6 +27,8 @@ mod tagging;
 mod versions;
 
 pub use access::Peer;
+pub use cors::bucket_of;
+pub use forms::{FORM_BYTES_MAX, FormFields};
 
 use crate::{
     engine::Engine,
@@ -36,11 +40,16 @@ use holdfast_meta_raft_machine::{
     command::{Command, Outcome},
 };
 use s3s::{
-    S3, S3Request, S3Response, S3Result, dto,
+    S3, S3Request, S3Response, S3Result,
+    config::{S3Config, StaticConfigProvider},
+    dto,
     service::{S3Service, S3ServiceBuilder},
 };
 use settings::Buckets;
 use std::sync::Arc;
+
+/// The largest body that is read as XML: a completion of ten thousand parts has two MiB.
+const XML_BYTES_MAX: usize = 4 << 20;
 
 /// The region that every bucket is in.
 pub const REGION: &str = "us-east-1";
@@ -60,13 +69,20 @@ impl S3Door {
         Self { engine, directory, buckets: Arc::default() }
     }
 
-    /// The door behind its guard.
-    pub fn into_service(self) -> S3Service {
+    /// The protocol in front of the door.
+    pub fn service(&self) -> S3Service {
         let guard = Guard(self.clone());
-        let mut builder = S3ServiceBuilder::new(self);
+        let mut builder = S3ServiceBuilder::new(self.clone());
         builder.set_auth(guard.clone());
         builder.set_access(guard);
         builder.set_validation(buckets::BucketNames);
+        let mut config = S3Config::default();
+        config.xml_max_body_size = XML_BYTES_MAX;
+        config.post_object_max_file_size = forms::FILE_BYTES_MAX;
+        config.form_max_field_size = 64 << 10;
+        config.form_max_fields_size = 256 << 10;
+        config.form_max_parts = 100;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.build()
     }
 

@@ -445,9 +445,9 @@ impl Host {
         let keys = self.remote.ask(AccessKeys {}).await?;
         let key = keys.into_iter().next();
         let key = key.ok_or_else(|| SystemError::Cluster("the cluster has no S3 keys".to_owned()))?;
-        let service = S3Door::new(engine.clone(), Credentials::new(key.access, key.secret)).into_service();
+        let door = S3Door::new(engine.clone(), Credentials::new(key.access, key.secret));
         let metrics = engine.metrics().clone();
-        Ok(tokio::spawn(serve(listener, service, metrics, until(self.stopped.clone()))))
+        Ok(tokio::spawn(serve(listener, door, metrics, until(self.stopped.clone()))))
     }
 }
 

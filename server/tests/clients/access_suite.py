@@ -404,7 +404,87 @@ def attributes():
     fails("InvalidStorageClass", 400, alice.put_object, Bucket=bucket, Key="k", StorageClass="PAPER")
 
 
-for test in (versions, conditions, locks, tags, strangers, lists_of_grants, policies, attributes):
+def send(method, url, headers, body=None):
+    asked = urllib.request.Request(url, data=body, method=method, headers=headers)
+    try:
+        answer = urllib.request.urlopen(asked)
+    except urllib.error.HTTPError as error:
+        answer = error
+    return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read()
+
+
+def origins():
+    bucket = "origins"
+    alice.create_bucket(Bucket=bucket)
+    alice.put_object(Bucket=bucket, Key="k", Body=b"x", ACL="public-read")
+    url = f"{endpoint}/{bucket}/k"
+    fails("NoSuchCORSConfiguration", 404, alice.get_bucket_cors, Bucket=bucket)
+    asking = {"Origin": "https://a.example.org", "Access-Control-Request-Method": "GET"}
+    assert send("OPTIONS", url, asking)[0] == 403
+    rules = [
+        {
+            "AllowedOrigins": ["https://*.example.org"], "AllowedMethods": ["GET", "PUT"],
+            "AllowedHeaders": ["x-amz-*"], "ExposeHeaders": ["ETag"], "MaxAgeSeconds": 60,
+        }
+    ]
+    alice.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": rules})
+    assert alice.get_bucket_cors(Bucket=bucket)["CORSRules"] == rules
+    status, headers, _ = send("OPTIONS", url, asking | {"Access-Control-Request-Headers": "x-amz-acl"})
+    assert status == 200 and headers["access-control-allow-origin"] == asking["Origin"], headers
+    assert headers["access-control-allow-headers"] == "x-amz-acl" and headers["access-control-max-age"] == "60"
+    assert send("OPTIONS", url, asking | {"Access-Control-Request-Headers": "other"})[0] == 403
+    assert send("OPTIONS", url, asking | {"Origin": "https://elsewhere"})[0] == 403
+    assert send("OPTIONS", url, {})[0] == 400
+    status, headers, body = send("GET", url, {"Origin": asking["Origin"]})
+    assert (status, body) == (200, b"x") and headers["access-control-expose-headers"] == "ETag"
+    assert "access-control-allow-origin" not in send("GET", url, {"Origin": "https://elsewhere"})[1]
+    bad = [{"AllowedOrigins": ["*"], "AllowedMethods": ["FETCH"]}]
+    fails("InvalidRequest", 400, alice.put_bucket_cors, Bucket=bucket, CORSConfiguration={"CORSRules": bad})
+    alice.delete_bucket_cors(Bucket=bucket)
+    assert send("OPTIONS", url, asking)[0] == 403
+
+
+def form(fields, content):
+    boundary = "a-boundary"
+    lines = []
+    for name, value in fields.items():
+        lines.append(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
+    lines.append(f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'.encode())
+    body = b"".join(lines) + content + f"\r\n--{boundary}--\r\n".encode()
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def forms():
+    bucket = "forms"
+    alice.create_bucket(Bucket=bucket)
+    conditions = [["starts-with", "$key", "in/"], ["content-length-range", 1, 100], {"acl": "public-read"}]
+    made = alice.generate_presigned_post(bucket, "in/k", Fields={"acl": "public-read"}, Conditions=conditions)
+
+    def post(content=b"content", **fields):
+        body, headers = form(made["fields"] | fields, content)
+        return send("POST", f"{endpoint}/{bucket}", headers, body)[0]
+
+    assert post() == 204 and read(nobody, bucket, "in/k") == b"content"
+    named = alice.generate_presigned_post(bucket, "in/${filename}")
+    body, headers = form(named["fields"], b"by its name")
+    assert send("POST", f"{endpoint}/{bucket}", headers, body)[0] == 204
+    assert read(alice, bucket, "in/f") == b"by its name"
+    alice.delete_object(Bucket=bucket, Key="in/f")
+    assert post(key="out/k") == 403
+    assert post(acl="private") == 403
+    assert post(b"x" * 101) == 400
+    assert post(b"") == 400
+    assert post(policy=made["fields"]["policy"][:-8] + "AAAAAAA=") in (400, 403)
+    assert post(**{"x-amz-signature": "0" * 64}) == 403
+    assert post(**{"x-amz-meta-extra": "1"}) == 403, "a field that the policy does not name"
+    # Bob may sign what he likes: it is Alice's bucket.
+    stolen = bob.generate_presigned_post(bucket, "in/stolen")
+    body, headers = form(stolen["fields"], b"x")
+    assert send("POST", f"{endpoint}/{bucket}", headers, body)[0] == 403
+    assert [found["Key"] for found in alice.list_objects_v2(Bucket=bucket)["Contents"]] == ["in/k"]
+
+
+for test in (versions, conditions, locks, tags, strangers, lists_of_grants, policies, attributes, origins, forms):
     started = time.monotonic()
     test()
     print(f"{test.__name__}: {time.monotonic() - started:.2f} s")

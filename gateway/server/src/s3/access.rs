@@ -41,6 +41,8 @@ pub struct Scene {
     /// Not of requests that are about no bucket.
     bucket: Option<Arc<BucketView>>,
     pub object: LookedUp,
+    /// It is an upload by a form, which is judged when the form was read.
+    pub form: bool,
     facts: Facts,
 }
 
@@ -101,6 +103,11 @@ impl Scene {
         wanted && self.may("s3:BypassGovernanceRetention", Grant::None, Some(key), None)
     }
 
+    /// Whether it may write a key of its bucket.
+    pub fn may_write(&self, key: &str) -> bool {
+        self.may("s3:PutObject", Grant::Write, Some(key), None)
+    }
+
     /// Whether it may delete a key of its bucket, or one of its versions.
     pub fn may_delete(&self, key: &str, names_version: bool) -> bool {
         let action = if names_version { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
@@ -109,7 +116,7 @@ impl Scene {
 
     /// The same caller's view of another object.
     pub fn about(&self, bucket: Arc<BucketView>, object: LookedUp) -> Self {
-        Self { who: self.who.clone(), bucket: Some(bucket), object, facts: self.facts.clone() }
+        Self { who: self.who.clone(), bucket: Some(bucket), object, form: false, facts: self.facts.clone() }
     }
 
     /// # Errors
@@ -311,7 +318,8 @@ impl S3Door {
         } else if bucket.is_none() {
             return Err(s3_error!(NoSuchBucket, "The specified bucket does not exist"));
         }
-        let scene = Scene { who, bucket, object, facts };
+        let form = rule.target == Target::Form;
+        let scene = Scene { who, bucket, object, form, facts };
         expected_owner(context, &scene)?;
         scene.check(rule, key.as_deref(), version.is_some())?;
         context.extensions_mut().insert(Arc::new(scene));
@@ -336,6 +344,9 @@ impl Scene {
         if matches!(rule.target, Target::Service | Target::NewBucket) {
             let asked = Asked { scene: self, action: rule.action, resource: "arn:aws:s3:::*", object: None };
             return if own_policies(&asked) == Some(Effect::Deny) { Err(denied()) } else { Ok(()) };
+        }
+        if rule.target == Target::Form {
+            return Ok(());
         }
         let action = rule.action(names_version);
         let object = match &self.object {

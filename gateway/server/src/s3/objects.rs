@@ -11,6 +11,7 @@ use super::{
     digest::Expected,
     error,
     extras::{extra_of, show_mode},
+    forms::{self, FormFields},
     versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
@@ -46,7 +47,11 @@ pub async fn put_object(
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let scene = scene(&request)?;
     let bucket = scene.bucket()?;
-    let S3Request { mut input, headers, trailing_headers, uri, .. } = request;
+    let S3Request { mut input, mut headers, trailing_headers, uri, extensions, .. } = request;
+    if scene.form {
+        let fields = extensions.get::<FormFields>().cloned().unwrap_or_default();
+        headers = forms::admit(&scene, &fields, &mut input)?;
+    }
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
     let extra = extra_of(door, &scene, &headers, bucket, &input.key)?;

@@ -10,6 +10,8 @@ pub enum Target {
     Bucket,
     /// A key, whatever it names.
     Key,
+    /// A key that is known when the body is read: judged there.
+    Form,
     /// An object that is looked at.
     Object,
 }
@@ -52,7 +54,7 @@ const fn versioned(action: &'static str, of_version: &'static str, target: Targe
 /// The rule of an operation, as s3s names it; `None` for one that nobody may do.
 pub fn rule_of(operation: &str) -> Option<Rule> {
     use Grant::{None as Nobody, Read, ReadAcp, Write, WriteAcp};
-    use Target::{Bucket, Key, NewBucket, Object, Service};
+    use Target::{Bucket, Form, Key, NewBucket, Object, Service};
     Some(match operation {
         "ListBuckets" => rule("s3:ListAllMyBuckets", Service, Nobody),
         "CreateBucket" => rule("s3:CreateBucket", NewBucket, Nobody),
@@ -121,8 +123,9 @@ pub fn rule_of(operation: &str) -> Option<Rule> {
         "PutObjectRetention" => rule("s3:PutObjectRetention", Object, Nobody),
         "GetObjectLegalHold" => rule("s3:GetObjectLegalHold", Object, Nobody),
         "PutObjectLegalHold" => rule("s3:PutObjectLegalHold", Object, Nobody),
+        // The key is in the form.
+        "PostObject" => rule("s3:PutObject", Form, Nobody),
         "PutObject"
-        | "PostObject"
         | "CopyObject"
         | "CreateMultipartUpload"
         | "UploadPart"

@@ -1,0 +1,125 @@
+//! Uploads by browsers' forms. s3s checks their signature and their policy's conditions; whoever signed it must be allowed
+//! to write the key.
+
+use super::{access::Scene, settings::from_xml};
+use bytes::Bytes;
+use hyper::{HeaderMap, header::HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use s3s::{
+    S3Result,
+    dto::{PutObjectInput, Tagging},
+    s3_error,
+};
+
+/// The largest file in a form, in bytes: forms are held in memory.
+pub const FILE_BYTES_MAX: u64 = 32 << 20;
+
+/// The largest form, its file and its fields together.
+pub const FORM_BYTES_MAX: usize = FILE_BYTES_MAX as usize + (1 << 20);
+
+/// Fields of a form that s3s does not read. Its policy's conditions s3s holds against all fields.
+#[derive(Debug, Clone, Default)]
+pub struct FormFields {
+    acl: Option<String>,
+    tagging: Option<String>,
+    /// What the file is called where it comes from.
+    filename: Option<String>,
+}
+
+impl FormFields {
+    /// Reads a form's fields up to its file; what is malformed is for s3s to refuse.
+    pub async fn read(kind: &str, body: Bytes) -> Self {
+        let mut fields = Self::default();
+        let Ok(boundary) = multer::parse_boundary(kind) else { return fields };
+        let pieces = futures::stream::once(std::future::ready(Ok::<_, std::convert::Infallible>(body)));
+        let mut form = multer::Multipart::new(pieces, boundary);
+        while let Ok(Some(field)) = form.next_field().await {
+            match field.name() {
+                Some("acl") => fields.acl = field.text().await.ok(),
+                Some("tagging") => fields.tagging = field.text().await.ok(),
+                Some("file") => {
+                    fields.filename = field.file_name().map(str::to_owned);
+                    break;
+                }
+                Some(_) | None => {}
+            }
+        }
+        fields
+    }
+
+    /// The key that is meant: its `${filename}` is the file's name.
+    pub fn key(&self, key: &str) -> String {
+        // Some browsers send a whole path.
+        let name = self.filename.as_deref().unwrap_or_default();
+        let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+        key.replace("${filename}", name)
+    }
+}
+
+/// Tags as forms have them, as headers have them.
+fn tags_as_header(xml: &str) -> S3Result<String> {
+    let malformed = || {
+        s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema"
+        )
+    };
+    let tagging = from_xml::<Tagging>(xml).ok_or_else(malformed)?;
+    let encode = |text: &Option<String>| {
+        utf8_percent_encode(text.as_deref().unwrap_or_default(), NON_ALPHANUMERIC).to_string()
+    };
+    let pairs = tagging.tag_set.iter().map(|tag| format!("{}={}", encode(&tag.key), encode(&tag.value)));
+    Ok(pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// What a form says in its fields, where a request says it in headers.
+fn headers_of(fields: &FormFields, input: &PutObjectInput) -> S3Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let tagging = fields.tagging.as_deref().map(tags_as_header).transpose()?;
+    let said = [
+        ("x-amz-acl", fields.acl.as_deref()),
+        ("x-amz-tagging", tagging.as_deref()),
+        ("x-amz-storage-class", input.storage_class.as_ref().map(|class| class.as_str())),
+        ("x-amz-website-redirect-location", input.website_redirect_location.as_deref()),
+        ("x-amz-server-side-encryption", input.server_side_encryption.as_ref().map(|kind| kind.as_str())),
+    ];
+    for (name, value) in said {
+        let Some(value) = value else { continue };
+        let value = HeaderValue::from_str(value);
+        headers.insert(name, value.map_err(|_| s3_error!(InvalidArgument, "The field {name} is malformed"))?);
+    }
+    if input.object_lock_mode.is_some()
+        || input.object_lock_retain_until_date.is_some()
+        || input.object_lock_legal_hold_status.is_some()
+    {
+        return Err(s3_error!(NotImplemented, "Forms cannot lock objects"));
+    }
+    Ok(headers)
+}
+
+/// The headers by which a form's upload is carried out, where its sender may write the key.
+///
+/// # Errors
+/// Where it may not, or the form is malformed.
+pub fn admit(scene: &Scene, fields: &FormFields, input: &mut PutObjectInput) -> S3Result<HeaderMap> {
+    input.key = fields.key(&input.key);
+    if !scene.may_write(&input.key) {
+        return Err(s3_error!(AccessDenied, "Access Denied"));
+    }
+    // Headers of the form's request were signed by nobody.
+    headers_of(fields, input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::{documents::to_xml, extras::tag_set};
+
+    #[test]
+    fn tags_survive_the_way_into_a_header() {
+        let tags = vec![("a b".to_owned(), "1&2=3".to_owned()), ("ü".to_owned(), String::new())];
+        let xml = to_xml(&Tagging { tag_set: tag_set(&tags) }).expect("XML");
+        assert_eq!(tags_as_header(&xml).expect("tags"), "a%20b=1%262%3D3&%C3%BC=");
+        assert!(tags_as_header("<Tagging").is_err());
+    }
+}
