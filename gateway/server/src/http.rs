@@ -50,7 +50,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Forms that are taken at once: each is held in memory.
-const FORMS_MAX: usize = 8;
+const FORMS_MAX: usize = 4;
 
 /// How long a form may take to come.
 const FORM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -201,7 +201,8 @@ impl Front {
             let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             let fields = FormFields::read(kind.unwrap_or_default(), body.clone()).await;
             head.extensions.insert(fields);
-            self.service.call(Request::from_parts(head, s3s::Body::from(body))).await
+            let answer = self.service.call(Request::from_parts(head, s3s::Body::from(body))).await?;
+            Ok(as_s3_refuses(answer).await)
         };
         tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(refuse_form()))
     }
@@ -277,6 +278,22 @@ fn refuse_form() -> Response<s3s::Body> {
     let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
     response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
     response
+}
+
+/// A form that breaks its policy's conditions is denied; s3s calls its policy invalid.
+async fn as_s3_refuses(answer: Response<s3s::Body>) -> Response<s3s::Body> {
+    if answer.status() != StatusCode::BAD_REQUEST {
+        return answer;
+    }
+    let (head, body) = answer.into_parts();
+    let bytes =
+        Limited::new(body, READ_BUFFER).collect().await.map_or_else(|_| Bytes::new(), |all| all.to_bytes());
+    let broken = String::from_utf8_lossy(&bytes).contains("<Message>Policy condition ");
+    if broken {
+        let text = "<Error><Code>AccessDenied</Code><Message>Invalid according to Policy: Policy Condition failed</Message></Error>";
+        return refusal(StatusCode::FORBIDDEN, text.to_owned());
+    }
+    Response::from_parts(head, s3s::Body::from(bytes))
 }
 
 /// A signature for a region that cannot be one's name. s3cmd begins with `US`, and signs anew once it is told the region.
