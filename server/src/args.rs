@@ -85,6 +85,9 @@ pub struct DevArgs {
     /// In what time every shard is read from its disk and verified once
     #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
     pub scrub_period: Duration,
+    /// How many seconds lifecycle rules take a day to be, to try rules out
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..))]
+    pub lifecycle_day: u64,
 }
 
 /// Brings back metadata that is lost.

@@ -29,6 +29,8 @@ pub struct Config {
     pub gc_grace: Duration,
     /// Every shard is verified once in this time.
     pub scrub_period: Duration,
+    /// How long lifecycle rules take a day to be.
+    pub lifecycle_day: Duration,
     /// Access and secret key; made and kept where not given.
     pub keys: Option<(String, String)>,
 }
@@ -60,6 +62,18 @@ pub struct Mistakes<'a> {
 }
 
 impl<'a> Mistakes<'a> {
+    /// How long lifecycle rules take a day to be.
+    pub fn lifecycle_day(&mut self, seconds: Option<&Spanned<u32>>) -> Duration {
+        match seconds {
+            Some(seconds) if *seconds.get_ref() == 0 => {
+                self.at(seconds, "a day has a second at least");
+                Duration::from_secs(1)
+            }
+            Some(seconds) => Duration::from_secs(u64::from(*seconds.get_ref())),
+            None => Duration::from_secs(24 * 60 * 60),
+        }
+    }
+
     pub fn new(name: &'a str, text: &'a str) -> Self {
         Self { name, text, found: Vec::new() }
     }
@@ -151,6 +165,8 @@ struct RawFile {
     ec: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
     scrub_period: Option<Spanned<String>>,
+    /// In seconds.
+    lifecycle_day: Option<Spanned<u32>>,
     access_key: Option<Spanned<String>>,
     secret_key_file: Option<Spanned<String>>,
     #[serde(default)]
@@ -181,6 +197,7 @@ impl Config {
             profile: dev.ec,
             gc_grace: dev.gc_grace,
             scrub_period: dev.scrub_period,
+            lifecycle_day: Duration::from_secs(dev.lifecycle_day),
             keys: dev.access_key.zip(dev.secret_key),
             data: dev.data,
         };
@@ -237,6 +254,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     });
     let gc_grace = mistakes.parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration);
     let scrub_period = mistakes.parse(raw.scrub_period.as_ref(), SCRUB_PERIOD, duration);
+    let lifecycle_day = mistakes.lifecycle_day(raw.lifecycle_day.as_ref());
     let secret = |path: &str| {
         std::fs::read_to_string(path).map(|s| Some(s.trim().to_owned())).map_err(|e| format!("{path}: {e}"))
     };
@@ -268,6 +286,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
         profile,
         gc_grace,
         scrub_period,
+        lifecycle_day,
         keys: access_key.zip(secret_key),
     };
     config.mistakes().iter().for_each(|mistake| mistakes.whole(mistake));

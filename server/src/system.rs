@@ -11,7 +11,7 @@ use holdfast_core::{
     topology::FailureDomain,
 };
 use holdfast_gateway_server::{
-    Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Maintenance,
+    Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Lifecycle, Maintenance,
     MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
@@ -161,7 +161,10 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     }
     let (keys, made) = keys(&config)?;
 
-    let engine_config = EngineConfig::new(config.profile, config.gc_grace);
+    let engine_config = EngineConfig {
+        lifecycle_day: config.lifecycle_day,
+        ..EngineConfig::new(config.profile, config.gc_grace)
+    };
     let gateway_metrics = GatewayMetrics::new(&registry)?;
     let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone()).await?;
     let maintenance_config = MaintenanceConfig {
@@ -173,6 +176,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     maintenance.admit_all().await?;
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
+    let lifecycle = Lifecycle::new(local.clone(), config.lifecycle_day);
     let collector = Collector::new(local, collector_config);
 
     let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
@@ -193,8 +197,9 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
             async { maintenance.run().await.map_err(SystemError::from) },
             async { archivist.run().await.map_err(SystemError::from) },
             async { collector.run().await.map_err(SystemError::from) },
+            async { lifecycle.run().await.map_err(SystemError::from) },
         )
-        .map(|((), (), ())| ())
+        .map(|((), (), (), ())| ())
     });
     let result = tokio::select! {
         () = stopping => Ok(()),

@@ -44,7 +44,7 @@ fn make_user(data: &Path, name: &str, more: &[&str]) -> (String, String) {
 fn versions_locks_and_grants_hold_between_users() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
-    let server = Server::start(&data, &[]);
+    let server = Server::start(&data, &["--lifecycle-day", "1"]);
     let alice = make_user(&data, "alice", &[]);
     let bob = make_user(&data, "bob", &["--email", "bob@example.org"]);
     let mut python = Command::new("python3");
@@ -78,6 +78,16 @@ fn versions_locks_and_grants_hold_between_users() {
     order(&["policy", "attach", "no-list", "--user", "bob"]);
     assert_eq!(status(&bob), 403);
     order(&["policy", "detach", "no-list", "--user", "bob"]);
+    // Who has policies may do what they allow, and nothing else.
+    std::fs::write(&policy, r#"{"Statement":{"Effect":"Allow","Action":"s3:GetObject","Resource":"*"}}"#)
+        .expect("a file");
+    order(&["policy", "put", "reader", &policy.display().to_string(), "--user", "bob"]);
+    assert_eq!(status(&bob), 403);
+    assert_eq!(
+        Client::with_keys(&server.s3, &bob.0, &bob.1).request("PUT", "/bobs-new", &[], b"").status,
+        403
+    );
+    order(&["policy", "delete", "reader", "--user", "bob"]);
     assert_eq!(status(&bob), 200);
     // All of it outlives the process.
     server.kill();

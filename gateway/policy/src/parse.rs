@@ -103,6 +103,9 @@ fn statement(value: &Value, resource: Option<&str>) -> Result<Statement, PolicyE
             return invalid("Policy has invalid resource");
         }
     }
+    if actions.items.iter().chain(&resources.items).any(Pattern::is_malformed) {
+        return invalid("A policy variable is not closed");
+    }
     let conditions = match map.get("Condition") {
         None => Vec::new(),
         Some(Value::Object(operators)) => conditions(operators)?,
@@ -231,7 +234,8 @@ fn test(name: &str, key: &str, values: &Value) -> Result<Test, PolicyError> {
     }
     let wanted: Option<Vec<Wanted>> =
         texts(values)?.iter().map(|text| Wanted::read(operator, text)).collect();
-    match wanted {
+    let open = |wanted: &Wanted| matches!(wanted, Wanted::Text(pattern) if pattern.is_malformed());
+    match wanted.filter(|wanted| !wanted.iter().any(open)) {
         Some(wanted) => Ok(Test { operator, negated, if_exists, quantifier, key, wanted }),
         None => invalid(format!("Invalid value in condition {name} of {key}")),
     }

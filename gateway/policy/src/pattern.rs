@@ -15,6 +15,18 @@ impl Pattern {
         Self { text, has_variables }
     }
 
+    /// Whether a variable is not closed: it could never match, and a denial would be void.
+    pub fn is_malformed(&self) -> bool {
+        let mut rest = self.text.as_str();
+        while let Some(at) = rest.find("${") {
+            match rest[at..].find('}') {
+                Some(end) => rest = &rest[at + end..],
+                None => return true,
+            }
+        }
+        false
+    }
+
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -190,6 +190,8 @@ fn what_is_malformed_is_refused() {
         ("{}", r#"{"NumericEquals":{"s3:max-keys":"ten"}}"#),
         ("{}", r#"{"IpAddress":{"aws:SourceIp":"10.0.0.0/33"}}"#),
         ("{}", r#"{"StringEquals":{"nokey":"x"}}"#),
+        ("{}", r#"{"StringEquals":{"s3:prefix":"${aws:username"}}"#),
+        ("arn:aws:s3:::b/*", "arn:aws:s3:::b/${aws:username"),
         (r#""Principal":"*","#, ""),
     ] {
         assert!(refused(&good.replacen(from, to, 1)), "{from} -> {to}");
@@ -210,6 +212,8 @@ fn public_is_what_anybody_gets() {
     assert!(with(r#"{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}"#).is_public());
     assert!(!with(r#"{"StringEquals":{"aws:SourceVpc":"vpc-1"}}"#).is_public());
     assert!(with(r#"{"StringLike":{"aws:SourceVpc":"vpc-*"}}"#).is_public());
+    assert!(with(r#"{"ForAllValues:StringEquals":{"aws:SourceVpc":"vpc-1"}}"#).is_public());
+    assert!(with(r#"{"IpAddress":{"aws:SourceIp":"2000::/8"}}"#).is_public());
     let one = statement("Allow", r#"{"AWS":"123456789012"}"#, r#""s3:*""#, r#""arn:aws:s3:::b""#, "{}");
     assert!(!policy(&[one]).is_public());
 }

@@ -3,7 +3,7 @@
 use crate::{
     aws_chunked::Bounded,
     metrics::GatewayMetrics,
-    s3::{FORM_BYTES_MAX, FormFields, Peer, REGION, S3Door, bucket_of},
+    s3::{FORM_BYTES_MAX, FormFields, Peer, Query, REGION, S3Door, bucket_of},
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -207,7 +207,7 @@ impl Front {
         tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(refuse_form()))
     }
 
-    async fn carry_out(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, s3s::HttpError> {
+    async fn carry_out(&self, mut request: Request<Incoming>) -> Result<Response<s3s::Body>, s3s::HttpError> {
         if request.method() == Method::OPTIONS {
             let bucket = bucket_of(request.uri().path());
             let answer = self.door.preflight(bucket, request.headers()).await;
@@ -220,11 +220,41 @@ impl Front {
             return Ok(refuse_region());
         }
         let unasked = expects_nothing(&request);
+        hoist(&mut request);
         let mut response = self.service.call(bounded(request)).await?;
         if unasked {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
         Ok(response)
+    }
+}
+
+/// Presigned URLs may carry `x-amz-*` headers in their query, where they are signed like all of it. Here they become headers,
+/// so that what judges a request and what carries it out read the same.
+fn hoist(request: &mut Request<Incoming>) {
+    const SIGNATURE: [&str; 7] = [
+        "x-amz-algorithm",
+        "x-amz-credential",
+        "x-amz-date",
+        "x-amz-expires",
+        "x-amz-signedheaders",
+        "x-amz-signature",
+        "x-amz-content-sha256",
+    ];
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    if query.get("X-Amz-Signature").is_none() {
+        return;
+    }
+    for (name, value) in query.pairs() {
+        let name = name.to_ascii_lowercase();
+        if !name.starts_with("x-amz-") || SIGNATURE.contains(&name.as_str()) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) =
+            (header::HeaderName::from_bytes(name.as_bytes()), header::HeaderValue::from_str(value))
+        {
+            request.headers_mut().entry(name).or_insert(value);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod extras;
 mod forms;
 mod grants;
 mod inspect;
+mod lifecycle;
 mod listing;
 mod locks;
 mod multipart;
@@ -26,9 +27,10 @@ mod settings;
 mod tagging;
 mod versions;
 
-pub use access::Peer;
+pub use access::{Peer, Query};
 pub use cors::bucket_of;
 pub use forms::{FORM_BYTES_MAX, FormFields};
+pub use lifecycle::lifecycle_of;
 
 use crate::{
     engine::Engine,
@@ -135,6 +137,8 @@ operations! {
     versions::list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput;
     documents::put_bucket_policy: PutBucketPolicyInput => PutBucketPolicyOutput;
     documents::delete_bucket_policy: DeleteBucketPolicyInput => DeleteBucketPolicyOutput;
+    lifecycle::put_bucket_lifecycle_configuration: PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput;
+    lifecycle::delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
     documents::put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput;
     documents::delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
@@ -167,6 +171,7 @@ operations! {
     multipart::abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput;
     // What the request's scene answers alone.
     ; at once
+    lifecycle::get_bucket_lifecycle_configuration: GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
     grants::get_object_acl: GetObjectAclInput => GetObjectAclOutput;
     grants::get_bucket_acl: GetBucketAclInput => GetBucketAclOutput;
     buckets::head_bucket: HeadBucketInput => HeadBucketOutput;

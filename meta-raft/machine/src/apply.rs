@@ -273,6 +273,7 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::MakeBucket { name, domain, chunker, config } => {
                 self.create_bucket(name, domain, chunker, Some(config))
             }
+            Command::RemoveBucket { bucket } => self.remove_bucket(bucket),
             Command::ConfigureBucket { bucket, change } => self.configure_bucket(bucket, change),
             Command::PutVersion { bucket, key, condition, object, extra } => {
                 self.put_object(bucket, &key, condition, object, extra)
@@ -284,8 +285,8 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
                 };
                 Ok(Outcome::Removed(removed))
             }
-            Command::ChangeVersion { bucket, key, version, change } => {
-                self.change_version(bucket, &key, version, change)
+            Command::ChangeVersion { bucket, key, version, judged, change } => {
+                self.change_version(bucket, &key, version, judged, change)
             }
             Command::StartUpload { bucket, key, id, attributes, checksum, extra } => {
                 self.create_upload(bucket, &key, id, attributes, checksum, &extra)

@@ -5,8 +5,8 @@
 
 use crate::records::{
     AccessKey, Archive, Attributes, Authority, BucketConfig, Checksum, ChecksumAlgorithm, ChunkRef,
-    DeviceSpec, Duty, Etag, Extra, Host, Keyring, PartSummary, PgSpec, PoolSpec, Retention, SegmentRef,
-    Settings, VersionName, Versioning,
+    DeviceSpec, Duty, Etag, Extra, Host, Keyring, LockMode, PartSummary, PgSpec, PoolSpec, Retention,
+    SegmentRef, Settings, VersionName, Versioning,
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
@@ -143,6 +143,8 @@ pub enum ConfigChange {
     Versioning(Versioning),
     /// Versions can be locked from now on, for ever.
     ObjectLock,
+    /// For how many milliseconds versions are retained that do not say so themselves.
+    DefaultRetention(Option<(LockMode, u64)>),
     /// A door's own; `None` removes it.
     Document(String, Option<String>),
 }
@@ -466,7 +468,13 @@ pub enum Command {
         bucket: BucketId,
         key: Vec<u8>,
         version: Option<VersionName>,
+        /// The version that was found under that name when the change was allowed.
+        judged: VersionId,
         change: VersionChange,
+    },
+    /// [`Command::DeleteBucket`] of the one that was looked at.
+    RemoveBucket {
+        bucket: BucketId,
     },
     /// [`Command::CreateUpload`] with what its version will have.
     StartUpload {
@@ -517,6 +525,7 @@ impl Command {
             | Self::PutVersion { .. }
             | Self::DeleteVersion { .. }
             | Self::ChangeVersion { .. }
+            | Self::RemoveBucket { .. }
             | Self::StartUpload { .. }
             | Self::ChangeIdentities { .. } => 4,
             Self::CreateBucket { .. }

@@ -124,7 +124,7 @@ fn size_of(command: &Command) -> usize {
         }
         Command::ConfigureBucket { change, .. } => match change {
             ConfigChange::Document(name, text) => name.len() + text.as_ref().map_or(0, String::len),
-            ConfigChange::Versioning(_) | ConfigChange::ObjectLock => 0,
+            ConfigChange::Versioning(_) | ConfigChange::ObjectLock | ConfigChange::DefaultRetention(_) => 0,
         },
         Command::DeleteVersion { key, owner, .. } => key.len() + owner.len(),
         Command::ChangeVersion { key, change, .. } => {
@@ -164,6 +164,7 @@ fn size_of(command: &Command) -> usize {
         Command::MakeAdminToken { name, .. } => KEY_BYTES_MAX + name.len(),
         Command::CreateBucket { .. }
         | Command::DeleteBucket { .. }
+        | Command::RemoveBucket { .. }
         | Command::DeleteObject { .. }
         | Command::AbortUpload { .. }
         | Command::HoldLease { .. }

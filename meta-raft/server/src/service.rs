@@ -162,8 +162,9 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::PutVersion { .. }
         | Command::DeleteVersion { .. }
         | Command::ChangeVersion { .. }
+        | Command::RemoveBucket { .. }
         | Command::StartUpload { .. } => gateway,
-        Command::ChangeIdentities { .. } => gateway || operator,
+        Command::ChangeIdentities { .. } => gateway || operator || meta,
         Command::RegisterPack(_) | Command::ReportShards { .. } | Command::ReportMissing { .. } => {
             gateway || storage
         }
@@ -211,7 +212,9 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         Ask::AuthorityNow(_) | Ask::TokenOf(_) | Ask::IsToken(_) | Ask::KeyringNow(_) => false,
         Ask::AdminTokenOf(_) => false,
         Ask::AdminTokens(_) => caller.has(Role::Operator),
-        Ask::AccessKeys(_) | Ask::IdentitiesNow(_) => caller.has(Role::Gateway) || caller.has(Role::Operator),
+        Ask::AccessKeys(_) | Ask::IdentitiesNow(_) => {
+            [Role::Gateway, Role::Operator, Role::Meta].iter().any(|role| caller.has(*role))
+        }
         Ask::HeaderNow(_)
         | Ask::BucketNamed(_)
         | Ask::AllBuckets(_)

@@ -6,10 +6,11 @@ use holdfast_meta_raft_server::Meta;
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::net::{UnixListener, UnixStream};
 
@@ -35,7 +36,9 @@ pub fn bind(data: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    UnixListener::bind(path_through(&dir))
+    let listener = UnixListener::bind(path_through(&dir))?;
+    std::fs::set_permissions(data.join(NAME), Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Reaches the system that has a data directory.
@@ -47,13 +50,20 @@ pub async fn connect(data: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path_through(&dir)).await
 }
 
+/// How long it waits for descriptors to come free before it looks again.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Serves until the future is dropped.
-///
-/// # Errors
-/// Where the listener fails.
-pub async fn serve(listener: UnixListener, router: Router) -> io::Result<()> {
+pub async fn serve(listener: UnixListener, router: Router) {
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin socket could not be taken");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {

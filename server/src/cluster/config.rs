@@ -39,6 +39,8 @@ pub struct HostConfig {
     pub devices: Vec<PathBuf>,
     pub gc_grace: Duration,
     pub scrub_period: Duration,
+    /// How long lifecycle rules take a day to be.
+    pub lifecycle_day: Duration,
     /// A device that is silent for so long is out.
     pub out_after: Duration,
     /// What the cluster's hosts speak over: tcp or quic.
@@ -62,6 +64,8 @@ struct RawFile {
     admin: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
     scrub_period: Option<Spanned<String>>,
+    /// In seconds.
+    lifecycle_day: Option<Spanned<u32>>,
     out_after: Option<Spanned<String>>,
     transport: Option<Spanned<String>>,
     #[serde(default)]
@@ -155,6 +159,7 @@ impl HostConfig {
             devices,
             gc_grace: mistakes.parse(raw.gc_grace.as_ref(), hour, duration),
             scrub_period: mistakes.parse(raw.scrub_period.as_ref(), 14 * 24 * hour, duration),
+            lifecycle_day: mistakes.lifecycle_day(raw.lifecycle_day.as_ref()),
             out_after: mistakes.parse(raw.out_after.as_ref(), OUT_AFTER, duration),
             transport: mistakes
                 .parse(raw.transport.as_ref(), "tcp".to_owned(), |text| named(text).map(|_| text.to_owned())),

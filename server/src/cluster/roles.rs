@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
-    Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Maintenance, MaintenanceConfig, OpenDevice,
-    identity::Credentials, s3::S3Door, serve, serve_metrics,
+    Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
+    OpenDevice, identity::Credentials, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
@@ -168,6 +168,8 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if let Some(node) = &running.node {
         let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
+        let lifecycle = Lifecycle::new(node.handle(), host.config.lifecycle_day);
+        running.duties.spawn(async move { lifecycle.run().await.map_err(SystemError::from) });
     }
     let mut serving = None;
     let mut ready = ready;
@@ -356,6 +358,7 @@ impl Host {
         let own = self.shelf.slots().cloned().unwrap_or_else(|| DeviceSlots::new([]));
         let config = EngineConfig {
             foreground: self.foreground.clone(),
+            lifecycle_day: self.config.lifecycle_day,
             ..EngineConfig::new(pool.profile, self.config.gc_grace)
         };
         let metrics = GatewayMetrics::new(&self.registry)?;

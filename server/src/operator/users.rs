@@ -18,6 +18,7 @@ use holdfast_net::https;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,11 @@ impl Reach {
     }
 }
 
+/// A name as a part of a path or a query.
+fn encoded(name: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(name, NON_ALPHANUMERIC)
+}
+
 type Answered = (hyper::StatusCode, String);
 
 async fn read<B>(response: Response<B>) -> Result<Answered, SystemError>
@@ -153,14 +159,16 @@ fn show(json: bool, columns: &[&str], answer: Value) {
 
 async fn user(reach: &Reach, json: bool, command: UserCommand) -> Result<(), SystemError> {
     let change = async |name: &str, change: UserChange| {
-        reach.send(Method::PATCH, &format!("/v1/users/{name}"), &change).await
+        reach.send(Method::PATCH, &format!("/v1/users/{}", encoded(name)), &change).await
     };
     let answer = match command {
         UserCommand::Create { name, display_name, email } => {
             reach.send(Method::POST, "/v1/users", &UserOrder { name, display_name, email }).await?
         }
         UserCommand::List => reach.send(Method::GET, "/v1/users", &()).await?,
-        UserCommand::Delete { name } => reach.send(Method::DELETE, &format!("/v1/users/{name}"), &()).await?,
+        UserCommand::Delete { name } => {
+            reach.send(Method::DELETE, &format!("/v1/users/{}", encoded(&name)), &()).await?
+        }
         UserCommand::Disable { name } => {
             change(&name, UserChange { disabled: Some(true), ..UserChange::default() }).await?
         }
@@ -178,11 +186,11 @@ async fn key(reach: &Reach, json: bool, command: KeyCommand) -> Result<(), Syste
             reach.send(Method::POST, "/v1/keys", &KeyOrder { user, access_key, secret_key }).await?
         }
         KeyCommand::List { user } => {
-            let query = user.map(|user| format!("?user={user}")).unwrap_or_default();
+            let query = user.map(|user| format!("?user={}", encoded(&user))).unwrap_or_default();
             reach.send(Method::GET, &format!("/v1/keys{query}"), &()).await?
         }
         KeyCommand::Delete { access_key } => {
-            reach.send(Method::DELETE, &format!("/v1/keys/{access_key}"), &()).await?
+            reach.send(Method::DELETE, &format!("/v1/keys/{}", encoded(&access_key)), &()).await?
         }
     };
     let columns: &[&str] = match answer["secret_key"].is_string() {
@@ -201,23 +209,23 @@ async fn policy(reach: &Reach, json: bool, command: PolicyCommand) -> Result<(),
         }
         PolicyCommand::Put { name, file, user: Some(user) } => {
             let change = UserChange { put_policy: Some((name, text(&file)?)), ..UserChange::default() };
-            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+            reach.send(Method::PATCH, &format!("/v1/users/{}", encoded(&user)), &change).await?
         }
         PolicyCommand::List => reach.send(Method::GET, "/v1/policies", &()).await?,
         PolicyCommand::Delete { name, user: None } => {
-            reach.send(Method::DELETE, &format!("/v1/policies/{name}"), &()).await?
+            reach.send(Method::DELETE, &format!("/v1/policies/{}", encoded(&name)), &()).await?
         }
         PolicyCommand::Delete { name, user: Some(user) } => {
             let change = UserChange { delete_policy: Some(name), ..UserChange::default() };
-            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+            reach.send(Method::PATCH, &format!("/v1/users/{}", encoded(&user)), &change).await?
         }
         PolicyCommand::Attach { name, user } => {
             let change = UserChange { attach: Some(name), ..UserChange::default() };
-            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+            reach.send(Method::PATCH, &format!("/v1/users/{}", encoded(&user)), &change).await?
         }
         PolicyCommand::Detach { name, user } => {
             let change = UserChange { detach: Some(name), ..UserChange::default() };
-            reach.send(Method::PATCH, &format!("/v1/users/{user}"), &change).await?
+            reach.send(Method::PATCH, &format!("/v1/users/{}", encoded(&user)), &change).await?
         }
     };
     let columns: &[&str] = if answer["attached"].is_array() { &USER_COLUMNS } else { &["name", "document"] };

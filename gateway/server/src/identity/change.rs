@@ -16,6 +16,12 @@ const TRIES: usize = 20;
 /// Identities that there may be, all kinds together.
 const IDENTITIES_MAX: usize = 100_000;
 
+/// Bytes of all identities: gateways keep and read them as one.
+const ALL_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of one change, which is one commit.
+const CHANGE_BYTES_MAX: usize = 256 << 10;
+
 /// Why nothing was changed.
 #[derive(Debug, Error)]
 pub enum IdentityError {
@@ -78,6 +84,11 @@ async fn change<T>(
         if changes.is_empty() {
             return Ok(result);
         }
+        let size = |(key, text): &(String, Option<String>)| key.len() + text.as_ref().map_or(0, String::len);
+        let whole: usize = after.iter().map(|(key, text)| key.len() + text.len()).sum();
+        if changes.iter().map(size).sum::<usize>() > CHANGE_BYTES_MAX || whole > ALL_BYTES_MAX {
+            return invalid("identities and their policies would be larger than they may be");
+        }
         let command = Command::ChangeIdentities { number, changes };
         match meta.request(Request::idempotent(command)).await?.accepted() {
             Ok(_) => return Ok(result),
@@ -110,6 +121,16 @@ pub async fn create_user(meta: &Meta, new: &NewUser) -> Result<User, IdentityErr
         let key = format!("user/{}", new.name);
         if records.contains_key(&key) {
             return Err(IdentityError::Exists("user"));
+        }
+        // Buckets and grants name users: who has the name of one that is gone would have what was that one's.
+        if records.contains_key(&format!("gone/{}", new.name)) {
+            return invalid("a user of this name was deleted: take another name");
+        }
+        if let Some(email) = &new.email {
+            let mark = format!("\"email\":{}", serde_json::Value::from(email.as_str()));
+            if records.iter().any(|(key, text)| key.starts_with("user/") && text.contains(&mark)) {
+                return invalid("another user has this e-mail address");
+            }
         }
         if records.len() >= IDENTITIES_MAX {
             return invalid(format!("there are {IDENTITIES_MAX} identities, which is the most"));
@@ -176,6 +197,7 @@ pub async fn change_user(
 pub async fn delete_user(meta: &Meta, name: &str) -> Result<(), IdentityError> {
     change(meta, |records| {
         records.remove(&format!("user/{name}")).ok_or(IdentityError::Unknown("user"))?;
+        records.insert(format!("gone/{name}"), String::new());
         let theirs = |text: &str| serde_json::from_str::<Key>(text).is_ok_and(|key| key.user == name);
         records.retain(|key, text| !key.starts_with("key/") || !theirs(text));
         Ok(())

@@ -6,7 +6,7 @@ mod facts;
 mod signature;
 
 pub use actions::Target;
-pub use facts::Peer;
+pub use facts::{Peer, Query};
 
 use super::{
     S3Door,
@@ -23,9 +23,11 @@ use facts::{Asked, Facts};
 use holdfast_gateway_policy::{Caller, Effect};
 use holdfast_meta_raft_machine::{
     ask::{BucketNamed, CurrentVersion, Look, LookAt, LookedUp, Object},
+    command::{Command, Rejection, VersionChange},
     records::{BucketConfig, Extra, VersionName},
 };
 use holdfast_meta_raft_server::MetaError;
+use hyper::HeaderMap;
 use s3s::{
     S3Error, S3Request, S3Result,
     access::{S3Access, S3AccessContext},
@@ -84,7 +86,7 @@ impl Scene {
 
     /// Whether somebody may do something to what the request is about, or to `key` in its bucket.
     pub fn may(&self, action: &str, grant: Grant, key: Option<&str>, object: Option<&Extra>) -> bool {
-        let Some(bucket) = &self.bucket else { return true };
+        let Some(bucket) = &self.bucket else { return false };
         let resource = match key {
             Some(key) => format!("arn:aws:s3:::{}/{key}", bucket.bucket.name),
             None => format!("arn:aws:s3:::{}", bucket.bucket.name),
@@ -111,7 +113,8 @@ impl Scene {
     /// Whether it may delete a key of its bucket, or one of its versions.
     pub fn may_delete(&self, key: &str, names_version: bool) -> bool {
         let action = if names_version { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
-        self.may(action, Grant::Write, Some(key), None)
+        let grant = if names_version { Grant::None } else { Grant::Write };
+        self.may(action, grant, Some(key), None)
     }
 
     /// The same caller's view of another object.
@@ -132,6 +135,58 @@ impl Scene {
     /// 404, or 405 for a delete marker.
     pub fn found(&self, names_version: bool) -> S3Result<&Object> {
         found(&self.object, names_version)
+    }
+
+    /// Whether the caller has policies of its own: then it may do only what they allow.
+    fn is_restricted(&self) -> bool {
+        matches!(&self.who, Who::User(known) if !known.policies.is_empty())
+    }
+
+    /// What the request is judged by.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.facts.headers
+    }
+
+    /// The same request with other headers: a form says in its fields what others say there.
+    pub fn with_headers(&self, headers: HeaderMap) -> Self {
+        let facts = Facts { headers, ..self.facts.clone() };
+        Self {
+            who: self.who.clone(),
+            bucket: self.bucket.clone(),
+            object: self.object.clone(),
+            form: self.form,
+            facts,
+        }
+    }
+
+    /// Whether it may give an object these tags.
+    pub fn may_tag(
+        &self,
+        action: &str,
+        key: &str,
+        object: Option<&Extra>,
+        tags: &[(String, String)],
+    ) -> bool {
+        let facts = Facts { new_tags: Some(tags.to_vec()), ..self.facts.clone() };
+        let (who, bucket) = (self.who.clone(), self.bucket.clone());
+        let tagging = Self { who, bucket, object: LookedUp::NotAsked, form: false, facts };
+        tagging.may(action, Grant::None, Some(key), object)
+    }
+
+    /// Whether the caller may do something that is about no bucket that exists.
+    fn may_outside(&self, action: &str, resource: &str) -> bool {
+        let asked = Asked { scene: self, action, resource, object: None };
+        match own_policies(&asked) {
+            Some(Effect::Deny) => false,
+            Some(Effect::Allow) => true,
+            None => !self.is_restricted(),
+        }
+    }
+
+    /// Whether the caller may make a bucket with what it is set to.
+    pub fn may_make(&self, bucket: &str, actions: &[&str]) -> bool {
+        let resource = format!("arn:aws:s3:::{bucket}");
+        actions.iter().all(|action| self.may_outside(action, &resource))
     }
 
     fn caller(&self) -> Caller<'_> {
@@ -171,6 +226,7 @@ pub fn found(object: &LookedUp, names_version: bool) -> S3Result<&Object> {
 /// resource's side must allow it, and the caller's own policies too where there are any.
 fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<&Extra>) -> bool {
     let own = own_policies(asked);
+    let restricted = asked.scene.is_restricted();
     let public = bucket.block.restrict_public_buckets && bucket.policy_is_public();
     let stranger = asked.scene.who.canonical() != Some(&bucket.config.owner);
     let policy = match &bucket.policy {
@@ -183,15 +239,20 @@ fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<
     if own == Some(Effect::Deny) || policy == Some(Effect::Deny) {
         // The owner of a bucket can always mend its policy.
         let mends = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
-        return own != Some(Effect::Deny) && !stranger && mends.contains(&asked.action);
+        let mender = !stranger || matches!(asked.scene.who, Who::Owner);
+        let free = !restricted || own == Some(Effect::Allow);
+        return own != Some(Effect::Deny) && mender && free && mends.contains(&asked.action);
     }
     if matches!(asked.scene.who, Who::Owner) {
         return true;
     }
-    let restricted = matches!(&asked.scene.who, Who::User(known) if !known.policies.is_empty());
-    // Objects belong to whoever wrote them, where the bucket does not say otherwise.
+    // Objects belong to whoever wrote them, where the bucket does not say otherwise: reading and granting is theirs. Tags and
+    // locks are the bucket's.
+    let owners =
+        ["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectAttributes", "s3:GetObjectVersionAttributes"];
+    let theirs = owners.contains(&asked.action) || asked.action.ends_with("Acl");
     let owner = match object {
-        Some(extra) if bucket.ownership != Ownership::BucketOwnerEnforced => &extra.owner,
+        Some(extra) if theirs && bucket.ownership != Ownership::BucketOwnerEnforced => &extra.owner,
         _ => &bucket.config.owner,
     };
     if asked.scene.who.canonical() == Some(owner) {
@@ -248,8 +309,11 @@ impl S3Door {
         let cached = self.buckets.get(bucket);
         let seen = cached.as_ref().map(|view| (view.bucket.id, view.config.number));
         let question = LookAt { bucket: bucket.to_owned(), seen, key: key.clone() };
+        let plain =
+            cached.as_ref().is_none_or(|view| view.config.number == 0) && self.directory.now().number == 0;
         let look = match self.engine.meta().ask(question).await {
-            Err(MetaError::Refused(_)) => self.look_before_4(bucket, key).await?,
+            // Only where nothing that members of the version before do not know was ever seen.
+            Err(MetaError::Refused(_)) if plain => self.look_before_4(bucket, key).await?,
             other => other.map_err(|failed| error::engine(failed.into()))?,
         };
         self.directory.refresh(look.identities).await.map_err(|failed| error::engine(failed.into()))?;
@@ -318,34 +382,88 @@ impl S3Door {
         } else if bucket.is_none() {
             return Err(s3_error!(NoSuchBucket, "The specified bucket does not exist"));
         }
-        let form = rule.target == Target::Form;
+        let form = context.s3_op().name() == "PostObject";
         let scene = Scene { who, bucket, object, form, facts };
-        expected_owner(context, &scene)?;
+        if let Some(bucket) = &scene.bucket {
+            self.check_owner(context.headers(), "x-amz-expected-bucket-owner", bucket)?;
+        }
         scene.check(rule, key.as_deref(), version.is_some())?;
         context.extensions_mut().insert(Arc::new(scene));
         Ok(())
     }
 }
 
-fn expected_owner(context: &S3AccessContext<'_>, scene: &Scene) -> S3Result<()> {
-    let Some(wanted) = context.headers().get("x-amz-expected-bucket-owner") else { return Ok(()) };
-    let owner = scene.bucket.as_ref().map_or("", |bucket| &bucket.config.owner);
-    let account = match &scene.who {
-        Who::User(known) if known.user.name == owner => &known.user.account,
-        Who::Owner if owner.is_empty() => OWNER_ACCOUNT,
-        Who::Anonymous | Who::Owner | Who::User(_) => "",
-    };
-    let same = [owner, account].iter().any(|id| !id.is_empty() && wanted.as_bytes() == id.as_bytes());
-    if same { Ok(()) } else { Err(denied()) }
+/// Times that a version is looked at again which was replaced meanwhile.
+const RETRIES: usize = 8;
+
+impl S3Door {
+    /// Changes a version as `change` says of what is found. What was judged is what is changed: where another version took its
+    /// place meanwhile, that one is judged too.
+    ///
+    /// # Errors
+    /// Where the caller may not, or there is nothing to change.
+    pub async fn change_version(
+        &self,
+        scene: &Scene,
+        operation: &str,
+        key: &str,
+        version: Option<&str>,
+        change: impl Fn(&Scene, &Object) -> S3Result<VersionChange>,
+    ) -> S3Result<Object> {
+        let rule = rule_of(operation).ok_or_else(denied)?;
+        let name = version.map(super::versions::parse_version).transpose()?;
+        let bucket = scene.bucket()?;
+        let mut again: Option<Scene> = None;
+        for _ in 0..RETRIES {
+            let current = again.as_ref().unwrap_or(scene);
+            let object = current.found(name.is_some())?.clone();
+            let command = Command::ChangeVersion {
+                bucket: bucket.bucket.id,
+                key: key.as_bytes().to_vec(),
+                version: name,
+                judged: object.version.id,
+                change: change(current, &object)?,
+            };
+            match self.engine.run(command).await {
+                Ok(_) => return Ok(object),
+                Err(EngineError::Rejected(Rejection::PreconditionFailed)) => {}
+                Err(failed) => return Err(error::engine(failed)),
+            }
+            let (view, found) = self.look(&bucket.bucket.name, Some((key.as_bytes().to_vec(), name))).await?;
+            let next = scene.about(view.unwrap_or_else(|| bucket.clone()), found);
+            next.check(rule, Some(key), name.is_some())?;
+            again = Some(next);
+        }
+        Err(s3_error!(SlowDown, "The object is being replaced too quickly"))
+    }
+
+    /// # Errors
+    /// Where a bucket has another owner than the header demands.
+    pub fn check_owner(&self, headers: &HeaderMap, header: &str, bucket: &BucketView) -> S3Result<()> {
+        let Some(wanted) = headers.get(header) else { return Ok(()) };
+        let owner = &bucket.config.owner;
+        let identities = self.directory.now();
+        let account = match owner.is_empty() {
+            true => OWNER_ACCOUNT,
+            false => identities.users.get(owner).map_or("", |known| &known.user.account),
+        };
+        let same = [super::acl::shown(owner), account]
+            .iter()
+            .any(|id| !id.is_empty() && wanted.as_bytes() == id.as_bytes());
+        if same { Ok(()) } else { Err(denied()) }
+    }
 }
 
 impl Scene {
     fn check(&self, rule: Rule, key: Option<&str>, names_version: bool) -> S3Result<()> {
-        if matches!(rule.target, Target::Service | Target::NewBucket) {
-            let asked = Asked { scene: self, action: rule.action, resource: "arn:aws:s3:::*", object: None };
-            return if own_policies(&asked) == Some(Effect::Deny) { Err(denied()) } else { Ok(()) };
+        match rule.target {
+            Target::Service if self.may_outside(rule.action, "arn:aws:s3:::*") => return Ok(()),
+            Target::Service => return Err(denied()),
+            // With all that it is set to.
+            Target::NewBucket => return Ok(()),
+            Target::Bucket | Target::Key | Target::Later | Target::Object => {}
         }
-        if rule.target == Target::Form {
+        if rule.target == Target::Later {
             return Ok(());
         }
         let action = rule.action(names_version);
@@ -354,7 +472,11 @@ impl Scene {
             LookedUp::NotAsked | LookedUp::NoKey | LookedUp::NoVersion => None,
         };
         if rule.target != Target::Object || object.is_some_and(|extra| !extra.marker) {
-            return if self.may(action, rule.grant, key, object) { Ok(()) } else { Err(denied()) };
+            return if self.may(action, rule.grant(names_version), key, object) {
+                Ok(())
+            } else {
+                Err(denied())
+            };
         }
         // Whether a key exists is known to whoever may list.
         if self.may("s3:ListBucket", Grant::Read, None, None) { Ok(()) } else { Err(denied()) }

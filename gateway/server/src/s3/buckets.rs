@@ -56,6 +56,18 @@ pub async fn create_bucket(
     let input = request.input;
     let name = input.bucket.clone();
     let config = config_of(door, &scene, &input, &request.headers)?;
+    let demands = [
+        (true, "s3:CreateBucket"),
+        (config.documents.contains_key("acl"), "s3:PutBucketAcl"),
+        (config.documents.contains_key("ownership"), "s3:PutBucketOwnershipControls"),
+        (config.object_lock, "s3:PutBucketObjectLockConfiguration"),
+        (config.object_lock, "s3:PutBucketVersioning"),
+    ];
+    let actions: Vec<&str> =
+        demands.iter().filter(|(demanded, _)| *demanded).map(|(_, action)| *action).collect();
+    if !scene.may_make(&name, &actions) {
+        return Err(s3_error!(AccessDenied, "Access Denied"));
+    }
     let plain = config == BucketConfig::default();
     let (domain, chunker) = (DOMAIN, ChunkerProfile::V1);
     let made = door.engine.run(match plain {
@@ -133,7 +145,14 @@ pub async fn delete_bucket(
         let aborts: Vec<Request> = uploads.into_iter().map(abort).collect();
         door.engine.meta().submit(aborts).await.map_err(|failed| error::engine(failed.into()))?;
     }
-    door.run(Command::DeleteBucket { name: request.input.bucket }).await?;
+    let config = &scene.bucket()?.config;
+    door.run(match config.number == 0 {
+        // What earlier versions know is said as they understand it.
+        true => Command::DeleteBucket { name: request.input.bucket },
+        // The one that was judged, and no other of its name.
+        false => Command::RemoveBucket { bucket },
+    })
+    .await?;
     Ok(S3Response::new(DeleteBucketOutput::default()))
 }
 

@@ -17,7 +17,7 @@ use crate::{engine::EngineError, upload::Incoming};
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
-    ask::{InlineBytes, Object, UploadOf},
+    ask::{InlineBytes, LookedUp, Object, UploadOf},
     command::{Condition, NewContent, NewObject, Rejection},
     records::{Bucket, Content, Version, VersionName},
 };
@@ -67,7 +67,22 @@ impl Source {
             }
             Err(error) => return Err(error),
         };
+        door.check_owner(scene.headers(), "x-amz-source-expected-bucket-owner", &view)?;
         Ok((Self { bucket: view, key: key.to_string(), name }, found))
+    }
+
+    /// # Errors
+    /// Where the caller may not read the source's tags, or not write them.
+    fn check_tags(&self, scene: &Scene, object: &Object, target: &str) -> S3Result<()> {
+        let tags = &object.extra.tags;
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let read = if self.name.is_some() { "s3:GetObjectVersionTagging" } else { "s3:GetObjectTagging" };
+        let of_source = scene.about(self.bucket.clone(), LookedUp::NotAsked);
+        let may = of_source.may_tag(read, &self.key, Some(&object.extra), tags)
+            && scene.may_tag("s3:PutObjectTagging", target, None, tags);
+        if may { Ok(()) } else { Err(s3_error!(AccessDenied, "Access Denied")) }
     }
 
     fn shown_version(&self, object: &Object) -> Option<String> {
@@ -146,7 +161,8 @@ pub async fn copy_object(
         };
         let mut extra = wanted.clone();
         if !replace_tags {
-            extra.tags = object.extra.tags.clone();
+            extra.tags.clone_from(&object.extra.tags);
+            source.check_tags(&scene, &object, &input.key)?;
         }
         match door.engine.run(put_command(target.bucket.id, key.clone(), condition, new, extra)).await {
             // The source was replaced, and its segments released: what is there now is copied.

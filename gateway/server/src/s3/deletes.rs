@@ -12,6 +12,7 @@ use super::{
     settings::BucketView,
     versions::{parse_version, show},
 };
+use crate::engine::EngineError;
 use holdfast_core::limits::LIST_KEYS_MAX;
 use holdfast_meta_raft_machine::{
     command::{Command, Outcome, Precondition, Rejection, Removed, Request},
@@ -94,7 +95,12 @@ pub async fn delete_object(
     let modified = input.if_match_last_modified_time.as_ref();
     let precondition = precondition(input.if_match.as_ref(), input.if_match_size, modified)?;
     let bypass = scene.bypasses(input.bypass_governance_retention == Some(true), &input.key);
-    let outcome = door.run(command(&scene, bucket, &input.key, version, precondition, bypass)).await?;
+    let deleted = door.engine.run(command(&scene, bucket, &input.key, version, precondition, bypass)).await;
+    let outcome = match deleted {
+        // What is not there is deleted, whatever was demanded of it.
+        Err(EngineError::Rejected(Rejection::NoSuchKey)) => Outcome::Done,
+        other => other.map_err(error::engine)?,
+    };
     let (version_id, delete_marker) = told(&outcome);
     Ok(S3Response::new(DeleteObjectOutput { version_id, delete_marker, ..Default::default() }))
 }
@@ -153,15 +159,10 @@ pub async fn delete_objects(
     }
     let outcomes = door.engine.meta().submit(requests).await.map_err(|e| error::engine(e.into()))?;
     for (object, outcome) in asked.into_iter().zip(outcomes) {
-        let conditional =
-            object.e_tag.is_some() || object.size.is_some() || object.last_modified_time.is_some();
         match outcome.accepted() {
             // A key that cannot exist is as absent as any other.
-            Err(Rejection::BadKey) => {
+            Err(Rejection::BadKey | Rejection::NoSuchKey) => {
                 deleted.push(DeletedObject { key: Some(object.key), ..Default::default() })
-            }
-            Err(Rejection::NoSuchKey) if !conditional => {
-                deleted.push(DeletedObject { key: Some(object.key), ..Default::default() });
             }
             Err(rejection) => errors.push(failure(object, &error::rejection(&rejection))),
             Ok(outcome) => {

@@ -5,7 +5,7 @@ use super::{
     access::Scene,
     acl::{Acl, Of},
     error,
-    settings::{BucketView, Ownership, from_xml},
+    settings::{BucketView, Ownership},
 };
 use crate::clock::unix_ms;
 use holdfast_meta_raft_machine::records::{Extra, LockMode, Retention};
@@ -13,9 +13,7 @@ use hyper::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
 use s3s::{
     S3Error, S3Result,
-    dto::{
-        DefaultRetention, ObjectLockConfiguration, ObjectLockRetentionMode, Tag, Timestamp, TimestampFormat,
-    },
+    dto::{DefaultRetention, ObjectLockRetentionMode, Tag, Timestamp, TimestampFormat},
     s3_error,
 };
 use std::collections::BTreeSet;
@@ -202,13 +200,7 @@ fn retention(headers: &HeaderMap, bucket: &BucketView) -> S3Result<Option<Retent
             }
             Ok(Some(Retention { mode, until_ms }))
         }
-        (None, None) if bucket.config.object_lock => {
-            let config = bucket.config.documents.get("object-lock");
-            let config = config.and_then(|text| from_xml::<ObjectLockConfiguration>(text));
-            let wanted = config.and_then(|config| config.rule).and_then(|rule| rule.default_retention);
-            let found = wanted.as_ref().and_then(default_retention);
-            Ok(found.map(|(mode, ms)| Retention { mode, until_ms: unix_ms().saturating_add(ms) }))
-        }
+        // The bucket's default is the metadata's business: it counts from the commit.
         (None, None) => Ok(None),
         _ => Err(s3_error!(
             InvalidArgument,

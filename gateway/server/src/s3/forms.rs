@@ -10,6 +10,7 @@ use s3s::{
     dto::{PutObjectInput, Tagging},
     s3_error,
 };
+use std::sync::Arc;
 
 /// The largest file in a form, in bytes: forms are held in memory.
 pub const FILE_BYTES_MAX: u64 = 32 << 20;
@@ -101,13 +102,19 @@ fn headers_of(fields: &FormFields, input: &PutObjectInput) -> S3Result<HeaderMap
 ///
 /// # Errors
 /// Where it may not, or the form is malformed.
-pub fn admit(scene: &Scene, fields: &FormFields, input: &mut PutObjectInput) -> S3Result<HeaderMap> {
+pub fn admit(
+    scene: &Scene,
+    fields: &FormFields,
+    input: &mut PutObjectInput,
+) -> S3Result<(Arc<Scene>, HeaderMap)> {
     input.key = fields.key(&input.key);
-    if !scene.may_write(&input.key) {
-        return Err(s3_error!(AccessDenied, "Access Denied"));
+    // Headers of the form's request were signed by nobody, and are not what is judged.
+    let headers = headers_of(fields, input)?;
+    let scene = scene.with_headers(headers.clone());
+    match scene.may_write(&input.key) {
+        true => Ok((Arc::new(scene), headers)),
+        false => Err(s3_error!(AccessDenied, "Access Denied")),
     }
-    // Headers of the form's request were signed by nobody.
-    headers_of(fields, input)
 }
 
 #[cfg(test)]

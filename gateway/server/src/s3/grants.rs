@@ -3,13 +3,12 @@
 use super::{
     S3Door,
     access::scene,
-    acl::{Acl, Of, Permission},
+    acl::{Acl, Of},
     documents::set,
     extras::lists_unsupported,
     settings::{BucketView, Ownership},
-    versions::parse_version,
 };
-use holdfast_meta_raft_machine::command::{Command, VersionChange};
+use holdfast_meta_raft_machine::command::VersionChange;
 use hyper::HeaderMap;
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -109,17 +108,16 @@ pub async fn put_object_acl(
     let scene = scene(&request)?;
     let bucket = scene.bucket()?;
     let input = request.input;
-    let object = scene.found(input.version_id.is_some())?;
-    let owner = &object.extra.owner;
-    let of = Of::ObjectIn(&bucket.config.owner);
-    let acl = wanted(door, &request.headers, input.access_control_policy, owner, of)?;
-    check(bucket, &acl, owner)?;
-    if acl.grants.iter().any(|grant| grant.permission == Permission::Write) {
-        tracing::debug!("a grant of WRITE on an object allows nothing");
-    }
-    let version = input.version_id.as_deref().map(parse_version).transpose()?;
-    let change = VersionChange::Document("acl".to_owned(), Some(acl.to_text()?));
-    let key = input.key.into_bytes();
-    door.run(Command::ChangeVersion { bucket: bucket.bucket.id, key, version, change }).await?;
+    let body = input.access_control_policy;
+    let version = input.version_id.as_deref();
+    let set = door.change_version(&scene, "PutObjectAcl", &input.key, version, |_, object| {
+        let enforced = bucket.ownership == Ownership::BucketOwnerEnforced;
+        let owner = if enforced { &bucket.config.owner } else { &object.extra.owner };
+        let of = Of::ObjectIn(&bucket.config.owner);
+        let acl = wanted(door, &request.headers, body.clone(), owner, of)?;
+        check(bucket, &acl, owner)?;
+        Ok(VersionChange::Document("acl".to_owned(), Some(acl.to_text()?)))
+    });
+    set.await?;
     Ok(S3Response::new(PutObjectAclOutput::default()))
 }

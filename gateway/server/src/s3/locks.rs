@@ -2,13 +2,12 @@
 
 use super::{
     S3Door,
-    access::{Scene, scene},
+    access::scene,
     attributes::timestamp,
     documents::{malformed, set, to_xml},
     error,
     extras::{default_retention, lock_mode, show_mode, unix_ms_of},
     settings::{BucketView, from_xml},
-    versions::parse_version,
 };
 use crate::clock::unix_ms;
 use holdfast_meta_raft_machine::{
@@ -110,6 +109,9 @@ pub async fn put_object_lock_configuration(
             | other @ crate::engine::EngineError::ShuttingDown => error::engine(other),
         })?;
     }
+    let wanted = config.rule.as_ref().and_then(|rule| rule.default_retention.as_ref());
+    let default = ConfigChange::DefaultRetention(wanted.and_then(default_retention));
+    door.run(Command::ConfigureBucket { bucket: bucket.bucket.id, change: default }).await?;
     set(door, bucket, "object-lock", Some(to_xml(&config)?)).await?;
     Ok(S3Response::new(PutObjectLockConfigurationOutput::default()))
 }
@@ -136,20 +138,6 @@ pub fn get_object_retention(
     }))
 }
 
-async fn change(
-    door: &S3Door,
-    scene: &Scene,
-    key: String,
-    version: Option<&String>,
-    change: VersionChange,
-) -> S3Result<()> {
-    scene.found(version.is_some())?;
-    let version = version.map(|text| parse_version(text)).transpose()?;
-    let bucket = scene.bucket()?.bucket.id;
-    door.run(Command::ChangeVersion { bucket, key: key.into_bytes(), version, change }).await?;
-    Ok(())
-}
-
 pub async fn put_object_retention(
     door: &S3Door,
     request: S3Request<PutObjectRetentionInput>,
@@ -172,7 +160,8 @@ pub async fn put_object_retention(
     };
     let bypass = scene.bypasses(input.bypass_governance_retention == Some(true), &input.key);
     let wanted = VersionChange::Retention { retention, bypass };
-    change(door, &scene, input.key, input.version_id.as_ref(), wanted).await?;
+    let version = input.version_id.as_deref();
+    door.change_version(&scene, "PutObjectRetention", &input.key, version, |_, _| Ok(wanted.clone())).await?;
     Ok(S3Response::new(PutObjectRetentionOutput::default()))
 }
 
@@ -204,6 +193,7 @@ pub async fn put_object_legal_hold(
         ObjectLockLegalHoldStatus::OFF => false,
         _ => return Err(malformed()),
     };
-    change(door, &scene, input.key, input.version_id.as_ref(), VersionChange::LegalHold(held)).await?;
+    let (version, hold) = (input.version_id.as_deref(), VersionChange::LegalHold(held));
+    door.change_version(&scene, "PutObjectLegalHold", &input.key, version, |_, _| Ok(hold.clone())).await?;
     Ok(S3Response::new(PutObjectLegalHoldOutput::default()))
 }

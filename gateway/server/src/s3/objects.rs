@@ -2,7 +2,7 @@
 
 use super::{
     S3Door,
-    access::{found, scene},
+    access::{Scene, scene},
     attributes::{
         attribute_fields, attributes, checksum_type, etag, expires, given_checksum, metadata, set_checksum,
         timestamp,
@@ -12,6 +12,7 @@ use super::{
     error,
     extras::{extra_of, show_mode},
     forms::{self, FormFields},
+    lifecycle::expiration,
     versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
@@ -45,13 +46,13 @@ pub async fn put_object(
     door: &S3Door,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let scene = scene(&request)?;
-    let bucket = scene.bucket()?;
+    let mut scene = scene(&request)?;
     let S3Request { mut input, mut headers, trailing_headers, uri, extensions, .. } = request;
     if scene.form {
         let fields = extensions.get::<FormFields>().cloned().unwrap_or_default();
-        headers = forms::admit(&scene, &fields, &mut input)?;
+        (scene, headers) = forms::admit(&scene, &fields, &mut input)?;
     }
+    let bucket = scene.bucket()?;
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
     let extra = extra_of(door, &scene, &headers, bucket, &input.key)?;
@@ -289,10 +290,11 @@ pub async fn get_object(
     let bucket = scene.bucket()?;
     let input = request.input;
     let name = input.version_id.as_deref().map(parse_version).transpose()?;
-    let mut again = None;
+    let mut again: Option<Scene> = None;
     // An object that is replaced between being resolved and being opened is resolved again.
     for _ in 0..8 {
-        let object = found(again.as_ref().unwrap_or(&scene.object), name.is_some())?;
+        let current = again.as_ref().unwrap_or(&*scene);
+        let object = current.found(name.is_some())?;
         let version = &object.version;
         read_conditions!(input).check(&version.etag, version.modified_ms)?;
         let range = input.range.as_ref().filter(|_| if_range(&request.headers, version));
@@ -300,13 +302,18 @@ pub async fn get_object(
         let content = match door.engine.content(bucket.bucket.id, version, range.clone()).await {
             Err(EngineError::Gone) => {
                 let key = Some((input.key.clone().into_bytes(), name));
-                again = Some(door.look(&input.bucket, key).await?.1);
+                let (view, found) = door.look(&input.bucket, key).await?;
+                // What is there now is another object, and judged like any.
+                let next = scene.about(view.unwrap_or_else(|| bucket.clone()), found);
+                next.may_read(&input.key, name.is_some())?;
+                again = Some(next);
                 continue;
             }
             other => other.map_err(error::engine)?,
         };
         let mut output = GetObjectOutput::default();
         describe!(output, object, bucket.config.versioning, range, partial, input);
+        output.expiration = expiration(door, bucket, &input.key, object);
         let tags = &object.extra.tags;
         output.tag_count = (!tags.is_empty()).then_some(tags.len() as i32);
         door.engine.metrics().body_bytes_out.inc_by(range.end - range.start);
@@ -357,7 +364,7 @@ impl<S: Stream<Item = Result<Bytes, EngineError>>> ByteStream for Sized<S> {
 }
 
 pub fn head_object(
-    _door: &S3Door,
+    door: &S3Door,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let scene = scene(&request)?;
@@ -368,6 +375,7 @@ pub fn head_object(
     let (range, partial) = wanted(version, input.range.as_ref(), input.part_number)?;
     let mut output = HeadObjectOutput::default();
     describe!(output, object, scene.bucket()?.config.versioning, range, partial, input);
+    output.expiration = expiration(door, scene.bucket()?, &input.key, object);
     let mut response = S3Response::new(output);
     if !object.extra.tags.is_empty() {
         // s3s knows it of GET only.

@@ -1,6 +1,7 @@
 //! What buckets are set to, read once for each change.
 
 use super::acl::Acl;
+use crate::lifecycle::rules::Rule;
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::records::{Bucket, BucketConfig};
 use s3s::{
@@ -45,6 +46,7 @@ pub struct BucketView {
     pub block: Block,
     pub ownership: Ownership,
     pub cors: Option<CORSConfiguration>,
+    pub lifecycle: Vec<Rule>,
 }
 
 /// Reads a document that is kept as XML.
@@ -93,6 +95,7 @@ impl BucketView {
             block: document("public-access-block").map_or(Block::default(), |text| block(text)),
             ownership: document("ownership").map_or(Ownership::ObjectWriter, |text| ownership(text)),
             cors: document("cors").and_then(|text| from_xml(text)),
+            lifecycle: super::lifecycle::lifecycle_of(&config),
             bucket,
             config,
         }

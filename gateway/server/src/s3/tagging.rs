@@ -2,14 +2,14 @@
 
 use super::{
     S3Door,
-    access::scene,
+    access::{Scene, scene},
     documents::{kept, set, to_xml},
     error,
     extras::{BUCKET_TAGS_MAX, object_tags, tag_set, tags_of},
     settings::from_xml,
-    versions::{parse_version, shown_version},
+    versions::shown_version,
 };
-use holdfast_meta_raft_machine::command::{Command, VersionChange};
+use holdfast_meta_raft_machine::command::VersionChange;
 use hyper::StatusCode;
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -19,6 +19,7 @@ use s3s::{
         GetObjectTaggingOutput, PutBucketTaggingInput, PutBucketTaggingOutput, PutObjectTaggingInput,
         PutObjectTaggingOutput, Tagging,
     },
+    s3_error,
 };
 
 pub fn get_bucket_tagging(
@@ -67,18 +68,21 @@ pub fn get_object_tagging(
 /// Gives an object other tags; the version that it was.
 async fn change(
     door: &S3Door,
-    scene: &super::access::Scene,
-    key: String,
-    version: Option<&String>,
-    tags: Vec<(String, String)>,
+    scene: &Scene,
+    operation: (&str, &str),
+    key: &str,
+    version: Option<&str>,
+    tags: &[(String, String)],
 ) -> S3Result<Option<String>> {
-    let bucket = scene.bucket()?;
-    let object = scene.found(version.is_some())?;
-    let version = version.map(|text| parse_version(text)).transpose()?;
-    let change = VersionChange::Tags(tags);
-    door.run(Command::ChangeVersion { bucket: bucket.bucket.id, key: key.into_bytes(), version, change })
-        .await?;
-    Ok(shown_version(bucket.config.versioning, object))
+    let (operation, action) = operation;
+    let changed = door.change_version(scene, operation, key, version, |current, object| {
+        // Policies may say which tags there may be.
+        match current.may_tag(action, key, Some(&object.extra), tags) {
+            true => Ok(VersionChange::Tags(tags.to_vec())),
+            false => Err(s3_error!(AccessDenied, "Access Denied")),
+        }
+    });
+    Ok(shown_version(scene.bucket()?.config.versioning, &changed.await?))
 }
 
 pub async fn put_object_tagging(
@@ -88,7 +92,11 @@ pub async fn put_object_tagging(
     let scene = scene(&request)?;
     let input = request.input;
     let tags = object_tags(input.tagging.tag_set)?;
-    let version_id = change(door, &scene, input.key, input.version_id.as_ref(), tags).await?;
+    let (version, action) = match input.version_id.as_deref() {
+        Some(version) => (Some(version), "s3:PutObjectVersionTagging"),
+        None => (None, "s3:PutObjectTagging"),
+    };
+    let version_id = change(door, &scene, ("PutObjectTagging", action), &input.key, version, &tags).await?;
     Ok(S3Response::new(PutObjectTaggingOutput { version_id }))
 }
 
@@ -98,6 +106,10 @@ pub async fn delete_object_tagging(
 ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
     let scene = scene(&request)?;
     let input = request.input;
-    let version_id = change(door, &scene, input.key, input.version_id.as_ref(), Vec::new()).await?;
+    let (version, action) = match input.version_id.as_deref() {
+        Some(version) => (Some(version), "s3:DeleteObjectVersionTagging"),
+        None => (None, "s3:DeleteObjectTagging"),
+    };
+    let version_id = change(door, &scene, ("DeleteObjectTagging", action), &input.key, version, &[]).await?;
     Ok(S3Response::new(DeleteObjectTaggingOutput { version_id }))
 }

@@ -58,11 +58,9 @@ pub fn shown_version(versioning: Versioning, object: &Object) -> Option<String> 
 /// The version that a write made, as its response names it.
 pub fn written_version(versioning: Versioning, outcome: &Outcome) -> Option<String> {
     match (versioning, outcome) {
-        (Versioning::Off, _) => None,
         (Versioning::Enabled, Outcome::Committed(committed)) => {
             Some(show(VersionName::Id(committed.version)))
         }
-        (Versioning::Suspended, _) => Some(show(VersionName::Null)),
         _ => None,
     }
 }

@@ -51,6 +51,11 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(Outcome::Done)
     }
 
+    pub(super) fn remove_bucket(&mut self, bucket: BucketId) -> Step<Outcome> {
+        let name = self.kv.get(&keys::bucket(bucket))?.ok_or(Rejection::NoSuchBucket)?;
+        self.delete_bucket(&String::from_utf8_lossy(&name))
+    }
+
     pub(super) fn config(&self, bucket: BucketId) -> Step<BucketConfig> {
         Ok(self.read(&keys::bucket_config(bucket))?.unwrap_or_default())
     }
@@ -73,6 +78,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 }
                 config.object_lock = true;
             }
+            ConfigChange::DefaultRetention(_) if !config.object_lock => {
+                return Err(Rejection::BucketState.into());
+            }
+            ConfigChange::DefaultRetention(retention) => config.default_retention = retention,
             ConfigChange::Document(name, Some(text)) => drop(config.documents.insert(name, text)),
             ConfigChange::Document(name, None) => drop(config.documents.remove(&name)),
         }

@@ -104,8 +104,14 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let place = self.find(config.versioning, bucket, key)?;
         check(condition, place.live.file.as_ref().map(|(_, current)| current))?;
         let node = self.make_room(config.versioning, bucket, &place, &mut usage)?;
-        let extra =
-            Extra { named: config.versioning == Versioning::Enabled, marker: false, ..draft.extra.clone() };
+        let default = config.default_retention.filter(|_| config.object_lock);
+        let default = default.map(|(mode, ms)| Retention { mode, until_ms: self.wall_ms.saturating_add(ms) });
+        let extra = Extra {
+            named: config.versioning == Versioning::Enabled,
+            marker: false,
+            retention: draft.extra.retention.or(default),
+            ..draft.extra.clone()
+        };
         let summary = self.write_version(bucket, node, draft, &extra, &mut usage);
         let (version, modified_ms) = (summary.version, summary.modified_ms);
         self.place(bucket, key, &place.live, DirEntry::File { node, current: summary });
@@ -352,6 +358,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         bucket: BucketId,
         key: &[u8],
         name: Option<VersionName>,
+        judged: VersionId,
         change: VersionChange,
     ) -> Step<Outcome> {
         check_key(key)?;
@@ -367,6 +374,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 (version.id, extra)
             }
         };
+        if id != judged {
+            return Err(Rejection::PreconditionFailed.into());
+        }
         if extra.marker {
             return Err(Rejection::IsMarker.into());
         }

@@ -283,9 +283,6 @@ fn locks_fail_closed() {
     let locked = Outcome::Rejected(Rejection::Locked);
     let state = Outcome::Rejected(Rejection::BucketState);
     let lock = |mode, until_ms| Some(Retention { mode, until_ms });
-    let change =
-        |change| Command::ChangeVersion { bucket: BUCKET, key: b"k".to_vec(), version: None, change };
-    let retain = |retention, bypass| change(VersionChange::Retention { retention, bypass });
     assert_eq!(run(&store, 10, configure(ConfigChange::ObjectLock)), state, "without versions");
     run(&store, 11, configure(ConfigChange::Versioning(Versioning::Enabled)));
     assert_eq!(run(&store, 12, configure(ConfigChange::ObjectLock)), Outcome::Done);
@@ -299,6 +296,10 @@ fn locks_fail_closed() {
         bypass,
         owner: String::new(),
     };
+    let judged = done.version;
+    let change =
+        |change| Command::ChangeVersion { bucket: BUCKET, key: b"k".to_vec(), version: None, judged, change };
+    let retain = |retention, bypass| change(VersionChange::Retention { retention, bypass });
     assert_eq!(run(&store, 15, change(VersionChange::LegalHold(true))), Outcome::Done);
     assert_eq!(run(&store, 16, purge(true)), locked);
     run(&store, 17, change(VersionChange::LegalHold(false)));
@@ -323,11 +324,17 @@ fn locks_fail_closed() {
         );
     }
     assert_eq!(run(&store, 33, retain(lock(LockMode::Compliance, 4000), false)), Outcome::Done);
-    // A marker may hide it; it is still there.
-    assert!(matches!(run(&store, 34, delete(b"k", None)), Outcome::Removed(Removed { marker: true, .. })));
-    assert_eq!(run(&store, 35, purge(true)), locked);
+    // Another version has taken its place: what was allowed for the one is not done to the other.
+    run(&store, 34, put(b"k"));
     assert_eq!(
-        run(&store, 36, Command::DeleteBucket { name: "b".into() }),
+        run(&store, 35, change(VersionChange::LegalHold(true))),
+        Outcome::Rejected(Rejection::PreconditionFailed)
+    );
+    // A marker may hide it; it is still there.
+    assert!(matches!(run(&store, 36, delete(b"k", None)), Outcome::Removed(Removed { marker: true, .. })));
+    assert_eq!(run(&store, 37, purge(true)), locked);
+    assert_eq!(
+        run(&store, 38, Command::DeleteBucket { name: "b".into() }),
         Outcome::Rejected(Rejection::BucketNotEmpty)
     );
 }

@@ -25,6 +25,7 @@ pub struct VersionShown {
     pub etag: Etag,
     pub checksum: Option<(ChecksumAlgorithm, bool)>,
     pub owner: String,
+    pub tags: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,9 @@ pub fn list_versions<V: View + ?Sized>(
     if request.max == 0 {
         return Ok(page);
     }
-    if let Some(name) = after
+    let shown_alone = request.after.starts_with(&request.prefix)
+        && super::common_prefix(&request.after, &request.prefix, &request.delimiter).is_none();
+    if let Some(name) = after.filter(|_| shown_alone)
         && let Some((node, _)) = query::newest(view, bucket, &request.after)?
         && expand(view, bucket, &request.after, node, Some(name), request.max, &mut page)?
     {
@@ -159,6 +162,7 @@ fn expand<V: View + ?Sized>(
             etag: version.etag,
             checksum: version.checksum.as_ref().map(|sum| (sum.algorithm, sum.composite_parts.is_some())),
             owner: extra.owner,
+            tags: extra.tags,
         }));
     }
     Ok(false)

@@ -71,6 +71,8 @@ pub struct BucketConfig {
     pub owner: String,
     pub versioning: Versioning,
     pub object_lock: bool,
+    /// For how many milliseconds versions are retained that do not say so themselves.
+    pub default_retention: Option<(LockMode, u64)>,
     pub documents: BTreeMap<String, String>,
 }
 record!(BucketConfig, "a bucket's configuration");

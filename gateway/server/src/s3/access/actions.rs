@@ -10,8 +10,8 @@ pub enum Target {
     Bucket,
     /// A key, whatever it names.
     Key,
-    /// A key that is known when the body is read: judged there.
-    Form,
+    /// Keys that are known when the body was read: judged then.
+    Later,
     /// An object that is looked at.
     Object,
 }
@@ -41,6 +41,11 @@ impl Rule {
     pub fn action(&self, names_version: bool) -> &'static str {
         if names_version { self.of_version } else { self.action }
     }
+
+    /// What a list must grant: who may write may delete, but nothing for good.
+    pub fn grant(&self, names_version: bool) -> Grant {
+        if names_version && self.of_version == "s3:DeleteObjectVersion" { Grant::None } else { self.grant }
+    }
 }
 
 const fn rule(action: &'static str, target: Target, grant: Grant) -> Rule {
@@ -54,7 +59,7 @@ const fn versioned(action: &'static str, of_version: &'static str, target: Targe
 /// The rule of an operation, as s3s names it; `None` for one that nobody may do.
 pub fn rule_of(operation: &str) -> Option<Rule> {
     use Grant::{None as Nobody, Read, ReadAcp, Write, WriteAcp};
-    use Target::{Bucket, Form, Key, NewBucket, Object, Service};
+    use Target::{Bucket, Key, Later, NewBucket, Object, Service};
     Some(match operation {
         "ListBuckets" => rule("s3:ListAllMyBuckets", Service, Nobody),
         "CreateBucket" => rule("s3:CreateBucket", NewBucket, Nobody),
@@ -124,7 +129,7 @@ pub fn rule_of(operation: &str) -> Option<Rule> {
         "GetObjectLegalHold" => rule("s3:GetObjectLegalHold", Object, Nobody),
         "PutObjectLegalHold" => rule("s3:PutObjectLegalHold", Object, Nobody),
         // The key is in the form.
-        "PostObject" => rule("s3:PutObject", Form, Nobody),
+        "PostObject" => rule("s3:PutObject", Later, Nobody),
         "PutObject"
         | "CopyObject"
         | "CreateMultipartUpload"
@@ -135,7 +140,7 @@ pub fn rule_of(operation: &str) -> Option<Rule> {
         "ListParts" => rule("s3:ListMultipartUploadParts", Key, Nobody),
         "DeleteObject" => versioned("s3:DeleteObject", "s3:DeleteObjectVersion", Key, Write),
         // Each key is judged on its own.
-        "DeleteObjects" => rule("s3:DeleteObject", Bucket, Write),
+        "DeleteObjects" => rule("s3:DeleteObject", Later, Nobody),
         _ => return None,
     })
 }

@@ -32,6 +32,10 @@ impl Query {
         Self(text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect())
     }
 
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
@@ -40,9 +44,11 @@ impl Query {
 #[derive(Clone)]
 pub struct Facts {
     pub query: Query,
-    headers: HeaderMap,
-    peer: Option<Peer>,
-    now_ms: u64,
+    pub headers: HeaderMap,
+    /// The tags that a request brings in its body.
+    pub new_tags: Option<Vec<(String, String)>>,
+    pub peer: Option<Peer>,
+    pub now_ms: u64,
 }
 
 impl Facts {
@@ -50,6 +56,7 @@ impl Facts {
         Self {
             query: Query::parse(context.uri().query().unwrap_or_default()),
             headers: context.headers().clone(),
+            new_tags: None,
             peer: context.extensions_mut().get::<Peer>().copied(),
             now_ms: unix_ms(),
         }
@@ -60,8 +67,26 @@ impl Facts {
     }
 
     /// The tags that a write brings.
-    fn new_tags(&self) -> Query {
-        Query::parse(self.header("x-amz-tagging").unwrap_or_default())
+    fn new_tags(&self) -> Vec<(String, String)> {
+        let in_header = || Query::parse(self.header("x-amz-tagging").unwrap_or_default()).0;
+        self.new_tags.clone().unwrap_or_else(in_header)
+    }
+
+    /// A copy's source as `bucket/key`, however it was written.
+    fn copy_source(&self) -> Option<String> {
+        let source = self.header("x-amz-copy-source")?;
+        let path = source.split('?').next().unwrap_or_default();
+        Some(percent_decode_str(path.trim_start_matches('/')).decode_utf8_lossy().into_owned())
+    }
+
+    /// Milliseconds since the request was signed.
+    fn signature_age(&self) -> Option<u64> {
+        let date = self.query.get("X-Amz-Date").or_else(|| self.header("x-amz-date"))?;
+        let format =
+            time::format_description::parse_borrowed::<2>("[year][month][day]T[hour][minute][second]Z")
+                .ok()?;
+        let signed = time::PrimitiveDateTime::parse(date, &format).ok()?.assume_utc().unix_timestamp();
+        Some(self.now_ms.saturating_sub(u64::try_from(signed).ok()? * 1000))
     }
 }
 
@@ -111,25 +136,35 @@ impl Request for Asked<'_> {
             "aws:referer" => some(facts.header("referer")),
             "s3:prefix" | "s3:delimiter" | "s3:max-keys" => some(facts.query.get(&key[3..])),
             "s3:versionid" => some(facts.query.get("versionId")),
-            "s3:signatureversion" => some(Some("AWS4-HMAC-SHA256")),
+            "s3:signatureversion" if !matches!(self.scene.who, Who::Anonymous) => {
+                some(Some("AWS4-HMAC-SHA256"))
+            }
+            "s3:signatureage" => some(facts.signature_age().map(|ms| ms.to_string()).as_deref()),
+            "s3:authtype" if facts.query.get("X-Amz-Signature").is_some() => some(Some("REST-QUERY-STRING")),
+            "s3:authtype" if self.scene.form => some(Some("POST")),
+            "s3:authtype" if facts.headers.contains_key("authorization") => some(Some("REST-HEADER")),
+            "s3:x-amz-copy-source" => some(facts.copy_source().as_deref()),
+            "aws:principalarn" => match self.caller() {
+                Caller::User { arn, .. } => some(Some(arn)),
+                Caller::Anonymous => {}
+            },
             "s3:if-match" | "s3:if-none-match" => some(facts.header(&key[3..])),
             "s3:object-lock-mode" => some(facts.header("x-amz-object-lock-mode")),
             "s3:object-lock-legal-hold" => some(facts.header("x-amz-object-lock-legal-hold")),
             "s3:object-lock-retain-until-date" => some(facts.header("x-amz-object-lock-retain-until-date")),
-            "s3:requestobjecttagkeys" => facts.new_tags().0.iter().for_each(|(name, _)| visit(name)),
+            "s3:requestobjecttagkeys" => facts.new_tags().iter().for_each(|(name, _)| visit(name)),
             _ => {
                 if let Some(wanted) = key.strip_prefix("s3:existingobjecttag/") {
                     let tags = self.object.into_iter().flat_map(|extra| &extra.tags);
                     tags.filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
                         .for_each(|(_, value)| visit(value));
                 } else if let Some(wanted) = key.strip_prefix("s3:requestobjecttag/") {
-                    let tags = facts.new_tags().0;
+                    let tags = facts.new_tags();
                     let mine = tags.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
                     mine.for_each(|(_, value)| visit(value));
                 } else if let Some(header) = key.strip_prefix("s3:").filter(|name| name.starts_with("x-amz-"))
                 {
-                    // Headers that a presigned URL carries in its query count the same.
-                    some(facts.header(header).or_else(|| facts.query.get(header)));
+                    some(facts.header(header));
                 }
             }
         }

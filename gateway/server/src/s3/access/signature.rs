@@ -42,7 +42,7 @@ pub fn check(context: &S3AccessContext<'_>) -> S3Result<()> {
     // Whatever says that it is signed, and was not recognized as such, is nobody's request least of all.
     let signed = signed.filter(|_| context.credentials().is_some());
     let signed = signed.ok_or_else(|| s3_error!(AccessDenied, "Access Denied"))?;
-    check_signed_headers(context, &signed)
+    check_signed_headers(context, &signed, &query)
 }
 
 fn check_expiry(query: &Query) -> S3Result<()> {
@@ -55,15 +55,21 @@ fn check_expiry(query: &Query) -> S3Result<()> {
 }
 
 /// Every `x-amz-*` header must be signed: an unsigned one may have been added by anybody on the way.
-fn check_signed_headers(context: &S3AccessContext<'_>, signed: &str) -> S3Result<()> {
+fn check_signed_headers(context: &S3AccessContext<'_>, signed: &str, query: &Query) -> S3Result<()> {
     let signed: Vec<&str> = signed.split(';').collect();
     let matters =
         |name: &str| name == "host" || (name.starts_with("x-amz-") && name != "x-amz-content-sha256");
+    // What the signed query says too, in the same words, was not added.
+    let in_query = |name: &str| {
+        let mut said = query.pairs().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let header = context.headers().get(name).map(|value| value.as_bytes());
+        said.any(|(_, value)| header == Some(value.as_bytes()))
+    };
     let unsigned = context
         .headers()
         .keys()
         .map(|name| name.as_str())
-        .any(|name| matters(name) && !signed.contains(&name));
+        .any(|name| matters(name) && !signed.contains(&name) && !in_query(name));
     if unsigned {
         return Err(s3_error!(
             AccessDenied,

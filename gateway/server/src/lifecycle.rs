@@ -1,0 +1,179 @@
+//! Lifecycle rules, carried out: every member runs this, and the one that leads does it.
+//!
+//! Each pass walks the buckets that have rules. What it removes, the metadata checks again: a current version goes only if it
+//! is still the one that was looked at, and what is locked stays.
+
+pub mod rules;
+
+use crate::{clock::unix_ms, s3::lifecycle_of};
+use holdfast_meta_raft_machine::{
+    ask::{ConfiguredBuckets, UploadsAfter, VersionListing},
+    command::{Command, Condition, Outcome, Precondition, Rejection, Request},
+    list::{ListRequest, VersionItem, VersionShown},
+    records::{Bucket, VersionName},
+};
+use holdfast_meta_raft_server::{MetaError, MetaHandle};
+use rules::{Action, Day, Rule, actions, gives_up};
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Versions and uploads that are looked at together.
+const PAGE: usize = 1000;
+
+/// The longest and the shortest time between two passes.
+const PACE_MAX: Duration = Duration::from_secs(60 * 60);
+const PACE_MIN: Duration = Duration::from_millis(500);
+
+/// Carries out the lifecycle rules of all buckets, while the member in this process leads.
+pub struct Lifecycle {
+    meta: MetaHandle,
+    day: Day,
+    pace: Duration,
+}
+
+impl Lifecycle {
+    /// With days of this length.
+    pub fn new(meta: MetaHandle, day: Duration) -> Self {
+        Self { meta, day: Day(day.as_millis() as u64), pace: (day / 10).clamp(PACE_MIN, PACE_MAX) }
+    }
+
+    /// Works until the future is dropped.
+    ///
+    /// # Errors
+    /// Where the member stops.
+    pub async fn run(self) -> Result<(), MetaError> {
+        let mut ticks = interval(self.pace);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if !self.meta.status().leads {
+                continue;
+            }
+            match self.pass().await {
+                Ok(0) => {}
+                Ok(done) => tracing::info!(done, "lifecycle rules removed versions and uploads"),
+                Err(MetaError::Stopped) => return Err(MetaError::Stopped),
+                Err(error) => tracing::warn!(%error, "lifecycle rules are carried out later"),
+            }
+        }
+    }
+
+    async fn pass(&self) -> Result<u64, MetaError> {
+        let mut done = 0;
+        for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
+            let rules = lifecycle_of(&config);
+            if !rules.is_empty() {
+                done += self.versions(&bucket, &rules).await? + self.uploads(&bucket, &rules).await?;
+            }
+        }
+        Ok(done)
+    }
+
+    async fn versions(&self, bucket: &Bucket, rules: &[Rule]) -> Result<u64, MetaError> {
+        let (mut done, mut after, mut marker) = (0, Vec::new(), None);
+        // A key's history may go on on the next page.
+        let mut history: Vec<VersionShown> = Vec::new();
+        loop {
+            let wanted = ListRequest { after: after.clone(), max: PAGE, ..ListRequest::default() };
+            let question = VersionListing { bucket: bucket.id, wanted, after: marker };
+            let page = self.meta.ask(question).await?;
+            let mut commands = Vec::new();
+            for item in page.items {
+                let VersionItem::Version(shown) = item else { continue };
+                (after, marker) = (shown.key.clone(), Some(shown.name));
+                if history.first().is_some_and(|first| first.key != shown.key) {
+                    self.decide(bucket, rules, &history, &mut commands);
+                    history.clear();
+                }
+                history.push(shown);
+            }
+            if !page.truncated {
+                self.decide(bucket, rules, &history, &mut commands);
+            }
+            done += self.order(commands).await?;
+            if !page.truncated {
+                return Ok(done);
+            }
+        }
+    }
+
+    fn decide(&self, bucket: &Bucket, rules: &[Rule], history: &[VersionShown], commands: &mut Vec<Command>) {
+        let Some(newest) = history.first() else { return };
+        for action in actions(rules, history, unix_ms(), self.day) {
+            let (version, precondition) = match action {
+                // Only the one that was looked at.
+                Action::Expire => (
+                    None,
+                    Precondition {
+                        condition: Condition::Matches(newest.etag),
+                        size: Some(newest.bytes),
+                        modified_s: Some(newest.modified_ms / 1000),
+                    },
+                ),
+                Action::Remove(VersionName::Null) => {
+                    let old = history.iter().find(|version| version.name == VersionName::Null);
+                    let modified_s = old.filter(|old| !old.marker).map(|old| old.modified_ms / 1000);
+                    (Some(VersionName::Null), Precondition { modified_s, ..Precondition::default() })
+                }
+                Action::Remove(name) => (Some(name), Precondition::default()),
+            };
+            commands.push(Command::DeleteVersion {
+                bucket: bucket.id,
+                key: newest.key.clone(),
+                version,
+                precondition,
+                bypass: false,
+                owner: String::new(),
+            });
+        }
+    }
+
+    async fn uploads(&self, bucket: &Bucket, rules: &[Rule]) -> Result<u64, MetaError> {
+        let (mut done, mut after) = (0, None);
+        loop {
+            let question = UploadsAfter { bucket: bucket.id, after: after.take(), limit: PAGE as u32 };
+            let page = self.meta.ask(question).await?;
+            let Some((key, id, _)) = page.last() else { return Ok(done) };
+            after = Some((key.clone(), *id));
+            let old = page
+                .into_iter()
+                .filter(|(key, _, upload)| gives_up(rules, key, upload.created_ms, unix_ms(), self.day));
+            let abort = |(key, id, _)| Command::AbortUpload { bucket: bucket.id, key, id };
+            done += self.order(old.map(abort).collect()).await?;
+        }
+    }
+
+    /// How many of the commands did something.
+    async fn order(&self, commands: Vec<Command>) -> Result<u64, MetaError> {
+        if commands.is_empty() {
+            return Ok(0);
+        }
+        let requests = commands.into_iter().map(Request::idempotent).collect();
+        let outcomes = self.meta.submit(requests).await?;
+        let mut done = 0;
+        for outcome in outcomes {
+            match outcome {
+                // Somebody was faster, or holds it.
+                Outcome::Rejected(
+                    Rejection::PreconditionFailed
+                    | Rejection::NoSuchKey
+                    | Rejection::NoSuchUpload
+                    | Rejection::Locked,
+                ) => {}
+                Outcome::Rejected(rejection) => {
+                    tracing::warn!(%rejection, "a lifecycle rule was not carried out")
+                }
+                Outcome::Done
+                | Outcome::Bucket(_)
+                | Outcome::Committed(_)
+                | Outcome::Deleted { .. }
+                | Outcome::Registered { .. }
+                | Outcome::Collected(_)
+                | Outcome::Host(_)
+                | Outcome::Settling { .. }
+                | Outcome::Removed(_) => done += 1,
+            }
+        }
+        Ok(done)
+    }
+}

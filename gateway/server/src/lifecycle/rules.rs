@@ -1,0 +1,281 @@
+//! What a bucket's lifecycle rules say of the history of a key. Decides, and does nothing.
+
+use holdfast_meta_raft_machine::{list::VersionShown, records::VersionName};
+use s3s::dto::{BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, Tag, Timestamp};
+
+/// How long a day is, in milliseconds. A real one ends at midnight; shorter ones are for trying rules out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Day(pub u64);
+
+impl Day {
+    const REAL: u64 = 24 * 60 * 60 * 1000;
+
+    /// When something of `from_ms` is so many days old: at the midnight that follows.
+    fn after(self, from_ms: u64, days: u64) -> u64 {
+        let due = from_ms.saturating_add(days.saturating_mul(self.0));
+        if self.0 == Self::REAL { due.next_multiple_of(Self::REAL) } else { due }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Days after it was written.
+    Days(u64),
+    /// Milliseconds since 1970.
+    Date(u64),
+}
+
+/// A rule that is enabled.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rule {
+    id: String,
+    prefix: Vec<u8>,
+    tags: Vec<(String, String)>,
+    larger_than: Option<u64>,
+    smaller_than: Option<u64>,
+    expire: Option<When>,
+    expire_markers: bool,
+    /// Days after another version took a version's place, and how many such versions are kept whatever their age.
+    expire_noncurrent: Option<(u64, usize)>,
+    abort_uploads: Option<u64>,
+}
+
+/// What is to be done with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Deletes what is there: behind a marker, where versions are kept.
+    Expire,
+    /// Removes one version for good.
+    Remove(VersionName),
+}
+
+fn count(number: Option<i32>) -> Option<u64> {
+    number.and_then(|number| u64::try_from(number).ok())
+}
+
+pub fn unix_ms_of(at: &Timestamp) -> u64 {
+    let nanos = time::OffsetDateTime::from(at.clone()).unix_timestamp_nanos();
+    u64::try_from(nanos / 1_000_000).unwrap_or(0)
+}
+
+impl Rule {
+    fn read(rule: &LifecycleRule) -> Self {
+        let pair = |tag: &Tag| (tag.key.clone().unwrap_or_default(), tag.value.clone().unwrap_or_default());
+        let size = |bytes: Option<i64>| bytes.and_then(|bytes| u64::try_from(bytes).ok());
+        let filter = rule.filter.as_ref();
+        let and = filter.and_then(|filter| filter.and.as_ref());
+        let prefix = rule.prefix.as_ref().or(filter.and_then(|filter| filter.prefix.as_ref()));
+        let prefix = prefix.or(and.and_then(|and| and.prefix.as_ref()));
+        let one = filter.and_then(|filter| filter.tag.as_ref());
+        let many = and.and_then(|and| and.tags.as_ref()).into_iter().flatten();
+        let larger = filter.and_then(|filter| filter.object_size_greater_than);
+        let smaller = filter.and_then(|filter| filter.object_size_less_than);
+        let expiration = rule.expiration.as_ref();
+        let days = expiration.and_then(|wanted| count(wanted.days)).map(When::Days);
+        let date = expiration.and_then(|wanted| wanted.date.as_ref()).map(|at| When::Date(unix_ms_of(at)));
+        let noncurrent = rule.noncurrent_version_expiration.as_ref();
+        let uploads = rule.abort_incomplete_multipart_upload.as_ref();
+        Self {
+            id: rule.id.clone().unwrap_or_default(),
+            prefix: prefix.cloned().unwrap_or_default().into_bytes(),
+            tags: one.into_iter().chain(many).map(pair).collect(),
+            larger_than: size(larger.or(and.and_then(|and| and.object_size_greater_than))),
+            smaller_than: size(smaller.or(and.and_then(|and| and.object_size_less_than))),
+            expire: days.or(date),
+            expire_markers: expiration
+                .is_some_and(|wanted| wanted.expired_object_delete_marker == Some(true)),
+            expire_noncurrent: noncurrent.and_then(|wanted| {
+                let kept = count(wanted.newer_noncurrent_versions).unwrap_or(0) as usize;
+                Some((count(wanted.noncurrent_days)?, kept))
+            }),
+            abort_uploads: uploads.and_then(|wanted| count(wanted.days_after_initiation)),
+        }
+    }
+
+    /// The rules of a configuration that are enabled.
+    pub fn all(config: &BucketLifecycleConfiguration) -> Vec<Self> {
+        let enabled = |rule: &&LifecycleRule| rule.status.as_str() == ExpirationStatus::ENABLED;
+        config.rules.iter().filter(enabled).map(Self::read).collect()
+    }
+
+    fn is_about(&self, key: &[u8], bytes: u64, tags: &[(String, String)]) -> bool {
+        key.starts_with(&self.prefix)
+            && self.larger_than.is_none_or(|least| bytes > least)
+            && self.smaller_than.is_none_or(|most| bytes < most)
+            && self.tags.iter().all(|tag| tags.contains(tag))
+    }
+
+    /// When it expires an object, in milliseconds since 1970.
+    fn expires_at(
+        &self,
+        key: &[u8],
+        bytes: u64,
+        tags: &[(String, String)],
+        written_ms: u64,
+        day: Day,
+    ) -> Option<u64> {
+        let when = self.expire.filter(|_| self.is_about(key, bytes, tags))?;
+        Some(match when {
+            When::Days(days) => day.after(written_ms, days),
+            When::Date(at) => at,
+        })
+    }
+}
+
+/// When an object expires, and by which rule.
+pub fn expiry<'a>(
+    rules: &'a [Rule],
+    key: &[u8],
+    bytes: u64,
+    tags: &[(String, String)],
+    written_ms: u64,
+    day: Day,
+) -> Option<(u64, &'a str)> {
+    let of = |rule: &'a Rule| Some((rule.expires_at(key, bytes, tags, written_ms, day)?, rule.id.as_str()));
+    rules.iter().filter_map(of).min()
+}
+
+/// Whether an upload is given up that began at `began_ms`.
+pub fn gives_up(rules: &[Rule], key: &[u8], began_ms: u64, now_ms: u64, day: Day) -> bool {
+    rules.iter().any(|rule| {
+        let plain = rule.tags.is_empty() && rule.larger_than.is_none() && rule.smaller_than.is_none();
+        let due = rule.abort_uploads.filter(|_| plain && key.starts_with(&rule.prefix));
+        due.is_some_and(|days| day.after(began_ms, days) <= now_ms)
+    })
+}
+
+/// What is to be done with a key, whose versions are given from the newest to the oldest.
+pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) -> Vec<Action> {
+    let Some(newest) = history.first() else { return Vec::new() };
+    let mut actions = Vec::new();
+    for (at, version) in history.iter().enumerate().skip(1) {
+        // From when on it was not the current one any more.
+        let since_ms = history[at - 1].modified_ms;
+        let gone = rules.iter().any(|rule| {
+            let about = rule.is_about(&version.key, version.bytes, &version.tags);
+            let wanted = rule.expire_noncurrent.filter(|_| about);
+            wanted.is_some_and(|(days, kept)| at > kept && day.after(since_ms, days) <= now_ms)
+        });
+        if gone {
+            actions.push(Action::Remove(version.name));
+        }
+    }
+    if !newest.marker {
+        let due = expiry(rules, &newest.key, newest.bytes, &newest.tags, newest.modified_ms, day);
+        if due.is_some_and(|(at, _)| at <= now_ms) {
+            actions.push(Action::Expire);
+        }
+        return actions;
+    }
+    // A marker under which nothing is left hides nothing.
+    let alone = history.len() == 1 + actions.len();
+    let done = |rule: &Rule| {
+        let about = rule.tags.is_empty() && newest.key.starts_with(&rule.prefix);
+        let aged = match rule.expire {
+            Some(When::Days(days)) => day.after(newest.modified_ms, days) <= now_ms,
+            Some(When::Date(at)) => at <= now_ms,
+            None => false,
+        };
+        about && (rule.expire_markers || aged)
+    };
+    if alone && rules.iter().any(done) {
+        actions.push(Action::Remove(newest.name));
+    }
+    actions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::ids::VersionId;
+    use holdfast_meta_raft_machine::records::Etag;
+
+    const DAY: Day = Day(1000);
+
+    fn shown(id: u64, modified_ms: u64, marker: bool) -> VersionShown {
+        VersionShown {
+            key: b"logs/a".to_vec(),
+            name: VersionName::Id(VersionId(id)),
+            latest: false,
+            marker,
+            modified_ms,
+            bytes: 100,
+            etag: Etag::Md5([0; 16]),
+            checksum: None,
+            owner: String::new(),
+            tags: vec![("kind".into(), "log".into())],
+        }
+    }
+
+    fn rule() -> Rule {
+        Rule { id: "r".into(), prefix: b"logs/".to_vec(), ..Rule::default() }
+    }
+
+    fn id(number: u64) -> Action {
+        Action::Remove(VersionName::Id(VersionId(number)))
+    }
+
+    #[test]
+    fn real_days_end_at_midnight() {
+        let day = Day(Day::REAL);
+        assert_eq!(day.after(1, 1), 2 * Day::REAL);
+        assert_eq!(day.after(0, 1), Day::REAL);
+        assert_eq!(DAY.after(1, 1), 1001);
+    }
+
+    #[test]
+    fn current_versions_expire_by_age_date_and_filter() {
+        let rules = [Rule { expire: Some(When::Days(3)), ..rule() }];
+        let history = [shown(1, 5000, false)];
+        assert_eq!(actions(&rules, &history, 7999, DAY), []);
+        assert_eq!(actions(&rules, &history, 8000, DAY), [Action::Expire]);
+        for strange in [
+            Rule { prefix: b"other".to_vec(), ..rules[0].clone() },
+            Rule { larger_than: Some(100), ..rules[0].clone() },
+            Rule { smaller_than: Some(100), ..rules[0].clone() },
+            Rule { tags: vec![("kind".into(), "other".into())], ..rules[0].clone() },
+        ] {
+            assert_eq!(actions(&[strange], &history, 99_999, DAY), []);
+        }
+        let tagged =
+            Rule { tags: vec![("kind".into(), "log".into())], larger_than: Some(99), ..rules[0].clone() };
+        assert_eq!(actions(&[tagged], &history, 8000, DAY), [Action::Expire]);
+        let dated = [Rule { expire: Some(When::Date(6000)), ..rule() }];
+        assert_eq!(actions(&dated, &history, 5999, DAY), []);
+        assert_eq!(actions(&dated, &history, 6000, DAY), [Action::Expire]);
+    }
+
+    #[test]
+    fn noncurrent_versions_go_by_the_time_since_they_were_replaced() {
+        let history =
+            [shown(4, 9000, false), shown(3, 8000, false), shown(2, 2000, false), shown(1, 1000, false)];
+        let rules = [Rule { expire_noncurrent: Some((2, 0)), ..rule() }];
+        assert_eq!(actions(&rules, &history, 9999, DAY), [id(1)], "replaced at 2000");
+        assert_eq!(actions(&rules, &history, 10_000, DAY), [id(2), id(1)], "replaced at 8000");
+        assert_eq!(actions(&rules, &history, 11_000, DAY), [id(3), id(2), id(1)]);
+        let rules = [Rule { expire_noncurrent: Some((2, 2)), ..rule() }];
+        assert_eq!(actions(&rules, &history, 99_000, DAY), [id(1)], "two are kept");
+    }
+
+    #[test]
+    fn a_marker_goes_when_nothing_is_under_it() {
+        let alone = [shown(2, 5000, true)];
+        let rules = [Rule { expire_markers: true, ..rule() }];
+        assert_eq!(actions(&rules, &alone, 5000, DAY), [id(2)]);
+        let over_one = [shown(2, 5000, true), shown(1, 1000, false)];
+        assert_eq!(actions(&rules, &over_one, 99_000, DAY), []);
+        let both = [Rule { expire_noncurrent: Some((1, 0)), ..rules[0].clone() }];
+        assert_eq!(actions(&both, &over_one, 6000, DAY), [id(1), id(2)], "the last one under it goes now");
+        let by_age = [Rule { expire: Some(When::Days(1)), ..rule() }];
+        assert_eq!(actions(&by_age, &alone, 5999, DAY), []);
+        assert_eq!(actions(&by_age, &alone, 6000, DAY), [id(2)]);
+    }
+
+    #[test]
+    fn uploads_are_given_up_by_prefix_and_age() {
+        let rules = [Rule { abort_uploads: Some(2), ..rule() }];
+        assert!(!gives_up(&rules, b"logs/x", 1000, 2999, DAY));
+        assert!(gives_up(&rules, b"logs/x", 1000, 3000, DAY));
+        assert!(!gives_up(&rules, b"x", 1000, 3000, DAY));
+    }
+}
