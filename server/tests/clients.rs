@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ACCESS_KEY, Client, SECRET_KEY, Server, noise};
+use common::{ACCESS_KEY, Client, SECRET_KEY, Server, cluster::Cluster, noise};
 use std::{path::Path, process::Command};
 
 fn run(mut command: Command) -> String {
@@ -25,13 +25,17 @@ fn boto3_finds_what_applications_rely_on() {
     assert!(!server.log().contains(SECRET_KEY));
 }
 
+/// An operator's command about users; `way` says of which system.
+fn order(way: &[&str], args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.args(args).args(way);
+    run(command)
+}
+
 /// Makes a user of a running system, and a key pair for it.
-fn make_user(data: &Path, name: &str, more: &[&str]) -> (String, String) {
-    let order = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(args).arg("--json").arg("--data").arg(data);
-        let value: serde_json::Value = serde_json::from_str(&run(command)).expect("JSON");
-        value
+fn make_user(way: &[&str], name: &str, more: &[&str]) -> (String, String) {
+    let order = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&order(way, &[args, &["--json"]].concat())).expect("JSON")
     };
     let user = order(&[&["user", "create", name], more].concat());
     assert_eq!(user["id"], name);
@@ -40,27 +44,38 @@ fn make_user(data: &Path, name: &str, more: &[&str]) -> (String, String) {
     (text("access_key"), text("secret_key"))
 }
 
+/// Runs the suite between the system's owner and two users, who are made for it.
+fn access_suite(way: &[&str], endpoint: &str, owner: (&str, &str)) -> [(String, String); 2] {
+    let alice = make_user(way, "alice", &[]);
+    let bob = make_user(way, "bob", &["--email", "bob@example.org"]);
+    let mut python = Command::new("python3");
+    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/access_suite.py"));
+    python.args([&format!("http://{endpoint}"), owner.0, owner.1, &alice.0, &alice.1, &bob.0, &bob.1]);
+    println!("{}", run(python));
+    [alice, bob]
+}
+
+#[test]
+fn versions_locks_and_grants_hold_in_a_cluster() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cluster = Cluster::up(&dir.path().join("c"), &["--gateways", "1", "--lifecycle-day", "1"]);
+    let operator = cluster.operator().display().to_string();
+    let (access, secret) = cluster.keys();
+    access_suite(&["--operator", &operator], &cluster.gateways[0], (access, secret));
+}
+
 #[test]
 fn versions_locks_and_grants_hold_between_users() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
     let server = Server::start(&data, &["--lifecycle-day", "1"]);
-    let alice = make_user(&data, "alice", &[]);
-    let bob = make_user(&data, "bob", &["--email", "bob@example.org"]);
-    let mut python = Command::new("python3");
-    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/access_suite.py"));
-    python.args([&format!("http://{}", server.s3), ACCESS_KEY, SECRET_KEY]);
-    python.args([&alice.0, &alice.1, &bob.0, &bob.1]);
-    println!("{}", run(python));
+    let way = ["--data", &data.display().to_string()];
+    let [alice, bob] = access_suite(&way, &server.s3, (ACCESS_KEY, SECRET_KEY));
     for secret in [SECRET_KEY, &alice.1, &bob.1] {
         assert!(!server.log().contains(secret));
     }
     // A key that is taken away opens nothing from that moment on; nor do those of who is disabled.
-    let order = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(args).arg("--data").arg(&data);
-        run(command)
-    };
+    let order = |args: &[&str]| order(&way, args);
     let status = |(access, secret): &(String, String)| {
         Client::with_keys(&server.s3, access, secret).request("GET", "/", &[], b"").status
     };

@@ -3,7 +3,7 @@
 use crate::{
     Effect, Listed, Policy, Principal, Statement,
     condition::{Operator, Order, Quantifier, Test, Wanted},
-    pattern::Pattern,
+    pattern::{Pattern, like},
 };
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -76,6 +76,10 @@ fn statement(value: &Value, resource: Option<&str>) -> Result<Statement, PolicyE
         _ => return invalid("Invalid effect"),
     };
     let principals = match (either(map, "Principal", "NotPrincipal")?, resource) {
+        // Everybody but some: nobody means that.
+        (Some((_, true)), Some(_)) if effect == Effect::Allow => {
+            return invalid("Allow with NotPrincipal is not allowed.");
+        }
         (Some((value, negated)), Some(_)) => Some(Listed { negated, items: principals(value)? }),
         (None, None) => None,
         (None, Some(_)) => return invalid("Missing required field Principal"),
@@ -93,11 +97,10 @@ fn statement(value: &Value, resource: Option<&str>) -> Result<Statement, PolicyE
     };
     let resources = Listed { negated, items: texts(value)?.into_iter().map(Pattern::new).collect() };
     if let Some(own) = resource {
+        // A wildcard may stand for more than the resource: it counts for what is in it.
         let inside = |pattern: &Pattern| {
-            let text = pattern.text();
-            text == own
-                || text == "*"
-                || text.strip_prefix(own).is_some_and(|rest| rest.starts_with(['/', '*']))
+            let container = pattern.text().split('/').next().unwrap_or_default();
+            like(container.as_bytes(), own.as_bytes(), u8::eq)
         };
         if !resources.items.iter().all(inside) {
             return invalid("Policy has invalid resource");

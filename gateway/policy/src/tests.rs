@@ -185,6 +185,7 @@ fn what_is_malformed_is_refused() {
         ("s3:GetObject", "GetObject"),
         ("arn:aws:s3:::b/*", "arn:aws:s3:::other/*"),
         ("arn:aws:s3:::b/*", "arn:aws:s3:::bb/*"),
+        (r#""Principal":"*""#, r#""NotPrincipal":"*""#),
         ("\"Action\"", "\"Actoin\""),
         ("{}", r#"{"StringAlmostEquals":{"a:b":"c"}}"#),
         ("{}", r#"{"NumericEquals":{"s3:max-keys":"ten"}}"#),

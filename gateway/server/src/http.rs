@@ -19,6 +19,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
+use percent_encoding::percent_decode_str;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use s3s::service::S3Service;
 use std::{
@@ -161,6 +162,8 @@ impl Front {
         let path = request.uri().path().to_owned();
         let id = format!("{:016X}", rand::random::<u64>());
         let origin = request.headers().get(header::ORIGIN).cloned();
+        let wanted_method = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let wanted_method = wanted_method.and_then(|method| Method::from_bytes(method.as_bytes()).ok());
         request.extensions_mut().insert(peer);
         let _flight = InFlight::enter(&self.metrics);
         let span = tracing::info_span!("request", id, %method, path);
@@ -169,10 +172,17 @@ impl Front {
             *response.status_mut() = status;
         }
         let status = response.status();
+        let is_xml =
+            response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/xml");
+        if (status.is_client_error() || status.is_server_error()) && is_xml && method != Method::HEAD {
+            let named = format!("<Resource>{}</Resource><RequestId>{id}</RequestId></Error>", escaped(&path));
+            response = rewritten(response, |text| text.replacen("</Error>", &named, 1)).await;
+        }
         if let Some(origin) = origin.as_ref().and_then(|origin| origin.to_str().ok())
             && method != Method::OPTIONS
         {
-            self.door.tell_origin(bucket_of(&path), &method, origin, response.headers_mut());
+            let meant = wanted_method.as_ref().unwrap_or(&method);
+            self.door.tell_origin(bucket_of(&path), meant, origin, response.headers_mut());
         }
         if let Ok(id) = header::HeaderValue::from_str(&id) {
             response.headers_mut().insert("x-amz-request-id", id);
@@ -200,6 +210,10 @@ impl Front {
             let body = body.to_bytes();
             let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             let fields = FormFields::read(kind.unwrap_or_default(), body.clone()).await;
+            if fields.unsigned {
+                let text = "<Error><Code>InvalidArgument</Code><Message>Bucket POST must contain a field named 'x-amz-signature'. If it is specified, please check the order of the fields.</Message></Error>";
+                return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+            }
             head.extensions.insert(fields);
             let answer = self.service.call(Request::from_parts(head, s3s::Body::from(body))).await?;
             Ok(as_s3_refuses(answer).await)
@@ -219,14 +233,44 @@ impl Front {
         if signed_elsewhere(&request) {
             return Ok(refuse_region());
         }
+        if request.headers().get(header::AUTHORIZATION).is_some_and(|value| value.is_empty()) {
+            let text = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+            return Ok(refusal(StatusCode::FORBIDDEN, text.to_owned()));
+        }
+        if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+            let text =
+                "<Error><Code>InvalidURI</Code><Message>Couldn't parse the specified URI.</Message></Error>";
+            return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+        }
+        let attributes = request.method() == Method::GET
+            && Query::parse(request.uri().query().unwrap_or_default()).get("attributes").is_some();
         let unasked = expects_nothing(&request);
         hoist(&mut request);
         let mut response = self.service.call(bounded(request)).await?;
         if unasked {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
+        if attributes && response.status() == StatusCode::OK {
+            // Here alone S3 leaves an entity tag's quotes away.
+            response = rewritten(response, |text| text.replace("&quot;", "")).await;
+        }
         Ok(response)
     }
+}
+
+/// A path as XML may hold it.
+fn escaped(path: &str) -> String {
+    path.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A small answer with another text.
+async fn rewritten(answer: Response<s3s::Body>, edit: impl FnOnce(&str) -> String) -> Response<s3s::Body> {
+    let (mut head, body) = answer.into_parts();
+    let bytes =
+        Limited::new(body, READ_BUFFER).collect().await.map_or_else(|_| Bytes::new(), |all| all.to_bytes());
+    let text = edit(&String::from_utf8_lossy(&bytes));
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, s3s::Body::from(text))
 }
 
 /// Presigned URLs may carry `x-amz-*` headers in their query, where they are signed like all of it. Here they become headers,
@@ -318,7 +362,10 @@ async fn as_s3_refuses(answer: Response<s3s::Body>) -> Response<s3s::Body> {
     let (head, body) = answer.into_parts();
     let bytes =
         Limited::new(body, READ_BUFFER).collect().await.map_or_else(|_| Bytes::new(), |all| all.to_bytes());
-    let broken = String::from_utf8_lossy(&bytes).contains("<Message>Policy condition ");
+    let text = String::from_utf8_lossy(&bytes);
+    let broken = ["<Message>Policy condition ", "<Message>Bucket in form field "]
+        .iter()
+        .any(|part| text.contains(part));
     if broken {
         let text = "<Error><Code>AccessDenied</Code><Message>Invalid according to Policy: Policy Condition failed</Message></Error>";
         return refusal(StatusCode::FORBIDDEN, text.to_owned());

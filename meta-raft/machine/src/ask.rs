@@ -266,6 +266,14 @@ questions! {
     /// The number of their last change, and all identities.
     false IdentitiesNow {} => (u64, Vec<(String, String)>):
         |_question, view| Ok((query::identity_number(view)?, query::identities(view)?));
+    /// [`UploadsAfter`], each with whose its object will be.
+    false OwnedUploadsAfter { bucket: BucketId, after: Option<(Vec<u8>, UploadId)>, limit: u32 } => Vec<(Vec<u8>, UploadId, Upload, String)>:
+        |question, view| {
+            let after = question.after.as_ref().map(|(key, id)| (key.as_slice(), *id));
+            let uploads = query::uploads(view, question.bucket, after, question.limit as usize)?;
+            let owned = |(key, id, upload)| Ok((key, id, upload, query::upload_extra(view, id)?.owner));
+            uploads.into_iter().map(owned).collect()
+        };
     /// All buckets with their configurations.
     false ConfiguredBuckets {} => Vec<(Bucket, BucketConfig)>: |_question, view| {
         let with_config = |bucket: Bucket| query::bucket_config(view, bucket.id).map(|config| (bucket, config));

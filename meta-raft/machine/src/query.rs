@@ -113,6 +113,11 @@ pub fn extra(
     Ok(read(view, &keys::extra(bucket, node, version))?.unwrap_or_default())
 }
 
+/// What an upload's version will have beyond a plain object.
+pub fn upload_extra(view: &(impl View + ?Sized), id: UploadId) -> Result<Extra, KvError> {
+    Ok(read(view, &keys::upload_extra(id))?.unwrap_or_default())
+}
+
 /// A version of a key by its name, or the newest, which may be a delete marker.
 pub fn look_up(
     view: &(impl View + ?Sized),

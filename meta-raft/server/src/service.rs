@@ -242,6 +242,7 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::LookAt(_)
         | Ask::VersionListing(_)
         | Ask::UsageOf(_)
+        | Ask::OwnedUploadsAfter(_)
         | Ask::ConfiguredBuckets(_) => true,
     }
 }

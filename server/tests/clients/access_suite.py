@@ -210,7 +210,7 @@ def tags():
     )
     assert alice.get_object_tagging(Bucket=bucket, Key="copy")["TagSet"] == [{"Key": "c", "Value": "3"}]
     many = [{"Key": str(at), "Value": "x"} for at in range(11)]
-    fails("BadRequest", 400, alice.put_object_tagging, Bucket=bucket, Key="k", Tagging={"TagSet": many})
+    fails("InvalidTag", 400, alice.put_object_tagging, Bucket=bucket, Key="k", Tagging={"TagSet": many})
     long = [{"Key": "k" * 129, "Value": "x"}]
     fails("InvalidTag", 400, alice.put_object_tagging, Bucket=bucket, Key="k", Tagging={"TagSet": long})
     alice.delete_object_tagging(Bucket=bucket, Key="k")
@@ -356,6 +356,12 @@ def policies():
     assert read(bob, bucket, "private/b") == b"private/b"
     fails("AccessDenied", 403, bob.get_object, Bucket=bucket, Key="public/a")
     # By where the request comes from; a header changes nothing about that.
+    fails(
+        "MalformedPolicy", 400, alice.put_bucket_policy, Bucket=bucket,
+        Policy=json.dumps({"Statement": {
+            "Effect": "Allow", "NotPrincipal": {"AWS": "*"}, "Action": "s3:GetObject", "Resource": f"{arn}/*",
+        }}),
+    )
     for address, let_in in (("127.0.0.0/8", True), ("10.0.0.0/8", False)):
         condition = {"IpAddress": {"aws:SourceIp": address}}
         made = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"{arn}/*"}

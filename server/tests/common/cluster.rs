@@ -98,6 +98,11 @@ impl Cluster {
         Client::with_keys(&self.gateways[gateway % self.gateways.len()], &self.access, &self.secret)
     }
 
+    /// The system's owner's keys.
+    pub fn keys(&self) -> (&str, &str) {
+        (&self.access, &self.secret)
+    }
+
     pub fn dir(&self, node: &str) -> PathBuf {
         self.data.join(node)
     }

@@ -159,6 +159,18 @@ impl Scene {
         }
     }
 
+    /// The same request, as if it listed what begins with `prefix`.
+    fn as_listing(&self, prefix: &str) -> Self {
+        let facts = Facts { query: Query::of_prefix(prefix), ..self.facts.clone() };
+        Self {
+            who: self.who.clone(),
+            bucket: self.bucket.clone(),
+            object: LookedUp::NotAsked,
+            form: false,
+            facts,
+        }
+    }
+
     /// Whether it may give an object these tags.
     pub fn may_tag(
         &self,
@@ -479,7 +491,8 @@ impl Scene {
             };
         }
         // Whether a key exists is known to whoever may list.
-        if self.may("s3:ListBucket", Grant::Read, None, None) { Ok(()) } else { Err(denied()) }
+        let listing = self.as_listing(key.unwrap_or_default());
+        if listing.may("s3:ListBucket", Grant::Read, None, None) { Ok(()) } else { Err(denied()) }
     }
 }
 

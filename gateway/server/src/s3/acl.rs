@@ -221,7 +221,10 @@ impl Acl {
             grantee: Some(to(&grant.to)),
             permission: Some(PermissionDto::from_static(grant.permission.name())),
         };
-        self.grants.iter().map(show).collect()
+        // Groups first, as stores of this kind show them; the order means nothing.
+        let is_user = |grant: &&Grant| matches!(grant.to, To::User(_));
+        let groups = self.grants.iter().filter(|grant| !is_user(grant));
+        groups.chain(self.grants.iter().filter(is_user)).map(show).collect()
     }
 }
 

@@ -74,9 +74,11 @@ pub fn attributes(fields: AttributeFields) -> S3Result<Attributes> {
     }
     // How the body was framed is no property of the object.
     let content_encoding = fields.content_encoding.map(|value| {
-        let kept =
-            value.split(',').map(str::trim).filter(|coding| !coding.is_empty() && *coding != "aws-chunked");
-        kept.collect::<Vec<_>>().join(",")
+        let codings = || value.split(',').map(str::trim).filter(|coding| !coding.is_empty());
+        match codings().any(|coding| coding == "aws-chunked") {
+            true => codings().filter(|coding| *coding != "aws-chunked").collect::<Vec<_>>().join(", "),
+            false => value,
+        }
     });
     Ok(Attributes {
         content_type: fields.content_type,

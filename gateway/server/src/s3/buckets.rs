@@ -8,6 +8,7 @@ use super::{
     documents::ownership_text,
     error, is_hidden,
     objects::refuse_unknown,
+    settings::BucketView,
 };
 use crate::engine::{DOMAIN, EngineError};
 use holdfast_core::chunker::ChunkerProfile;
@@ -29,6 +30,7 @@ use s3s::{
     s3_error,
     validation::NameValidation,
 };
+use std::sync::Arc;
 
 /// The names that S3 gives buckets today.
 pub struct BucketNames;
@@ -69,6 +71,8 @@ pub async fn create_bucket(
         return Err(s3_error!(AccessDenied, "Access Denied"));
     }
     let plain = config == BucketConfig::default();
+    let owner = config.owner.clone();
+    let plain_request = config == BucketConfig { owner, ..BucketConfig::default() };
     let (domain, chunker) = (DOMAIN, ChunkerProfile::V1);
     let made = door.engine.run(match plain {
         // What earlier versions know is said as they understand it.
@@ -77,22 +81,25 @@ pub async fn create_bucket(
     });
     match made.await {
         Ok(_) => Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) })),
-        Err(EngineError::Rejected(Rejection::BucketExists)) => Err(exists(door, &scene, &name).await?),
+        Err(EngineError::Rejected(Rejection::BucketExists)) => {
+            let (view, _) = door.look(&name, None).await?;
+            let mine = view.filter(|view| scene.who.canonical() == Some(&view.config.owner));
+            let private = |view: &Arc<BucketView>| view.acl == Acl::private(&view.config.owner);
+            // As in S3's first region: who has the bucket has it, where nothing about it would change.
+            match mine.as_ref().is_some_and(private) && plain_request {
+                true => Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) })),
+                false => Err(taken()),
+            }
+        }
         Err(failed) => Err(error::engine(failed)),
     }
 }
 
-/// Whose the bucket is that is there already.
-async fn exists(door: &S3Door, scene: &Scene, name: &str) -> S3Result<S3Error> {
-    let (view, _) = door.look(name, None).await?;
-    let mine = view.is_some_and(|view| scene.who.canonical() == Some(&view.config.owner));
-    Ok(match mine {
-        true => error::rejection(&Rejection::BucketExists),
-        false => s3_error!(
-            BucketAlreadyExists,
-            "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."
-        ),
-    })
+fn taken() -> S3Error {
+    s3_error!(
+        BucketAlreadyExists,
+        "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."
+    )
 }
 
 /// What a bucket is set to from its first moment.

@@ -101,7 +101,7 @@ impl Expected {
             let expected = BASE64_STANDARD.decode(text.trim());
             let expected = expected.ok().filter(|expected| expected.len() == value.len());
             let expected = expected
-                .ok_or_else(|| s3_error!(InvalidRequest, "Value for a checksum header is invalid."))?;
+                .ok_or_else(|| s3_error!(BadDigest, "Value for a checksum header is invalid."))?;
             if expected != value {
                 return Err(s3_error!(
                     BadDigest,

@@ -113,8 +113,8 @@ pub fn get_bucket_policy_status(
 ) -> S3Result<S3Response<GetBucketPolicyStatusOutput>> {
     let scene = scene(&request)?;
     let bucket = scene.bucket()?;
-    kept(bucket, "policy", no_policy)?;
-    let status = PolicyStatus { is_public: Some(bucket.policy_is_public()) };
+    let by_list = bucket.acl.is_public() && !bucket.block.ignore_public_acls;
+    let status = PolicyStatus { is_public: Some(bucket.policy_is_public() || by_list) };
     Ok(S3Response::new(GetBucketPolicyStatusOutput { policy_status: Some(status) }))
 }
 

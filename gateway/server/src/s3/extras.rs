@@ -7,7 +7,7 @@ use super::{
     error,
     settings::{BucketView, Ownership},
 };
-use crate::clock::unix_ms;
+use crate::{clock::unix_ms, identity::Who};
 use holdfast_meta_raft_machine::records::{Extra, LockMode, Retention};
 use hyper::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -52,14 +52,9 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> S3Result<Option<&'a str>> {
 ///
 /// # Errors
 /// Where they break S3's rules for tags.
-pub fn tags(pairs: Vec<(String, String)>, max: usize) -> S3Result<Vec<(String, String)>> {
+pub fn tags(mut pairs: Vec<(String, String)>, max: usize) -> S3Result<Vec<(String, String)>> {
     if pairs.len() > max {
-        let text = if max == OBJECT_TAGS_MAX {
-            "Object tags cannot be greater than 10"
-        } else {
-            "Bucket tag count cannot be greater than 50"
-        };
-        return Err(error::custom("BadRequest", StatusCode::BAD_REQUEST, text));
+        return Err(s3_error!(InvalidTag, "There cannot be more than {max} tags"));
     }
     let names: BTreeSet<&String> = pairs.iter().map(|(name, _)| name).collect();
     if names.len() != pairs.len() {
@@ -73,6 +68,7 @@ pub fn tags(pairs: Vec<(String, String)>, max: usize) -> S3Result<Vec<(String, S
             return Err(s3_error!(InvalidTag, "The TagValue you have provided is invalid"));
         }
     }
+    pairs.sort_unstable();
     Ok(pairs)
 }
 
@@ -261,7 +257,8 @@ pub fn extra_of(
     }
     let demands = [
         (!extra.tags.is_empty(), "s3:PutObjectTagging"),
-        (extra.documents.contains_key("acl"), "s3:PutObjectAcl"),
+        // What nobody writes is nobody's to grant otherwise.
+        (extra.documents.contains_key("acl") && !matches!(scene.who, Who::Anonymous), "s3:PutObjectAcl"),
         (headers.contains_key("x-amz-object-lock-mode"), "s3:PutObjectRetention"),
         (headers.contains_key("x-amz-object-lock-legal-hold"), "s3:PutObjectLegalHold"),
     ];

@@ -25,6 +25,8 @@ pub struct FormFields {
     tagging: Option<String>,
     /// What the file is called where it comes from.
     filename: Option<String>,
+    /// It says what it may do, and by whose leave it does not say.
+    pub unsigned: bool,
 }
 
 impl FormFields {
@@ -34,7 +36,11 @@ impl FormFields {
         let Ok(boundary) = multer::parse_boundary(kind) else { return fields };
         let pieces = futures::stream::once(std::future::ready(Ok::<_, std::convert::Infallible>(body)));
         let mut form = multer::Multipart::new(pieces, boundary);
+        let (mut policy, mut signature) = (false, false);
         while let Ok(Some(field)) = form.next_field().await {
+            let name = field.name().unwrap_or_default().to_ascii_lowercase();
+            policy |= name == "policy";
+            signature |= name == "signature" || name == "x-amz-signature";
             match field.name() {
                 Some("acl") => fields.acl = field.text().await.ok(),
                 Some("tagging") => fields.tagging = field.text().await.ok(),
@@ -45,6 +51,7 @@ impl FormFields {
                 Some(_) | None => {}
             }
         }
+        fields.unsigned = policy && !signature;
         fields
     }
 

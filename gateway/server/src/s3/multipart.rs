@@ -27,16 +27,17 @@ use holdfast_core::{
 };
 use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::{
-    ask::{LookedUp, PartsOf, UploadOf, UploadsAfter},
+    ask::{LookedUp, OwnedUploadsAfter, PartsOf, UploadOf, UploadsAfter},
     command::{Command, NamedPart, NewContent, Rejection},
     records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Part, Upload},
 };
+use holdfast_meta_raft_server::MetaError;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
         self, AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag,
-        ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput,
+        Initiator, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput,
         MultipartUpload, StorageClass, UploadPartInput, UploadPartOutput,
     },
     s3_error,
@@ -218,6 +219,31 @@ pub async fn list_parts(
     }))
 }
 
+/// An upload, and whose its object will be.
+type Owned = (Vec<u8>, UploadId, Upload, String);
+
+async fn uploads_page(
+    door: &S3Door,
+    bucket: &Bucket,
+    after: Option<(Vec<u8>, UploadId)>,
+) -> S3Result<Vec<Owned>> {
+    let question = OwnedUploadsAfter { bucket: bucket.id, after: after.clone(), limit: 1000 };
+    match door.engine.meta().ask(question).await {
+        // A member of the version before, where all are the system's owner's.
+        Err(MetaError::Refused(_)) => {
+            let plain = |(key, id, upload)| (key, id, upload, String::new());
+            let page = door.ask(UploadsAfter { bucket: bucket.id, after, limit: 1000 }).await?;
+            Ok(page.into_iter().map(plain).collect())
+        }
+        other => other.map_err(|failed| error::engine(failed.into())),
+    }
+}
+
+fn initiator(door: &S3Door, canonical: &str) -> Initiator {
+    let dto::Owner { display_name, id } = door.shown_owner(canonical);
+    Initiator { display_name, id }
+}
+
 pub async fn list_multipart_uploads(
     door: &S3Door,
     request: S3Request<ListMultipartUploadsInput>,
@@ -234,17 +260,15 @@ pub async fn list_multipart_uploads(
     let id_marker =
         input.upload_id_marker.as_deref().and_then(UploadId::from_hex).unwrap_or(UploadId([0xff; 16]));
     let after = (!key_marker.is_empty()).then_some((key_marker.as_bytes(), id_marker));
-    let uploads_owner = door.shown_owner(&scene.bucket()?.config.owner);
     let (mut uploads, mut prefixes) = (Vec::new(), Vec::<String>::new());
     let mut cursor: Option<(Vec<u8>, UploadId)> = after.map(|(key, id)| (key.to_vec(), id));
     let mut last: Option<(Vec<u8>, UploadId)> = None;
     let mut truncated = false;
     'pages: loop {
-        let question = UploadsAfter { bucket: bucket.id, after: cursor.take(), limit: 1000 };
-        let page = door.ask(question).await?;
-        let Some((key, id, _)) = page.last() else { break };
+        let page = uploads_page(door, bucket, cursor.take()).await?;
+        let Some((key, id, ..)) = page.last() else { break };
         cursor = Some((key.clone(), *id));
-        for (key, id, upload) in page.into_iter().filter(|(key, ..)| key.starts_with(&prefix)) {
+        for (key, id, upload, owner) in page.into_iter().filter(|(key, ..)| key.starts_with(&prefix)) {
             let common = delimiter.as_ref().and_then(|delimiter| {
                 let rest = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
                 let at = rest.find(delimiter.as_str())?;
@@ -266,10 +290,10 @@ pub async fn list_multipart_uploads(
                     checksum_type: upload.checksum.map(|(_, composite)| checksum_type(composite)),
                     initiated: Some(timestamp(upload.created_ms)),
                     key: Some(encoding.bytes(&key)),
-                    owner: Some(uploads_owner.clone()),
+                    initiator: Some(initiator(door, &owner)),
+                    owner: Some(door.shown_owner(&owner)),
                     storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
                     upload_id: Some(id.to_string()),
-                    ..Default::default()
                 }),
             }
             last = Some((key, id));
@@ -361,6 +385,9 @@ pub async fn complete_multipart_upload(
     let view = scene.bucket()?;
     let bucket = &view.bucket;
     let mut input = request.input;
+    if UploadId::from_hex(&input.upload_id).is_none() {
+        return Err(error::rejection(&Rejection::NoSuchUpload));
+    }
     let named = named_parts(&input)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let mut all_md5 = Md5::default();

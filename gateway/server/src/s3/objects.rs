@@ -262,7 +262,13 @@ macro_rules! describe {
             $output.expires = Some(value.clone());
         }
         let enabled = $input.checksum_mode.as_ref().is_some_and(|mode| mode.as_str() == "ENABLED");
-        if enabled && !$partial {
+        let number = $input.part_number.and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
+        if let Some(part) = number.checked_sub(1).and_then(|at| version.parts.get(at)).filter(|_| enabled) {
+            set_checksum!($output, &part.checksum);
+            $output.checksum_type =
+                version.checksum.as_ref().map(|checksum| checksum_type(checksum.composite_parts.is_some()));
+        }
+        if enabled && (!$partial || (number == 1 && version.parts.is_empty())) {
             set_checksum!($output, &version.checksum);
             $output.checksum_type =
                 version.checksum.as_ref().map(|checksum| checksum_type(checksum.composite_parts.is_some()));

@@ -32,6 +32,11 @@ impl Query {
         Self(text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect())
     }
 
+    /// The query of a listing.
+    pub fn of_prefix(prefix: &str) -> Self {
+        Self(vec![("prefix".to_owned(), prefix.to_owned())])
+    }
+
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
