@@ -214,6 +214,8 @@ impl Front {
                 let text = "<Error><Code>InvalidArgument</Code><Message>Bucket POST must contain a field named 'x-amz-signature'. If it is specified, please check the order of the fields.</Message></Error>";
                 return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
             }
+            let body = fields.named(body);
+            head.headers.remove(header::CONTENT_LENGTH);
             head.extensions.insert(fields);
             let answer = self.service.call(Request::from_parts(head, s3s::Body::from(body))).await?;
             Ok(as_s3_refuses(answer).await)
@@ -237,6 +239,10 @@ impl Front {
             let text = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
             return Ok(refusal(StatusCode::FORBIDDEN, text.to_owned()));
         }
+        if request.headers().get("content-md5").is_some_and(|value| value.is_empty()) {
+            let text = "<Error><Code>InvalidDigest</Code><Message>The Content-MD5 you specified was invalid.</Message></Error>";
+            return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+        }
         if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
             let text =
                 "<Error><Code>InvalidURI</Code><Message>Couldn't parse the specified URI.</Message></Error>";
@@ -252,7 +258,11 @@ impl Front {
         }
         if attributes && response.status() == StatusCode::OK {
             // Here alone S3 leaves an entity tag's quotes away.
-            response = rewritten(response, |text| text.replace("&quot;", "")).await;
+            let bare = |text: &str| {
+                let text = text.replace("&quot;", "\"");
+                text.replace("<ETag>\"", "<ETag>").replace("\"</ETag>", "</ETag>")
+            };
+            response = rewritten(response, bare).await;
         }
         Ok(response)
     }

@@ -81,8 +81,9 @@ impl S3Door {
         let mut config = S3Config::default();
         config.xml_max_body_size = XML_BYTES_MAX;
         config.post_object_max_file_size = forms::FILE_BYTES_MAX;
-        config.form_max_field_size = 64 << 10;
-        config.form_max_fields_size = 256 << 10;
+        // A file may come without a name, as any field; the whole form was bounded when it was read.
+        config.form_max_field_size = FORM_BYTES_MAX;
+        config.form_max_fields_size = FORM_BYTES_MAX;
         config.form_max_parts = 100;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.build()

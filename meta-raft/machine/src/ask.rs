@@ -274,6 +274,9 @@ questions! {
             let owned = |(key, id, upload)| Ok((key, id, upload, query::upload_extra(view, id)?.owner));
             uploads.into_iter().map(owned).collect()
         };
+    /// Whose an upload's object will be.
+    true UploadOwner { id: UploadId } => String:
+        |question, view| Ok(query::upload_extra(view, question.id)?.owner);
     /// All buckets with their configurations.
     false ConfiguredBuckets {} => Vec<(Bucket, BucketConfig)>: |_question, view| {
         let with_config = |bucket: Bucket| query::bucket_config(view, bucket.id).map(|config| (bucket, config));

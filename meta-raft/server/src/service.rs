@@ -243,6 +243,7 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::VersionListing(_)
         | Ask::UsageOf(_)
         | Ask::OwnedUploadsAfter(_)
+        | Ask::UploadOwner(_)
         | Ask::ConfiguredBuckets(_) => true,
     }
 }

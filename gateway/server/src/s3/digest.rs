@@ -100,8 +100,8 @@ impl Expected {
         for text in [header, trailer].into_iter().flatten() {
             let expected = BASE64_STANDARD.decode(text.trim());
             let expected = expected.ok().filter(|expected| expected.len() == value.len());
-            let expected = expected
-                .ok_or_else(|| s3_error!(BadDigest, "Value for a checksum header is invalid."))?;
+            let expected =
+                expected.ok_or_else(|| s3_error!(BadDigest, "Value for a checksum header is invalid."))?;
             if expected != value {
                 return Err(s3_error!(
                     BadDigest,

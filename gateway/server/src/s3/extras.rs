@@ -127,9 +127,7 @@ fn grants(
     let full_control = canned == Some("bucket-owner-full-control");
     match bucket.ownership {
         // What it asks for is what is so.
-        Ownership::BucketOwnerEnforced if acl.is_none() || full_control || canned == Some("private") => {
-            Ok((writer, None))
-        }
+        Ownership::BucketOwnerEnforced if acl.is_none() || full_control => Ok((writer, None)),
         Ownership::BucketOwnerEnforced => Err(lists_unsupported()),
         Ownership::BucketOwnerPreferred if full_control => Ok((owner.clone(), None)),
         Ownership::BucketOwnerPreferred | Ownership::ObjectWriter => {

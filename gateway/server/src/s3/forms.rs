@@ -25,6 +25,8 @@ pub struct FormFields {
     tagging: Option<String>,
     /// What the file is called where it comes from.
     filename: Option<String>,
+    /// Its key has a place for that.
+    key_is_open: bool,
     /// It says what it may do, and by whose leave it does not say.
     pub unsigned: bool,
 }
@@ -42,6 +44,9 @@ impl FormFields {
             policy |= name == "policy";
             signature |= name == "signature" || name == "x-amz-signature";
             match field.name() {
+                Some("key") => {
+                    fields.key_is_open = field.text().await.is_ok_and(|key| key.contains("${filename}"));
+                }
                 Some("acl") => fields.acl = field.text().await.ok(),
                 Some("tagging") => fields.tagging = field.text().await.ok(),
                 Some("file") => {
@@ -55,12 +60,21 @@ impl FormFields {
         fields
     }
 
-    /// The key that is meant: its `${filename}` is the file's name.
-    pub fn key(&self, key: &str) -> String {
+    /// The form with the file's name where its key says `${filename}`: conditions are about the key that is meant.
+    pub fn named(&self, body: Bytes) -> Bytes {
+        const PLACE: &[u8] = b"${filename}";
+        if !self.key_is_open {
+            return body;
+        }
+        let find = |what: &[u8], from: usize| {
+            body[from..].windows(what.len()).position(|window| window == what).map(|at| from + at)
+        };
+        let place = find(b"name=\"key\"", 0).and_then(|at| find(PLACE, at));
+        let Some(at) = place else { return body };
         // Some browsers send a whole path.
         let name = self.filename.as_deref().unwrap_or_default();
         let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
-        key.replace("${filename}", name)
+        [&body[..at], name.as_bytes(), &body[at + PLACE.len()..]].concat().into()
     }
 }
 
@@ -112,9 +126,8 @@ fn headers_of(fields: &FormFields, input: &PutObjectInput) -> S3Result<HeaderMap
 pub fn admit(
     scene: &Scene,
     fields: &FormFields,
-    input: &mut PutObjectInput,
+    input: &PutObjectInput,
 ) -> S3Result<(Arc<Scene>, HeaderMap)> {
-    input.key = fields.key(&input.key);
     // Headers of the form's request were signed by nobody, and are not what is judged.
     let headers = headers_of(fields, input)?;
     let scene = scene.with_headers(headers.clone());

@@ -57,10 +57,9 @@ fn wanted(
 
 /// # Errors
 /// Where the bucket does not allow such a list.
-fn check(bucket: &BucketView, acl: &Acl, owner: &str) -> S3Result<()> {
+fn check(bucket: &BucketView, acl: &Acl) -> S3Result<()> {
     if bucket.ownership == Ownership::BucketOwnerEnforced {
-        let same = *acl == Acl::private(owner);
-        return if same { Ok(()) } else { Err(lists_unsupported()) };
+        return Err(lists_unsupported());
     }
     if bucket.block.block_public_acls && acl.is_public() {
         return Err(s3_error!(AccessDenied, "Access Denied"));
@@ -76,7 +75,7 @@ pub async fn put_bucket_acl(
     let bucket = scene.bucket()?;
     let owner = &bucket.config.owner;
     let acl = wanted(door, &request.headers, request.input.access_control_policy, owner, Of::Bucket)?;
-    check(bucket, &acl, owner)?;
+    check(bucket, &acl)?;
     set(door, bucket, "acl", Some(acl.to_text()?)).await?;
     Ok(S3Response::new(PutBucketAclOutput::default()))
 }
@@ -111,11 +110,10 @@ pub async fn put_object_acl(
     let body = input.access_control_policy;
     let version = input.version_id.as_deref();
     let set = door.change_version(&scene, "PutObjectAcl", &input.key, version, |_, object| {
-        let enforced = bucket.ownership == Ownership::BucketOwnerEnforced;
-        let owner = if enforced { &bucket.config.owner } else { &object.extra.owner };
+        let owner = &object.extra.owner;
         let of = Of::ObjectIn(&bucket.config.owner);
         let acl = wanted(door, &request.headers, body.clone(), owner, of)?;
-        check(bucket, &acl, owner)?;
+        check(bucket, &acl)?;
         Ok(VersionChange::Document("acl".to_owned(), Some(acl.to_text()?)))
     });
     set.await?;

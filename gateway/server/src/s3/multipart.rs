@@ -27,7 +27,7 @@ use holdfast_core::{
 };
 use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::{
-    ask::{LookedUp, OwnedUploadsAfter, PartsOf, UploadOf, UploadsAfter},
+    ask::{LookedUp, OwnedUploadsAfter, PartsOf, UploadOf, UploadOwner, UploadsAfter},
     command::{Command, NamedPart, NewContent, Rejection},
     records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Part, Upload},
 };
@@ -185,6 +185,11 @@ pub async fn list_parts(
     let bucket = &scene.bucket()?.bucket;
     let input = request.input;
     let (id, upload) = find(door, bucket, &input.key, &input.upload_id).await?;
+    let owner = match door.engine.meta().ask(UploadOwner { id }).await {
+        // A member of the version before, where all are the system's owner's.
+        Err(MetaError::Refused(_)) => String::new(),
+        other => other.map_err(|failed| error::engine(failed.into()))?,
+    };
     let max = page_size(input.max_parts)?;
     let after = input.part_number_marker.unwrap_or(0);
     let parts = door.ask(PartsOf { id }).await?;
@@ -213,7 +218,8 @@ pub async fn list_parts(
         part_number_marker: Some(after),
         next_part_number_marker: page.last().map(|(number, _)| i32::from(*number)),
         parts: Some(page.iter().map(part).collect()),
-        owner: Some(door.shown_owner(&scene.bucket()?.config.owner)),
+        initiator: Some(initiator(door, &owner)),
+        owner: Some(door.shown_owner(&owner)),
         storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
         ..Default::default()
     }))

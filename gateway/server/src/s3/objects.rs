@@ -50,7 +50,7 @@ pub async fn put_object(
     let S3Request { mut input, mut headers, trailing_headers, uri, extensions, .. } = request;
     if scene.form {
         let fields = extensions.get::<FormFields>().cloned().unwrap_or_default();
-        (scene, headers) = forms::admit(&scene, &fields, &mut input)?;
+        (scene, headers) = forms::admit(&scene, &fields, &input)?;
     }
     let bucket = scene.bucket()?;
     check_key(&input.key)?;
