@@ -161,10 +161,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     }
     let (keys, made) = keys(&config)?;
 
-    let engine_config = EngineConfig {
-        lifecycle_day: config.lifecycle_day,
-        ..EngineConfig::new(config.profile, config.gc_grace)
-    };
+    let engine_config = EngineConfig::new(config.profile, config.gc_grace);
     let gateway_metrics = GatewayMetrics::new(&registry)?;
     let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone()).await?;
     let maintenance_config = MaintenanceConfig {

@@ -50,8 +50,6 @@ pub struct EngineConfig {
     pub hedge_after: Duration,
     /// Counts what is done for clients on this host.
     pub foreground: Foreground,
-    /// How long lifecycle rules take a day to be.
-    pub lifecycle_day: Duration,
 }
 
 impl EngineConfig {
@@ -68,7 +66,6 @@ impl EngineConfig {
             write_timeout: Duration::from_secs(30),
             hedge_after: Duration::from_millis(250),
             foreground: Foreground::default(),
-            lifecycle_day: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

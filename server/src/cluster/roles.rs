@@ -358,7 +358,6 @@ impl Host {
         let own = self.shelf.slots().cloned().unwrap_or_else(|| DeviceSlots::new([]));
         let config = EngineConfig {
             foreground: self.foreground.clone(),
-            lifecycle_day: self.config.lifecycle_day,
             ..EngineConfig::new(pool.profile, self.config.gc_grace)
         };
         let metrics = GatewayMetrics::new(&self.registry)?;

@@ -8,12 +8,12 @@ use s3s::dto::{BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, Ta
 pub struct Day(pub u64);
 
 impl Day {
-    const REAL: u64 = 24 * 60 * 60 * 1000;
+    pub const REAL: Self = Self(24 * 60 * 60 * 1000);
 
     /// When something of `from_ms` is so many days old: at the midnight that follows.
     fn after(self, from_ms: u64, days: u64) -> u64 {
         let due = from_ms.saturating_add(days.saturating_mul(self.0));
-        if self.0 == Self::REAL { due.next_multiple_of(Self::REAL) } else { due }
+        if self == Self::REAL { due.next_multiple_of(self.0) } else { due }
     }
 }
 
@@ -217,9 +217,9 @@ mod tests {
 
     #[test]
     fn real_days_end_at_midnight() {
-        let day = Day(Day::REAL);
-        assert_eq!(day.after(1, 1), 2 * Day::REAL);
-        assert_eq!(day.after(0, 1), Day::REAL);
+        let day = Day::REAL;
+        assert_eq!(day.after(1, 1), 2 * day.0);
+        assert_eq!(day.after(0, 1), day.0);
         assert_eq!(DAY.after(1, 1), 1001);
     }
 

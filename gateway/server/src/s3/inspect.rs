@@ -16,7 +16,7 @@ use s3s::{
     },
 };
 
-/// The parts of an object, a page of them. S3 shows each only where it has a checksum.
+/// The parts of an object, a page of them.
 fn parts_of(version: &Version, after: i32, max: usize) -> GetObjectAttributesParts {
     let mut wanted = version.parts.iter().filter(|part| i32::from(part.number) > after).peekable();
     let page: Vec<&PartSummary> = wanted.by_ref().take(max).collect();
@@ -30,13 +30,12 @@ fn parts_of(version: &Version, after: i32, max: usize) -> GetObjectAttributesPar
         set_checksum!(shown, &part.checksum);
         shown
     };
-    let detailed = version.checksum.is_some();
     GetObjectAttributesParts {
         is_truncated: Some(truncated),
         max_parts: Some(max as i32),
         next_part_number_marker: page.last().map(|part| i32::from(part.number)),
         part_number_marker: Some(after),
-        parts: detailed.then(|| page.iter().map(show).collect()),
+        parts: Some(page.iter().map(show).collect()),
         total_parts_count: Some(version.parts.len() as i32),
     }
 }

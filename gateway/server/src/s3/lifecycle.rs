@@ -34,17 +34,25 @@ pub fn lifecycle_of(config: &BucketConfig) -> Vec<Rule> {
     parsed.map(|config| Rule::all(&config)).unwrap_or_default()
 }
 
-/// What S3 says of when an object goes: the date, and the rule.
-pub fn expiration(door: &S3Door, bucket: &BucketView, key: &str, object: &Object) -> Option<String> {
-    if bucket.lifecycle.is_empty() || !object.latest {
-        return None;
-    }
-    let (version, day) = (&object.version, Day(door.engine.config().lifecycle_day.as_millis() as u64));
-    let tags = &object.extra.tags;
-    let (at, id) = expiry(&bucket.lifecycle, key.as_bytes(), version.bytes, tags, version.modified_ms, day)?;
+/// What S3 says of when an object goes that was written at `written_ms`: the date, in real days, and the rule.
+pub fn expiration(
+    bucket: &BucketView,
+    key: &str,
+    bytes: u64,
+    tags: &[(String, String)],
+    written_ms: u64,
+) -> Option<String> {
+    let (at, id) = expiry(&bucket.lifecycle, key.as_bytes(), bytes, tags, written_ms, Day::REAL)?;
     let mut date = Vec::new();
     super::attributes::timestamp(at).format(TimestampFormat::HttpDate, &mut date).ok()?;
     Some(format!("expiry-date=\"{}\", rule-id=\"{id}\"", String::from_utf8_lossy(&date)))
+}
+
+/// The same of an object that is there: the past does not expire by this rule.
+pub fn expiration_of(bucket: &BucketView, key: &str, object: &Object) -> Option<String> {
+    let version = &object.version;
+    let told = || expiration(bucket, key, version.bytes, &object.extra.tags, version.modified_ms);
+    if object.latest { told() } else { None }
 }
 
 pub fn get_bucket_lifecycle_configuration(

@@ -12,7 +12,7 @@ use super::{
     error,
     extras::{extra_of, show_mode},
     forms::{self, FormFields},
-    lifecycle::expiration,
+    lifecycle::{expiration, expiration_of},
     versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
@@ -23,7 +23,7 @@ use holdfast_core::{
     limits::{KEY_BYTES_MAX, PUT_BYTES_MAX},
 };
 use holdfast_meta_raft_machine::{
-    command::{Command, Condition, NewObject},
+    command::{Command, Condition, NewObject, Outcome},
     records::{ChecksumAlgorithm, Content, Etag, Extra, Version},
 };
 use hyper::{HeaderMap, Uri, header::HeaderValue};
@@ -75,7 +75,7 @@ pub async fn put_object(
     check_length(length, ingested.bytes)?;
     door.engine.metrics().body_bytes_in.inc_by(ingested.bytes);
     let (md5, checksum) = expected.verify(digest).await?;
-    let (etag_of, key, bytes) = (Etag::Md5(md5), input.key.into_bytes(), ingested.bytes);
+    let (etag_of, key, bytes) = (Etag::Md5(md5), input.key.clone().into_bytes(), ingested.bytes);
     let command = |content| {
         let object = NewObject {
             bytes,
@@ -90,6 +90,9 @@ pub async fn put_object(
     let outcome = door.engine.commit(ingested, command).await.map_err(error::engine)?;
     let mut output = PutObjectOutput { e_tag: Some(etag(&etag_of)), ..Default::default() };
     output.version_id = written_version(bucket.config.versioning, &outcome);
+    if let Outcome::Committed(committed) = &outcome {
+        output.expiration = expiration(bucket, &input.key, bytes, &extra.tags, committed.modified_ms);
+    }
     output.checksum_type = checksum.as_ref().map(|_| checksum_type(false));
     set_checksum!(output, &checksum);
     Ok(S3Response::new(output))
@@ -319,7 +322,7 @@ pub async fn get_object(
         };
         let mut output = GetObjectOutput::default();
         describe!(output, object, bucket.config.versioning, range, partial, input);
-        output.expiration = expiration(door, bucket, &input.key, object);
+        output.expiration = expiration_of(bucket, &input.key, object);
         let tags = &object.extra.tags;
         output.tag_count = (!tags.is_empty()).then_some(tags.len() as i32);
         door.engine.metrics().body_bytes_out.inc_by(range.end - range.start);
@@ -370,7 +373,7 @@ impl<S: Stream<Item = Result<Bytes, EngineError>>> ByteStream for Sized<S> {
 }
 
 pub fn head_object(
-    door: &S3Door,
+    _door: &S3Door,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let scene = scene(&request)?;
@@ -381,7 +384,7 @@ pub fn head_object(
     let (range, partial) = wanted(version, input.range.as_ref(), input.part_number)?;
     let mut output = HeadObjectOutput::default();
     describe!(output, object, scene.bucket()?.config.versioning, range, partial, input);
-    output.expiration = expiration(door, scene.bucket()?, &input.key, object);
+    output.expiration = expiration_of(scene.bucket()?, &input.key, object);
     let mut response = S3Response::new(output);
     if !object.extra.tags.is_empty() {
         // s3s knows it of GET only.
