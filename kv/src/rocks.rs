@@ -66,6 +66,9 @@ fn options(tuning: &Tuning, cache: &Cache) -> Options {
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_write_buffer_size(tuning.memtable_bytes);
+    // Most lookups of a request are for records that plain objects do not have: the table in memory need not be searched for them.
+    options.set_memtable_prefix_bloom_ratio(0.05);
+    options.set_memtable_whole_key_filtering(true);
     options.set_max_write_buffer_number(3);
     options.set_max_open_files(tuning.open_files);
     options.set_max_background_jobs(tuning.background_jobs);
