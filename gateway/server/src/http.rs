@@ -209,12 +209,15 @@ impl Front {
             };
             let body = body.to_bytes();
             let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-            let fields = FormFields::read(kind.unwrap_or_default(), body.clone()).await;
+            let (fields, body) = FormFields::resolve(kind.unwrap_or_default(), body).await;
+            if fields.malformed {
+                let text = "<Error><Code>MalformedPOSTRequest</Code><Message>The body of your POST request is not well-formed multipart/form-data.</Message></Error>";
+                return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+            }
             if fields.unsigned {
                 let text = "<Error><Code>InvalidArgument</Code><Message>Bucket POST must contain a field named 'x-amz-signature'. If it is specified, please check the order of the fields.</Message></Error>";
                 return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
             }
-            let body = fields.named(body);
             head.headers.remove(header::CONTENT_LENGTH);
             head.extensions.insert(fields);
             let answer = self.service.call(Request::from_parts(head, s3s::Body::from(body))).await?;
@@ -248,10 +251,20 @@ impl Front {
                 "<Error><Code>InvalidURI</Code><Message>Couldn't parse the specified URI.</Message></Error>";
             return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
         }
-        let attributes = request.method() == Method::GET
+        let of_object = request
+            .uri()
+            .path()
+            .trim_start_matches('/')
+            .split_once('/')
+            .is_some_and(|(_, key)| !key.is_empty());
+        let attributes = of_object
+            && request.method() == Method::GET
             && Query::parse(request.uri().query().unwrap_or_default()).get("attributes").is_some();
         let unasked = expects_nothing(&request);
-        hoist(&mut request);
+        if !hoist(&mut request) {
+            let text = "<Error><Code>InvalidArgument</Code><Message>A header in the query is malformed</Message></Error>";
+            return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+        }
         let mut response = self.service.call(bounded(request)).await?;
         if unasked {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
@@ -284,8 +297,8 @@ async fn rewritten(answer: Response<s3s::Body>, edit: impl FnOnce(&str) -> Strin
 }
 
 /// Presigned URLs may carry `x-amz-*` headers in their query, where they are signed like all of it. Here they become headers,
-/// so that what judges a request and what carries it out read the same.
-fn hoist(request: &mut Request<Incoming>) {
+/// so that what judges a request and what carries it out read the same. Whether all of them could.
+fn hoist(request: &mut Request<Incoming>) -> bool {
     const SIGNATURE: [&str; 7] = [
         "x-amz-algorithm",
         "x-amz-credential",
@@ -297,19 +310,21 @@ fn hoist(request: &mut Request<Incoming>) {
     ];
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if query.get("X-Amz-Signature").is_none() {
-        return;
+        return true;
     }
     for (name, value) in query.pairs() {
         let name = name.to_ascii_lowercase();
         if !name.starts_with("x-amz-") || SIGNATURE.contains(&name.as_str()) {
             continue;
         }
-        if let (Ok(name), Ok(value)) =
+        let (Ok(name), Ok(value)) =
             (header::HeaderName::from_bytes(name.as_bytes()), header::HeaderValue::from_str(value))
-        {
-            request.headers_mut().entry(name).or_insert(value);
-        }
+        else {
+            return false;
+        };
+        request.headers_mut().entry(name).or_insert(value);
     }
+    true
 }
 
 /// The bytes of a small body as they came, for whoever holds them against a digest in the request's head.

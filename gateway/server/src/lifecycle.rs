@@ -7,10 +7,10 @@ pub mod rules;
 
 use crate::{clock::unix_ms, s3::lifecycle_of};
 use holdfast_meta_raft_machine::{
-    ask::{ConfiguredBuckets, UploadsAfter, VersionListing},
-    command::{Command, Condition, Outcome, Precondition, Rejection, Request},
+    ask::{ConfiguredBuckets, LookAt, UploadsAfter, VersionListing},
+    command::{Command, Condition, Demand, Outcome, Precondition, Rejection, Request},
     list::{ListRequest, VersionItem, VersionShown},
-    records::{Bucket, VersionName},
+    records::{Bucket, BucketConfig},
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
 use rules::{Action, Day, Rule, actions, gives_up};
@@ -62,14 +62,37 @@ impl Lifecycle {
         let mut done = 0;
         for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
             let rules = lifecycle_of(&config);
-            if !rules.is_empty() {
-                done += self.versions(&bucket, &rules).await? + self.uploads(&bucket, &rules).await?;
+            if rules.is_empty() {
+                continue;
+            }
+            let result = async {
+                let versions = self.versions(&bucket, &config, &rules).await?;
+                Ok(versions + self.uploads(&bucket, &config, &rules).await?)
+            };
+            match result.await {
+                Ok(removed) => done += removed,
+                Err(MetaError::Stopped) => return Err(MetaError::Stopped),
+                Err(error) => {
+                    tracing::warn!(bucket = bucket.name, %error, "its lifecycle rules wait for the next pass")
+                }
             }
         }
         Ok(done)
     }
 
-    async fn versions(&self, bucket: &Bucket, rules: &[Rule]) -> Result<u64, MetaError> {
+    /// Whether a bucket's rules are still those that were read, and this member still leads.
+    async fn goes_on(&self, bucket: &Bucket, config: &BucketConfig) -> Result<bool, MetaError> {
+        let seen = Some((bucket.id, config.number));
+        let look = self.meta.ask(LookAt { bucket: bucket.name.clone(), seen, key: None }).await?;
+        Ok(self.meta.status().leads && look.bucket.is_some() && look.config.is_none())
+    }
+
+    async fn versions(
+        &self,
+        bucket: &Bucket,
+        config: &BucketConfig,
+        rules: &[Rule],
+    ) -> Result<u64, MetaError> {
         let (mut done, mut after, mut marker) = (0, Vec::new(), None);
         // A key's history may go on on the next page.
         let mut history: Vec<VersionShown> = Vec::new();
@@ -90,6 +113,9 @@ impl Lifecycle {
             if !page.truncated {
                 self.decide(bucket, rules, &history, &mut commands);
             }
+            if !self.goes_on(bucket, config).await? {
+                return Ok(done);
+            }
             done += self.order(commands).await?;
             if !page.truncated {
                 return Ok(done);
@@ -100,22 +126,18 @@ impl Lifecycle {
     fn decide(&self, bucket: &Bucket, rules: &[Rule], history: &[VersionShown], commands: &mut Vec<Command>) {
         let Some(newest) = history.first() else { return };
         for action in actions(rules, history, unix_ms(), self.day) {
-            let (version, precondition) = match action {
+            let (version, demand, precondition) = match action {
                 // Only the one that was looked at.
-                Action::Expire => (
-                    None,
-                    Precondition {
+                Action::Expire => {
+                    let precondition = Precondition {
                         condition: Condition::Matches(newest.etag),
                         size: Some(newest.bytes),
                         modified_s: Some(newest.modified_ms / 1000),
-                    },
-                ),
-                Action::Remove(VersionName::Null) => {
-                    let old = history.iter().find(|version| version.name == VersionName::Null);
-                    let modified_s = old.filter(|old| !old.marker).map(|old| old.modified_ms / 1000);
-                    (Some(VersionName::Null), Precondition { modified_s, ..Precondition::default() })
+                    };
+                    (None, Demand::None, precondition)
                 }
-                Action::Remove(name) => (Some(name), Precondition::default()),
+                Action::Remove(name, id) => (Some(name), Demand::Noncurrent(id), Precondition::default()),
+                Action::Uncover(name, id) => (Some(name), Demand::LastMarker(id), Precondition::default()),
             };
             commands.push(Command::DeleteVersion {
                 bucket: bucket.id,
@@ -124,16 +146,25 @@ impl Lifecycle {
                 precondition,
                 bypass: false,
                 owner: String::new(),
+                demand,
             });
         }
     }
 
-    async fn uploads(&self, bucket: &Bucket, rules: &[Rule]) -> Result<u64, MetaError> {
+    async fn uploads(
+        &self,
+        bucket: &Bucket,
+        config: &BucketConfig,
+        rules: &[Rule],
+    ) -> Result<u64, MetaError> {
         let (mut done, mut after) = (0, None);
         loop {
             let question = UploadsAfter { bucket: bucket.id, after: after.take(), limit: PAGE as u32 };
             let page = self.meta.ask(question).await?;
             let Some((key, id, _)) = page.last() else { return Ok(done) };
+            if !self.goes_on(bucket, config).await? {
+                return Ok(done);
+            }
             after = Some((key.clone(), *id));
             let old = page
                 .into_iter()

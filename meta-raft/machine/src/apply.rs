@@ -278,10 +278,10 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::PutVersion { bucket, key, condition, object, extra } => {
                 self.put_object(bucket, &key, condition, object, extra)
             }
-            Command::DeleteVersion { bucket, key, version, precondition, bypass, owner } => {
+            Command::DeleteVersion { bucket, key, version, precondition, bypass, owner, demand } => {
                 let removed = match version {
                     None => self.delete_object(bucket, &key, precondition, owner)?,
-                    Some(name) => self.delete_version(bucket, &key, name, precondition, bypass)?,
+                    Some(name) => self.delete_version(bucket, &key, name, precondition, bypass, demand)?,
                 };
                 Ok(Outcome::Removed(removed))
             }

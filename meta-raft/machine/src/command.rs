@@ -124,6 +124,17 @@ pub struct Precondition {
     pub modified_s: Option<u64>,
 }
 
+/// What a version must be to be removed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Demand {
+    #[default]
+    None,
+    /// This one, and another has taken its place.
+    Noncurrent(VersionId),
+    /// This delete marker, and nothing is under it.
+    LastMarker(VersionId),
+}
+
 /// What of a version may change after it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VersionChange {
@@ -463,6 +474,7 @@ pub enum Command {
         bypass: bool,
         /// Of a delete marker.
         owner: String,
+        demand: Demand,
     },
     ChangeVersion {
         bucket: BucketId,

@@ -622,6 +622,7 @@ def forms():
     assert post(policy=made["fields"]["policy"][:-8] + "AAAAAAA=") in (400, 403)
     assert post(**{"x-amz-signature": "0" * 64}) == 403
     assert post(**{"x-amz-meta-extra": "1"}) == 403, "a field that the policy does not name"
+    assert post(ACL="private") == 400, "a field that is said twice"
     # Bob may sign what he likes: it is Alice's bucket.
     stolen = bob.generate_presigned_post(bucket, "in/stolen")
     body, headers = form(stolen["fields"], b"x")

@@ -1,5 +1,6 @@
 //! What a bucket's lifecycle rules say of the history of a key. Decides, and does nothing.
 
+use holdfast_core::ids::VersionId;
 use holdfast_meta_raft_machine::{list::VersionShown, records::VersionName};
 use s3s::dto::{BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, Tag, Timestamp};
 
@@ -45,8 +46,10 @@ pub struct Rule {
 pub enum Action {
     /// Deletes what is there: behind a marker, where versions are kept.
     Expire,
-    /// Removes one version for good.
-    Remove(VersionName),
+    /// Removes one version for good whose place another has taken.
+    Remove(VersionName, VersionId),
+    /// Removes a delete marker with nothing under it.
+    Uncover(VersionName, VersionId),
 }
 
 fn count(number: Option<i32>) -> Option<u64> {
@@ -157,7 +160,7 @@ pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) 
             wanted.is_some_and(|(days, kept)| at > kept && day.after(since_ms, days) <= now_ms)
         });
         if gone {
-            actions.push(Action::Remove(version.name));
+            actions.push(Action::Remove(version.name, version.id));
         }
     }
     if !newest.marker {
@@ -167,8 +170,8 @@ pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) 
         }
         return actions;
     }
-    // A marker under which nothing is left hides nothing.
-    let alone = history.len() == 1 + actions.len();
+    // A marker under which nothing is left hides nothing. What is to go from under it may yet be held: the next pass sees.
+    let alone = history.len() == 1;
     let done = |rule: &Rule| {
         let about = rule.tags.is_empty() && newest.key.starts_with(&rule.prefix);
         let aged = match rule.expire {
@@ -179,7 +182,7 @@ pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) 
         about && (rule.expire_markers || aged)
     };
     if alone && rules.iter().any(done) {
-        actions.push(Action::Remove(newest.name));
+        actions.push(Action::Uncover(newest.name, newest.id));
     }
     actions
 }
@@ -187,7 +190,6 @@ pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_core::ids::VersionId;
     use holdfast_meta_raft_machine::records::Etag;
 
     const DAY: Day = Day(1000);
@@ -195,6 +197,7 @@ mod tests {
     fn shown(id: u64, modified_ms: u64, marker: bool) -> VersionShown {
         VersionShown {
             key: b"logs/a".to_vec(),
+            id: VersionId(id),
             name: VersionName::Id(VersionId(id)),
             latest: false,
             marker,
@@ -212,7 +215,11 @@ mod tests {
     }
 
     fn id(number: u64) -> Action {
-        Action::Remove(VersionName::Id(VersionId(number)))
+        Action::Remove(VersionName::Id(VersionId(number)), VersionId(number))
+    }
+
+    fn marker(number: u64) -> Action {
+        Action::Uncover(VersionName::Id(VersionId(number)), VersionId(number))
     }
 
     #[test]
@@ -261,14 +268,14 @@ mod tests {
     fn a_marker_goes_when_nothing_is_under_it() {
         let alone = [shown(2, 5000, true)];
         let rules = [Rule { expire_markers: true, ..rule() }];
-        assert_eq!(actions(&rules, &alone, 5000, DAY), [id(2)]);
+        assert_eq!(actions(&rules, &alone, 5000, DAY), [marker(2)]);
         let over_one = [shown(2, 5000, true), shown(1, 1000, false)];
         assert_eq!(actions(&rules, &over_one, 99_000, DAY), []);
         let both = [Rule { expire_noncurrent: Some((1, 0)), ..rules[0].clone() }];
-        assert_eq!(actions(&both, &over_one, 6000, DAY), [id(1), id(2)], "the last one under it goes now");
+        assert_eq!(actions(&both, &over_one, 6000, DAY), [id(1)], "it may be held: the marker waits");
         let by_age = [Rule { expire: Some(When::Days(1)), ..rule() }];
         assert_eq!(actions(&by_age, &alone, 5999, DAY), []);
-        assert_eq!(actions(&by_age, &alone, 6000, DAY), [id(2)]);
+        assert_eq!(actions(&by_age, &alone, 6000, DAY), [marker(2)]);
     }
 
     #[test]

@@ -97,7 +97,21 @@ impl Scene {
 
     /// Whether somebody may do something to a version that it writes itself.
     pub fn may_own(&self, action: &str, key: &str, extra: &Extra) -> bool {
-        self.may(action, Grant::None, Some(key), Some(extra))
+        // Of what exists, policies ask the tags: what is being written does not exist yet.
+        let new = Extra { tags: Vec::new(), ..extra.clone() };
+        self.may(action, Grant::None, Some(key), Some(&new))
+    }
+
+    /// Whether the bucket's policy denies something, whoever allows it.
+    pub fn is_denied(&self, action: &str, key: &str) -> bool {
+        let Some(bucket) = &self.bucket else { return true };
+        let resource = format!("arn:aws:s3:::{}/{key}", bucket.bucket.name);
+        let asked = Asked { scene: self, action, resource: &resource, object: None };
+        match &bucket.policy {
+            Some(Ok(policy)) => policy.effect(&asked) == Some(Effect::Deny),
+            Some(Err(())) => true,
+            None => false,
+        }
     }
 
     /// Whether governance may be gone around, as the request asks for.

@@ -10,8 +10,11 @@ use s3s::{
 };
 use std::time::{Duration, UNIX_EPOCH};
 
+/// The last moment that dates of S3 can name: the end of the year 9999.
+const LAST_MS: u64 = 253_402_300_799_000;
+
 pub fn timestamp(unix_ms: u64) -> Timestamp {
-    Timestamp::from(UNIX_EPOCH + Duration::from_millis(unix_ms))
+    Timestamp::from(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS)))
 }
 
 pub fn etag(etag: &Etag) -> ETag {

@@ -128,6 +128,10 @@ pub async fn copy_object(
     let condition = destination_condition(&headers)?;
     let replace = directive(input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
     let replace_tags = directive(input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
+    if !replace_tags && headers.contains_key("x-amz-tagging") {
+        // What a policy allows by these tags must not be done with others.
+        return Err(s3_error!(InvalidArgument, "x-amz-tagging needs the tagging directive REPLACE"));
+    }
     let replaced = attributes(attribute_fields!(input))?;
     let wanted = extra_of(door, &scene, &headers, target, &input.key)?;
     let key = input.key.clone().into_bytes();

@@ -15,7 +15,7 @@ use super::{
 use crate::engine::EngineError;
 use holdfast_core::limits::LIST_KEYS_MAX;
 use holdfast_meta_raft_machine::{
-    command::{Command, Outcome, Precondition, Rejection, Removed, Request},
+    command::{Command, Demand, Outcome, Precondition, Rejection, Removed, Request},
     records::{VersionName, Versioning},
 };
 use s3s::{
@@ -52,7 +52,15 @@ fn command(
     let (bucket_id, key) = (bucket.bucket.id, key.as_bytes().to_vec());
     let Precondition { condition, size: None, modified_s: None } = precondition else {
         let owner = scene.writer();
-        return Command::DeleteVersion { bucket: bucket_id, key, version, precondition, bypass, owner };
+        return Command::DeleteVersion {
+            bucket: bucket_id,
+            key,
+            version,
+            precondition,
+            bypass,
+            owner,
+            demand: Demand::None,
+        };
     };
     // What earlier versions know is said as they understand it.
     let plain =
@@ -61,7 +69,15 @@ fn command(
         true => Command::DeleteObject { bucket: bucket_id, key, condition },
         false => {
             let owner = scene.writer();
-            Command::DeleteVersion { bucket: bucket_id, key, version, precondition, bypass, owner }
+            Command::DeleteVersion {
+                bucket: bucket_id,
+                key,
+                version,
+                precondition,
+                bypass,
+                owner,
+                demand: Demand::None,
+            }
         }
     }
 }

@@ -27,6 +27,9 @@ pub const BUCKET_TAGS_MAX: usize = 50;
 const TAG_NAME_MAX: usize = 128;
 const TAG_VALUE_MAX: usize = 256;
 
+/// A hundred years, as in S3.
+const RETENTION_DAYS_MAX: u64 = 36_500;
+
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Storage classes that clients may name. All are kept alike; the name is given back.
@@ -173,7 +176,7 @@ pub fn default_retention(wanted: &DefaultRetention) -> Option<(LockMode, u64)> {
         (None, Some(years)) => u64::try_from(years).ok()?.checked_mul(365)?,
         _ => return None,
     };
-    (days > 0).then(|| days.checked_mul(DAY_MS).map(|ms| (mode, ms)))?
+    (1..=RETENTION_DAYS_MAX).contains(&days).then(|| days.checked_mul(DAY_MS).map(|ms| (mode, ms)))?
 }
 
 fn retention(headers: &HeaderMap, bucket: &BucketView) -> S3Result<Option<Retention>> {
@@ -255,13 +258,15 @@ pub fn extra_of(
     }
     let demands = [
         (!extra.tags.is_empty(), "s3:PutObjectTagging"),
-        // What nobody writes is nobody's to grant otherwise.
-        (extra.documents.contains_key("acl") && !matches!(scene.who, Who::Anonymous), "s3:PutObjectAcl"),
+        (extra.documents.contains_key("acl"), "s3:PutObjectAcl"),
         (headers.contains_key("x-amz-object-lock-mode"), "s3:PutObjectRetention"),
         (headers.contains_key("x-amz-object-lock-legal-hold"), "s3:PutObjectLegalHold"),
     ];
     for (_, action) in demands.into_iter().filter(|(demanded, _)| *demanded) {
-        if !scene.may_own(action, key, &extra) {
+        // What nobody writes is nobody's to grant otherwise: it only must not be denied.
+        let nobody = action == "s3:PutObjectAcl" && matches!(scene.who, Who::Anonymous);
+        let may = if nobody { !scene.is_denied(action, key) } else { scene.may_own(action, key, &extra) };
+        if !may {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         }
     }

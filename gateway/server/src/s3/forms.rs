@@ -3,14 +3,17 @@
 
 use super::{access::Scene, settings::from_xml};
 use bytes::Bytes;
-use hyper::{HeaderMap, header::HeaderValue};
+use hyper::{
+    HeaderMap,
+    header::{CONTENT_DISPOSITION, HeaderValue},
+};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3Result,
     dto::{PutObjectInput, Tagging},
     s3_error,
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The largest file in a form, in bytes: forms are held in memory.
 pub const FILE_BYTES_MAX: u64 = 32 << 20;
@@ -19,7 +22,7 @@ pub const FILE_BYTES_MAX: u64 = 32 << 20;
 pub const FORM_BYTES_MAX: usize = FILE_BYTES_MAX as usize + (1 << 20);
 
 /// Fields of a form that s3s does not read. Its policy's conditions s3s holds against all fields.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FormFields {
     acl: Option<String>,
     tagging: Option<String>,
@@ -27,41 +30,53 @@ pub struct FormFields {
     filename: Option<String>,
     /// Its key has a place for that.
     key_is_open: bool,
+    /// It says something twice, or in a way that can be read in two ways.
+    pub malformed: bool,
     /// It says what it may do, and by whose leave it does not say.
     pub unsigned: bool,
 }
 
 impl FormFields {
     /// Reads a form's fields up to its file; what is malformed is for s3s to refuse.
-    pub async fn read(kind: &str, body: Bytes) -> Self {
+    async fn read(kind: &str, body: Bytes) -> Self {
         let mut fields = Self::default();
         let Ok(boundary) = multer::parse_boundary(kind) else { return fields };
         let pieces = futures::stream::once(std::future::ready(Ok::<_, std::convert::Infallible>(body)));
         let mut form = multer::Multipart::new(pieces, boundary);
-        let (mut policy, mut signature) = (false, false);
+        let mut names = BTreeSet::new();
         while let Ok(Some(field)) = form.next_field().await {
+            // As s3s reads them, which judges by them: a name counts in any case, and once.
             let name = field.name().unwrap_or_default().to_ascii_lowercase();
-            policy |= name == "policy";
-            signature |= name == "signature" || name == "x-amz-signature";
-            match field.name() {
-                Some("key") => {
-                    fields.key_is_open = field.text().await.is_ok_and(|key| key.contains("${filename}"));
-                }
-                Some("acl") => fields.acl = field.text().await.ok(),
-                Some("tagging") => fields.tagging = field.text().await.ok(),
-                Some("file") => {
+            let headers = field.headers().get_all(CONTENT_DISPOSITION).iter().count();
+            fields.malformed |= headers != 1 || !names.insert(name.clone());
+            match name.as_str() {
+                "key" => fields.key_is_open = field.text().await.is_ok_and(|key| key.contains("${filename}")),
+                "acl" => fields.acl = field.text().await.ok(),
+                "tagging" => fields.tagging = field.text().await.ok(),
+                "file" => {
                     fields.filename = field.file_name().map(str::to_owned);
                     break;
                 }
-                Some(_) | None => {}
+                _ => {}
             }
         }
-        fields.unsigned = policy && !signature;
+        let has = |name: &str| names.contains(name);
+        fields.unsigned = has("policy") && !has("signature") && !has("x-amz-signature");
         fields
     }
 
+    /// The fields that count, and the form that says them.
+    pub async fn resolve(kind: &str, body: Bytes) -> (Self, Bytes) {
+        let fields = Self::read(kind, body.clone()).await;
+        let body = fields.named(body);
+        let mut named = Self::read(kind, body.clone()).await;
+        // The name went into the key, and nowhere else.
+        named.malformed |= Self { key_is_open: named.key_is_open, ..fields } != named || named.key_is_open;
+        (named, body)
+    }
+
     /// The form with the file's name where its key says `${filename}`: conditions are about the key that is meant.
-    pub fn named(&self, body: Bytes) -> Bytes {
+    fn named(&self, body: Bytes) -> Bytes {
         const PLACE: &[u8] = b"${filename}";
         if !self.key_is_open {
             return body;

@@ -86,6 +86,26 @@ fn check(rule: &LifecycleRule) -> S3Result<()> {
     if rule.filter.is_none() == rule.prefix.is_none() {
         return Err(malformed());
     }
+    if let Some(filter) = &rule.filter {
+        let and = filter.and.as_ref();
+        let sizes = [filter.object_size_greater_than, filter.object_size_less_than];
+        let more =
+            [and.and_then(|and| and.object_size_greater_than), and.and_then(|and| and.object_size_less_than)];
+        let single = [
+            filter.prefix.is_some(),
+            filter.tag.is_some(),
+            sizes[0].is_some(),
+            sizes[1].is_some(),
+            and.is_some(),
+        ];
+        let tags = filter.tag.iter().chain(and.and_then(|and| and.tags.as_ref()).into_iter().flatten());
+        let nameless = tags.into_iter().any(|tag| tag.key.as_ref().is_none_or(String::is_empty));
+        // What cannot be meant must not mean more than was meant.
+        let negative = sizes.into_iter().chain(more).flatten().any(|size| size < 0);
+        if negative || nameless || single.into_iter().filter(|one| *one).count() > 1 {
+            return Err(malformed());
+        }
+    }
     let transitions = rule.transitions.as_ref().is_some_and(|list| !list.is_empty())
         || rule.noncurrent_version_transitions.as_ref().is_some_and(|list| !list.is_empty());
     if transitions {

@@ -6,7 +6,8 @@
 use super::{Step, Tx, namespace::check_key, tree::Walk};
 use crate::{
     command::{
-        Committed, Condition, NewContent, NewObject, Outcome, Precondition, Rejection, Removed, VersionChange,
+        Committed, Condition, Demand, NewContent, NewObject, Outcome, Precondition, Rejection, Removed,
+        VersionChange,
     },
     keys::{self, Tree},
     records::{
@@ -16,7 +17,7 @@ use crate::{
 };
 use holdfast_core::{
     ids::{BucketId, NodeId, UploadId, VersionId},
-    kv::{KvError, View, prefix_end},
+    kv::{KvError, View, prefix_end, scan_prefix},
 };
 use std::ops::ControlFlow;
 
@@ -281,6 +282,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         name: VersionName,
         precondition: Precondition,
         bypass: bool,
+        demand: Demand,
     ) -> Step<Removed> {
         check_key(key)?;
         let mut usage = self.usage(bucket)?;
@@ -295,6 +297,16 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Ok(absent);
         };
         check_delete(precondition, (!extra.marker).then(|| summary_of(&version)).as_ref())?;
+        let demanded = match demand {
+            Demand::None => true,
+            Demand::Noncurrent(id) => version.id == id && id != newest,
+            Demand::LastMarker(id) => {
+                version.id == id && id == newest && extra.marker && self.is_alone(bucket, node)?
+            }
+        };
+        if !demanded {
+            return Err(Rejection::PreconditionFailed.into());
+        }
         if extra.is_locked(self.wall_ms, bypass) {
             return Err(Rejection::Locked.into());
         }
@@ -351,6 +363,11 @@ impl<V: View + ?Sized> Tx<'_, V> {
             ControlFlow::Break(())
         })?;
         found
+    }
+
+    /// Whether a node has one version only.
+    fn is_alone(&self, bucket: BucketId, node: NodeId) -> Result<bool, KvError> {
+        Ok(scan_prefix(&self.kv, &keys::versions_of(bucket, node), 2)?.len() == 1)
     }
 
     pub(super) fn change_version(

@@ -3,8 +3,8 @@ use crate::{
     apply,
     ask::LookedUp,
     command::{
-        Command, Condition, ConfigChange, LogEntry, NewContent, NewObject, Outcome, Precondition, Rejection,
-        Removed, Request, VersionChange,
+        Command, Condition, ConfigChange, Demand, LogEntry, NewContent, NewObject, Outcome, Precondition,
+        Rejection, Removed, Request, VersionChange,
     },
     query,
     records::{Attributes, Etag, LockMode, Retention, VersionName, Versioning},
@@ -273,6 +273,7 @@ fn delete(key: &[u8], version: Option<VersionName>) -> Command {
         precondition: Precondition::default(),
         bypass: false,
         owner: String::new(),
+        demand: Demand::None,
     }
 }
 
@@ -295,6 +296,7 @@ fn locks_fail_closed() {
         precondition: Precondition::default(),
         bypass,
         owner: String::new(),
+        demand: Demand::None,
     };
     let judged = done.version;
     let change =
@@ -337,4 +339,100 @@ fn locks_fail_closed() {
         run(&store, 38, Command::DeleteBucket { name: "b".into() }),
         Outcome::Rejected(Rejection::BucketNotEmpty)
     );
+}
+
+#[test]
+fn a_removal_takes_only_what_it_demands() {
+    let store = bucket_with(&[], &[]);
+    run(
+        &store,
+        10,
+        Command::ConfigureBucket { bucket: BUCKET, change: ConfigChange::Versioning(Versioning::Enabled) },
+    );
+    let written = |index| match run(&store, index, put(b"k")) {
+        Outcome::Committed(done) => done.version,
+        other @ Outcome::Done
+        | other @ Outcome::Bucket(_)
+        | other @ Outcome::Deleted { .. }
+        | other @ Outcome::Registered { .. }
+        | other @ Outcome::Collected(_)
+        | other @ Outcome::Rejected(_)
+        | other @ Outcome::Host(_)
+        | other @ Outcome::Settling { .. }
+        | other @ Outcome::Removed(_) => panic!("{other:?}"),
+    };
+    let (one, two) = (written(11), written(12));
+    let remove = |id: VersionId, demand| match delete(b"k", Some(VersionName::Id(id))) {
+        Command::DeleteVersion { bucket, key, version, precondition, bypass, owner, .. } => {
+            Command::DeleteVersion { bucket, key, version, precondition, bypass, owner, demand }
+        }
+        other @ Command::CreateBucket { .. }
+        | other @ Command::DeleteBucket { .. }
+        | other @ Command::RegisterPack(_)
+        | other @ Command::RegisterSegment { .. }
+        | other @ Command::PutObject { .. }
+        | other @ Command::DeleteObject { .. }
+        | other @ Command::CreateUpload { .. }
+        | other @ Command::PutPart { .. }
+        | other @ Command::CompleteUpload { .. }
+        | other @ Command::AbortUpload { .. }
+        | other @ Command::HoldLease { .. }
+        | other @ Command::DropLease { .. }
+        | other @ Command::Collect { .. }
+        | other @ Command::DeletePacks { .. }
+        | other @ Command::TombstonePacks { .. }
+        | other @ Command::ReportShards { .. }
+        | other @ Command::RepairShards { .. }
+        | other @ Command::PutDevice { .. }
+        | other @ Command::ReplaceDevice { .. }
+        | other @ Command::CreatePool { .. }
+        | other @ Command::StopCollection { .. }
+        | other @ Command::ResumeCollection
+        | other @ Command::RaiseClusterVersion { .. }
+        | other @ Command::FoundCluster { .. }
+        | other @ Command::MakeToken { .. }
+        | other @ Command::AdmitHost { .. }
+        | other @ Command::MoveHost { .. }
+        | other @ Command::RevokeHost { .. }
+        | other @ Command::AddDevice { .. }
+        | other @ Command::SetDuty { .. }
+        | other @ Command::Reweigh { .. }
+        | other @ Command::AllowReplacement { .. }
+        | other @ Command::FoundPool { .. }
+        | other @ Command::ReassignPg { .. }
+        | other @ Command::PlacePack { .. }
+        | other @ Command::ReportMissing { .. }
+        | other @ Command::SettlePg { .. }
+        | other @ Command::SetKeyring { .. }
+        | other @ Command::NoteArchive { .. }
+        | other @ Command::TakeOver { .. }
+        | other @ Command::RestoreShards { .. }
+        | other @ Command::ChangeDuty { .. }
+        | other @ Command::SetSettings { .. }
+        | other @ Command::MakeAdminToken { .. }
+        | other @ Command::DropAdminToken { .. }
+        | other @ Command::LetHostIn { .. }
+        | other @ Command::ChangeRoles { .. }
+        | other @ Command::MakeBucket { .. }
+        | other @ Command::ConfigureBucket { .. }
+        | other @ Command::PutVersion { .. }
+        | other @ Command::ChangeVersion { .. }
+        | other @ Command::RemoveBucket { .. }
+        | other @ Command::StartUpload { .. }
+        | other @ Command::ChangeIdentities { .. } => panic!("{other:?}"),
+    };
+    let refused = Outcome::Rejected(Rejection::PreconditionFailed);
+    assert_eq!(run(&store, 13, remove(two, Demand::Noncurrent(two))), refused, "it is the current one");
+    assert_eq!(run(&store, 14, remove(one, Demand::Noncurrent(two))), refused, "it is another one");
+    let Outcome::Removed(Removed { version: Some(VersionName::Id(marker)), .. }) =
+        run(&store, 15, delete(b"k", None))
+    else {
+        panic!("there is no marker")
+    };
+    assert_eq!(run(&store, 16, remove(marker, Demand::LastMarker(marker))), refused, "versions are under it");
+    for (index, id) in [(17, one), (18, two)] {
+        assert!(matches!(run(&store, index, remove(id, Demand::Noncurrent(id))), Outcome::Removed(_)));
+    }
+    assert!(matches!(run(&store, 19, remove(marker, Demand::LastMarker(marker))), Outcome::Removed(_)));
+    assert_eq!(query::usage(&store, BUCKET).expect("memory reads").expect("a bucket").objects, 0);
 }

@@ -17,6 +17,7 @@ use std::{iter::Peekable, ops::ControlFlow, vec::IntoIter};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionShown {
     pub key: Vec<u8>,
+    pub id: VersionId,
     pub name: VersionName,
     pub latest: bool,
     pub marker: bool,
@@ -154,6 +155,7 @@ fn expand<V: View + ?Sized>(
         let extra = query::extra(view, bucket, node, version.id)?;
         page.items.push(VersionItem::Version(VersionShown {
             key: key.to_vec(),
+            id: version.id,
             name: if extra.named { VersionName::Id(version.id) } else { VersionName::Null },
             latest: std::mem::take(&mut latest),
             marker: extra.marker,

@@ -61,9 +61,9 @@ fn check_signed_headers(context: &S3AccessContext<'_>, signed: &str, query: &Que
         |name: &str| name == "host" || (name.starts_with("x-amz-") && name != "x-amz-content-sha256");
     // What the signed query says too, in the same words, was not added.
     let in_query = |name: &str| {
-        let mut said = query.pairs().filter(|(other, _)| other.eq_ignore_ascii_case(name));
-        let header = context.headers().get(name).map(|value| value.as_bytes());
-        said.any(|(_, value)| header == Some(value.as_bytes()))
+        let said = query.pairs().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        let mut values = context.headers().get_all(name).iter();
+        said.is_some_and(|(_, said)| values.all(|value| value.as_bytes() == said.as_bytes()))
     };
     let unsigned = context
         .headers()
