@@ -204,19 +204,28 @@ impl Front {
         let answer = async {
             let (mut head, body) = request.into_parts();
             let Ok(body) = Limited::new(body, FORM_BYTES_MAX).collect().await else {
-                let text = "<Error><Code>EntityTooLarge</Code><Message>Your proposed upload exceeds the maximum allowed size</Message></Error>";
-                return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+                return Ok(refuse(
+                    StatusCode::BAD_REQUEST,
+                    "EntityTooLarge",
+                    "Your proposed upload exceeds the maximum allowed size",
+                ));
             };
             let body = body.to_bytes();
             let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             let (fields, body) = FormFields::resolve(kind.unwrap_or_default(), body).await;
             if fields.malformed {
-                let text = "<Error><Code>MalformedPOSTRequest</Code><Message>The body of your POST request is not well-formed multipart/form-data.</Message></Error>";
-                return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+                return Ok(refuse(
+                    StatusCode::BAD_REQUEST,
+                    "MalformedPOSTRequest",
+                    "The body of your POST request is not well-formed multipart/form-data.",
+                ));
             }
             if fields.unsigned {
-                let text = "<Error><Code>InvalidArgument</Code><Message>Bucket POST must contain a field named 'x-amz-signature'. If it is specified, please check the order of the fields.</Message></Error>";
-                return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+                return Ok(refuse(
+                    StatusCode::BAD_REQUEST,
+                    "InvalidArgument",
+                    "Bucket POST must contain a field named 'x-amz-signature'. If it is specified, please check the order of the fields.",
+                ));
             }
             head.headers.remove(header::CONTENT_LENGTH);
             head.extensions.insert(fields);
@@ -239,17 +248,17 @@ impl Front {
             return Ok(refuse_region());
         }
         if request.headers().get(header::AUTHORIZATION).is_some_and(|value| value.is_empty()) {
-            let text = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
-            return Ok(refusal(StatusCode::FORBIDDEN, text.to_owned()));
+            return Ok(refuse(StatusCode::FORBIDDEN, "AccessDenied", "Access Denied"));
         }
         if request.headers().get("content-md5").is_some_and(|value| value.is_empty()) {
-            let text = "<Error><Code>InvalidDigest</Code><Message>The Content-MD5 you specified was invalid.</Message></Error>";
-            return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+            return Ok(refuse(
+                StatusCode::BAD_REQUEST,
+                "InvalidDigest",
+                "The Content-MD5 you specified was invalid.",
+            ));
         }
         if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
-            let text =
-                "<Error><Code>InvalidURI</Code><Message>Couldn't parse the specified URI.</Message></Error>";
-            return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+            return Ok(refuse(StatusCode::BAD_REQUEST, "InvalidURI", "Couldn't parse the specified URI."));
         }
         let of_object = request
             .uri()
@@ -262,8 +271,11 @@ impl Front {
             && Query::parse(request.uri().query().unwrap_or_default()).get("attributes").is_some();
         let unasked = expects_nothing(&request);
         if !hoist(&mut request) {
-            let text = "<Error><Code>InvalidArgument</Code><Message>A header in the query is malformed</Message></Error>";
-            return Ok(refusal(StatusCode::BAD_REQUEST, text.to_owned()));
+            return Ok(refuse(
+                StatusCode::BAD_REQUEST,
+                "InvalidArgument",
+                "A header in the query is malformed",
+            ));
         }
         let mut response = self.service.call(bounded(request)).await?;
         if unasked {
@@ -286,11 +298,16 @@ fn escaped(path: &str) -> String {
     path.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// The bytes of an answer of ours that is known to be small.
+async fn small(body: s3s::Body) -> Bytes {
+    let all = Limited::new(body, READ_BUFFER).collect().await;
+    all.map_or_else(|_| Bytes::new(), |all| all.to_bytes())
+}
+
 /// A small answer with another text.
 async fn rewritten(answer: Response<s3s::Body>, edit: impl FnOnce(&str) -> String) -> Response<s3s::Body> {
     let (mut head, body) = answer.into_parts();
-    let bytes =
-        Limited::new(body, READ_BUFFER).collect().await.map_or_else(|_| Bytes::new(), |all| all.to_bytes());
+    let bytes = small(body).await;
     let text = edit(&String::from_utf8_lossy(&bytes));
     head.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(head, s3s::Body::from(text))
@@ -373,8 +390,7 @@ fn is_form(request: &Request<Incoming>) -> bool {
 }
 
 fn refuse_form() -> Response<s3s::Body> {
-    let text = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate</Message></Error>";
-    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate");
     response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
     response
 }
@@ -385,15 +401,17 @@ async fn as_s3_refuses(answer: Response<s3s::Body>) -> Response<s3s::Body> {
         return answer;
     }
     let (head, body) = answer.into_parts();
-    let bytes =
-        Limited::new(body, READ_BUFFER).collect().await.map_or_else(|_| Bytes::new(), |all| all.to_bytes());
+    let bytes = small(body).await;
     let text = String::from_utf8_lossy(&bytes);
     let broken = ["<Message>Policy condition ", "<Message>Bucket in form field "]
         .iter()
         .any(|part| text.contains(part));
     if broken {
-        let text = "<Error><Code>AccessDenied</Code><Message>Invalid according to Policy: Policy Condition failed</Message></Error>";
-        return refusal(StatusCode::FORBIDDEN, text.to_owned());
+        return refuse(
+            StatusCode::FORBIDDEN,
+            "AccessDenied",
+            "Invalid according to Policy: Policy Condition failed",
+        );
     }
     Response::from_parts(head, s3s::Body::from(bytes))
 }
@@ -420,6 +438,11 @@ fn refuse_region() -> Response<s3s::Body> {
 fn refusal_of(refused: &s3s::S3Error) -> Response<s3s::Body> {
     let (code, message) = (refused.code().as_str(), refused.message().unwrap_or_default());
     let status = refused.status_code().unwrap_or(StatusCode::BAD_REQUEST);
+    refuse(status, code, message)
+}
+
+/// A refusal as S3 says it.
+fn refuse(status: StatusCode, code: &str, message: &str) -> Response<s3s::Body> {
     refusal(status, format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>"))
 }
 

@@ -28,6 +28,7 @@ mod tagging;
 mod versions;
 
 pub use access::{Peer, Query};
+pub(crate) use attributes::unix_ms_of;
 pub use cors::bucket_of;
 pub use forms::{FORM_BYTES_MAX, FormFields};
 pub use lifecycle::lifecycle_of;

@@ -1,8 +1,9 @@
 //! What a bucket's lifecycle rules say of the history of a key. Decides, and does nothing.
 
+use crate::s3::unix_ms_of;
 use holdfast_core::ids::VersionId;
 use holdfast_meta_raft_machine::{list::VersionShown, records::VersionName};
-use s3s::dto::{BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, Tag, Timestamp};
+use s3s::dto::{BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, Tag};
 
 /// How long a day is, in milliseconds. A real one ends at midnight; shorter ones are for trying rules out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +55,6 @@ pub enum Action {
 
 fn count(number: Option<i32>) -> Option<u64> {
     number.and_then(|number| u64::try_from(number).ok())
-}
-
-pub fn unix_ms_of(at: &Timestamp) -> u64 {
-    let nanos = time::OffsetDateTime::from(at.clone()).unix_timestamp_nanos();
-    u64::try_from(nanos / 1_000_000).unwrap_or(0)
 }
 
 impl Rule {

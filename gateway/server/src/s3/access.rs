@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     engine::EngineError,
-    identity::{OWNER_ACCOUNT, Who},
+    identity::{OWNER, OWNER_ACCOUNT, Who},
 };
 use actions::{Grant, Rule, rule_of};
 use facts::{Asked, Facts};
@@ -87,10 +87,7 @@ impl Scene {
     /// Whether somebody may do something to what the request is about, or to `key` in its bucket.
     pub fn may(&self, action: &str, grant: Grant, key: Option<&str>, object: Option<&Extra>) -> bool {
         let Some(bucket) = &self.bucket else { return false };
-        let resource = match key {
-            Some(key) => format!("arn:aws:s3:::{}/{key}", bucket.bucket.name),
-            None => format!("arn:aws:s3:::{}", bucket.bucket.name),
-        };
+        let resource = bucket.resource(key);
         let asked = Asked { scene: self, action, resource: &resource, object };
         allowed(&asked, bucket, grant, object)
     }
@@ -105,13 +102,9 @@ impl Scene {
     /// Whether the bucket's policy denies something, whoever allows it.
     pub fn is_denied(&self, action: &str, key: &str) -> bool {
         let Some(bucket) = &self.bucket else { return true };
-        let resource = format!("arn:aws:s3:::{}/{key}", bucket.bucket.name);
+        let resource = bucket.resource(Some(key));
         let asked = Asked { scene: self, action, resource: &resource, object: None };
-        match &bucket.policy {
-            Some(Ok(policy)) => policy.effect(&asked) == Some(Effect::Deny),
-            Some(Err(())) => true,
-            None => false,
-        }
+        says(&asked, bucket) == Some(Effect::Deny)
     }
 
     /// Whether governance may be gone around, as the request asks for.
@@ -131,9 +124,15 @@ impl Scene {
         self.may(action, grant, Some(key), None)
     }
 
+    /// The same caller at the same bucket, of whom other facts are judged.
+    fn with(&self, facts: Facts) -> Self {
+        let (who, bucket) = (self.who.clone(), self.bucket.clone());
+        Self { who, bucket, object: LookedUp::NotAsked, form: false, facts }
+    }
+
     /// The same caller's view of another object.
     pub fn about(&self, bucket: Arc<BucketView>, object: LookedUp) -> Self {
-        Self { who: self.who.clone(), bucket: Some(bucket), object, form: false, facts: self.facts.clone() }
+        Self { bucket: Some(bucket), object, ..self.with(self.facts.clone()) }
     }
 
     /// # Errors
@@ -163,26 +162,13 @@ impl Scene {
 
     /// The same request with other headers: a form says in its fields what others say there.
     pub fn with_headers(&self, headers: HeaderMap) -> Self {
-        let facts = Facts { headers, ..self.facts.clone() };
-        Self {
-            who: self.who.clone(),
-            bucket: self.bucket.clone(),
-            object: self.object.clone(),
-            form: self.form,
-            facts,
-        }
+        let (object, form) = (self.object.clone(), self.form);
+        Self { object, form, ..self.with(Facts { headers, ..self.facts.clone() }) }
     }
 
     /// The same request, as if it listed what begins with `prefix`.
     fn as_listing(&self, prefix: &str) -> Self {
-        let facts = Facts { query: Query::of_prefix(prefix), ..self.facts.clone() };
-        Self {
-            who: self.who.clone(),
-            bucket: self.bucket.clone(),
-            object: LookedUp::NotAsked,
-            form: false,
-            facts,
-        }
+        self.with(Facts { query: Query::of_prefix(prefix), ..self.facts.clone() })
     }
 
     /// Whether it may give an object these tags.
@@ -193,9 +179,7 @@ impl Scene {
         object: Option<&Extra>,
         tags: &[(String, String)],
     ) -> bool {
-        let facts = Facts { new_tags: Some(tags.to_vec()), ..self.facts.clone() };
-        let (who, bucket) = (self.who.clone(), self.bucket.clone());
-        let tagging = Self { who, bucket, object: LookedUp::NotAsked, form: false, facts };
+        let tagging = self.with(Facts { new_tags: Some(tags.to_vec()), ..self.facts.clone() });
         tagging.may(action, Grant::None, Some(key), object)
     }
 
@@ -221,7 +205,7 @@ impl Scene {
             Who::Owner => Caller::User {
                 account: OWNER_ACCOUNT,
                 arn: "arn:aws:iam::000000000000:root",
-                canonical: "holdfast",
+                canonical: OWNER,
             },
             Who::User(known) => {
                 Caller::User { account: &known.user.account, arn: &known.arn, canonical: &known.user.name }
@@ -248,6 +232,16 @@ pub fn found(object: &LookedUp, names_version: bool) -> S3Result<&Object> {
     }
 }
 
+/// What a bucket's policy says of a request.
+fn says(asked: &Asked<'_>, bucket: &BucketView) -> Option<Effect> {
+    match &bucket.policy {
+        Some(Ok(policy)) => policy.effect(asked),
+        // What cannot be read may have meant to deny.
+        Some(Err(())) => Some(Effect::Deny),
+        None => None,
+    }
+}
+
 /// The whole decision: a denial anywhere is final; within an account its owner may do everything; across accounts the
 /// resource's side must allow it, and the caller's own policies too where there are any.
 fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<&Extra>) -> bool {
@@ -255,13 +249,7 @@ fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<
     let restricted = asked.scene.is_restricted();
     let public = bucket.block.restrict_public_buckets && bucket.policy_is_public();
     let stranger = asked.scene.who.canonical() != Some(&bucket.config.owner);
-    let policy = match &bucket.policy {
-        Some(Ok(policy)) => policy.effect(asked),
-        // What cannot be read may have meant to deny.
-        Some(Err(())) => Some(Effect::Deny),
-        None => None,
-    };
-    let policy = policy.filter(|effect| *effect == Effect::Deny || !(public && stranger));
+    let policy = says(asked, bucket).filter(|effect| *effect == Effect::Deny || !(public && stranger));
     if own == Some(Effect::Deny) || policy == Some(Effect::Deny) {
         // The owner of a bucket can always mend its policy.
         let mends = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];

@@ -17,6 +17,12 @@ pub fn timestamp(unix_ms: u64) -> Timestamp {
     Timestamp::from(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS)))
 }
 
+/// Milliseconds since 1970; 0 for what was before.
+pub fn unix_ms_of(at: &Timestamp) -> u64 {
+    let nanos = time::OffsetDateTime::from(at.clone()).unix_timestamp_nanos();
+    u64::try_from(nanos / 1_000_000).unwrap_or(0)
+}
+
 pub fn etag(etag: &Etag) -> ETag {
     ETag::Strong(etag.to_string())
 }

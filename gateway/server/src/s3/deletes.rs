@@ -3,11 +3,11 @@
 use super::{
     S3Door,
     access::{Scene, scene},
+    attributes::unix_ms_of,
     conditions::write_condition,
     digest,
     documents::malformed,
     error,
-    extras::unix_ms_of,
     objects::{check_key, refuse_unknown},
     settings::BucketView,
     versions::{parse_version, show},
@@ -50,36 +50,15 @@ fn command(
     bypass: bool,
 ) -> Command {
     let (bucket_id, key) = (bucket.bucket.id, key.as_bytes().to_vec());
-    let Precondition { condition, size: None, modified_s: None } = precondition else {
-        let owner = scene.writer();
-        return Command::DeleteVersion {
-            bucket: bucket_id,
-            key,
-            version,
-            precondition,
-            bypass,
-            owner,
-            demand: Demand::None,
-        };
-    };
-    // What earlier versions know is said as they understand it.
-    let plain =
-        bucket.config.versioning == Versioning::Off && version.is_none_or(|name| name == VersionName::Null);
-    match plain {
-        true => Command::DeleteObject { bucket: bucket_id, key, condition },
-        false => {
-            let owner = scene.writer();
-            Command::DeleteVersion {
-                bucket: bucket_id,
-                key,
-                version,
-                precondition,
-                bypass,
-                owner,
-                demand: Demand::None,
-            }
-        }
+    let Precondition { condition, size, modified_s } = precondition;
+    let null = version.is_none_or(|name| name == VersionName::Null);
+    let plain = bucket.config.versioning == Versioning::Off && null && size.is_none() && modified_s.is_none();
+    if plain {
+        // What earlier versions know is said as they understand it.
+        return Command::DeleteObject { bucket: bucket_id, key, condition };
     }
+    let (owner, demand) = (scene.writer(), Demand::None);
+    Command::DeleteVersion { bucket: bucket_id, key, version, precondition, bypass, owner, demand }
 }
 
 /// What was removed, as answers tell it: the version, and whether it is a delete marker.

@@ -92,7 +92,7 @@ pub async fn put_bucket_policy(
     let scene = scene(&request)?;
     let bucket = scene.bucket()?;
     let text = request.input.policy;
-    let parsed = Policy::of_resource(&text, &format!("arn:aws:s3:::{}", bucket.bucket.name));
+    let parsed = Policy::of_resource(&text, &bucket.resource(None));
     let parsed = parsed.map_err(|wrong| {
         let mut refused = S3Error::with_message(S3ErrorCode::MalformedPolicy, wrong.to_string());
         refused.set_status_code(StatusCode::BAD_REQUEST);

@@ -4,6 +4,7 @@ use super::{
     S3Door,
     access::Scene,
     acl::{Acl, Of},
+    attributes::unix_ms_of,
     error,
     settings::{BucketView, Ownership},
 };
@@ -157,11 +158,6 @@ pub fn show_mode(mode: LockMode) -> &'static str {
         LockMode::Governance => ObjectLockRetentionMode::GOVERNANCE,
         LockMode::Compliance => ObjectLockRetentionMode::COMPLIANCE,
     }
-}
-
-pub fn unix_ms_of(at: &Timestamp) -> u64 {
-    let nanos = time::OffsetDateTime::from(at.clone()).unix_timestamp_nanos();
-    u64::try_from(nanos / 1_000_000).unwrap_or(0)
 }
 
 fn missing_lock() -> S3Error {

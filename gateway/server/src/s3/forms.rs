@@ -1,7 +1,7 @@
 //! Uploads by browsers' forms. s3s checks their signature and their policy's conditions; whoever signed it must be allowed
 //! to write the key.
 
-use super::{access::Scene, settings::from_xml};
+use super::{access::Scene, documents::malformed, settings::from_xml};
 use bytes::Bytes;
 use hyper::{
     HeaderMap,
@@ -95,12 +95,6 @@ impl FormFields {
 
 /// Tags as forms have them, as headers have them.
 fn tags_as_header(xml: &str) -> S3Result<String> {
-    let malformed = || {
-        s3_error!(
-            MalformedXML,
-            "The XML you provided was not well-formed or did not validate against our published schema"
-        )
-    };
     let tagging = from_xml::<Tagging>(xml).ok_or_else(malformed)?;
     let encode = |text: &Option<String>| {
         utf8_percent_encode(text.as_deref().unwrap_or_default(), NON_ALPHANUMERIC).to_string()

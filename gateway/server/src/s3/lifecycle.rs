@@ -118,7 +118,7 @@ fn check(rule: &LifecycleRule) -> S3Result<()> {
         if ways.into_iter().filter(|way| *way).count() != 1 {
             return Err(malformed());
         }
-        let midnight = |at| super::extras::unix_ms_of(at).is_multiple_of(24 * 60 * 60 * 1000);
+        let midnight = |at| super::attributes::unix_ms_of(at).is_multiple_of(24 * 60 * 60 * 1000);
         if wanted.date.as_ref().is_some_and(|at| !midnight(at)) {
             return Err(s3_error!(InvalidArgument, "'Date' must be at midnight GMT"));
         }

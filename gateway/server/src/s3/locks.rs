@@ -3,10 +3,10 @@
 use super::{
     S3Door,
     access::scene,
-    attributes::timestamp,
+    attributes::{timestamp, unix_ms_of},
     documents::{malformed, set, to_xml},
     error,
-    extras::{default_retention, lock_mode, show_mode, unix_ms_of},
+    extras::{default_retention, lock_mode, show_mode},
     settings::{BucketView, from_xml},
 };
 use crate::clock::unix_ms;

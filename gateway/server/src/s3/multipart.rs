@@ -9,6 +9,7 @@ use super::{
     },
     conditions::write_condition,
     digest::Expected,
+    documents::malformed,
     error,
     extras::extra_of,
     listing::{Encoding, page_size},
@@ -360,12 +361,6 @@ fn object_checksum(
 
 /// The parts that a client names, with what they say of them.
 fn named_parts(input: &CompleteMultipartUploadInput) -> S3Result<Vec<NamedPart>> {
-    let malformed = || {
-        s3_error!(
-            MalformedXML,
-            "The XML you provided was not well-formed or did not validate against our published schema"
-        )
-    };
     let parts =
         input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
     if parts.is_empty() || parts.len() > usize::from(PARTS_MAX) {

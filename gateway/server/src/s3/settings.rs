@@ -101,6 +101,14 @@ impl BucketView {
         }
     }
 
+    /// What policies call it, or a key in it.
+    pub fn resource(&self, key: Option<&str>) -> String {
+        match key {
+            Some(key) => format!("arn:aws:s3:::{}/{key}", self.bucket.name),
+            None => format!("arn:aws:s3:::{}", self.bucket.name),
+        }
+    }
+
     pub fn policy_is_public(&self) -> bool {
         self.policy.as_ref().is_some_and(|policy| policy.as_ref().is_ok_and(Policy::is_public))
     }

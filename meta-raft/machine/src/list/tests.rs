@@ -34,17 +34,7 @@ fn bucket_with(keys: &[Vec<u8>], deleted: &[Vec<u8>]) -> MemStore {
     let mut index = 2;
     for key in keys {
         index += 1;
-        let object = NewObject {
-            bytes: 0,
-            etag: Etag::Md5([0; 16]),
-            content: NewContent::Inline(Vec::new()),
-            attributes: Attributes::default(),
-            checksum: None,
-            parts: Vec::new(),
-        };
-        let put =
-            Command::PutObject { bucket: BUCKET, key: key.clone(), condition: Condition::Always, object };
-        assert!(matches!(run(&store, index, put), Outcome::Committed(_)));
+        assert!(matches!(run(&store, index, put(key)), Outcome::Committed(_)));
     }
     for key in deleted {
         index += 1;
