@@ -1,6 +1,7 @@
 //! The cluster as operators see and order it: one model, for the command line and for the HTTP API.
 
 pub mod http;
+pub mod kms;
 pub mod local;
 pub mod model;
 mod orders;

@@ -1,5 +1,12 @@
 //! The command line.
 
+mod users;
+
+pub use users::{
+    KeyArgs, KeyCommand, KmsArgs, KmsCommand, KmsKeyCommand, PolicyArgs, PolicyCommand, UserArgs,
+    UserCommand, UsersCommand, Way,
+};
+
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use holdfast_core::{profile::Profile, roles::Role, topology::FailureDomain};
 use holdfast_meta_raft_machine::records::Job;
@@ -40,6 +47,8 @@ pub enum Command {
     Key(KeyArgs),
     /// Keeps policies, and attaches them to users
     Policy(PolicyArgs),
+    /// Makes, rotates and disables the keys that objects are encrypted with
+    Kms(KmsArgs),
     /// Brings back a cluster whose metadata is lost, from its devices or from one member that is left
     Recover(RecoverArgs),
     /// Lets garbage collection go on after the auditor stopped it, and what it found was looked into
@@ -223,137 +232,6 @@ pub enum OperatorCommand {
         /// Supposes another figure, as profile=8+4, voters=5, afr=0.02, rate=200 (MB/s), live=4 (TB), detect=10m, scrub=14d
         #[arg(long, value_delimiter = ',', value_name = "NAME=VALUE")]
         what_if: Vec<String>,
-    },
-}
-
-/// Which system is meant; without any of these, the cluster of the operator's identity.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct Way {
-    /// The data directory of a running system on this host
-    #[arg(long, value_name = "DIR", global = true, conflicts_with = "admin")]
-    pub data: Option<PathBuf>,
-    /// The admin API of a cluster, as https://HOST:PORT
-    #[arg(long, value_name = "URL", global = true)]
-    pub admin: Option<String>,
-    /// A token for it, which "holdfast admin create" made
-    #[arg(long, value_name = "T", global = true, env = "HOLDFAST_ADMIN_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// The cluster's authority, as PEM
-    #[arg(long, value_name = "FILE", global = true)]
-    pub ca: Option<PathBuf>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct UserArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: UserCommand,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct KeyArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: KeyCommand,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct PolicyArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: PolicyCommand,
-}
-
-/// What is about users.
-#[derive(Debug)]
-pub enum UsersCommand {
-    User(UserCommand),
-    Key(KeyCommand),
-    Policy(PolicyCommand),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum UserCommand {
-    /// Makes a user, which owns what it creates
-    Create {
-        name: String,
-        /// What people see; the name, where it is not given
-        #[arg(long)]
-        display_name: Option<String>,
-        /// Under which grants may name it
-        #[arg(long)]
-        email: Option<String>,
-    },
-    /// Lists users
-    List,
-    /// Lets none of a user's keys open anything
-    Disable { name: String },
-    /// Lets a user's keys open what they opened before
-    Enable { name: String },
-    /// Removes a user with its keys; its buckets stay
-    Delete { name: String },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Makes an access key: a random one, whose secret is shown once, or the one that is given
-    Create {
-        #[arg(long)]
-        user: String,
-        #[arg(long, value_name = "A", requires = "secret_key")]
-        access_key: Option<String>,
-        #[arg(
-            long,
-            value_name = "S",
-            requires = "access_key",
-            env = "HOLDFAST_KEY_SECRET",
-            hide_env_values = true
-        )]
-        secret_key: Option<String>,
-    },
-    /// Lists access keys
-    List {
-        #[arg(long)]
-        user: Option<String>,
-    },
-    /// Removes an access key
-    Delete { access_key: String },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Keeps a policy that users can share, or a user's own
-    Put {
-        name: String,
-        /// A policy in AWS's language
-        file: PathBuf,
-        /// Whose own it is
-        #[arg(long)]
-        user: Option<String>,
-    },
-    /// Lists policies that users can share
-    List,
-    /// Removes a policy
-    Delete {
-        name: String,
-        /// Whose own it is
-        #[arg(long)]
-        user: Option<String>,
-    },
-    /// Attaches a policy to a user
-    Attach {
-        name: String,
-        #[arg(long)]
-        user: String,
-    },
-    /// Detaches a policy from a user
-    Detach {
-        name: String,
-        #[arg(long)]
-        user: String,
     },
 }
 

@@ -11,7 +11,7 @@ mod recover;
 mod system;
 
 use args::{
-    Args, ClusterCommand, Command, FoundCommand, KeyArgs, OperatorArgs, OperatorCommand, PolicyArgs,
+    Args, ClusterCommand, Command, FoundCommand, KeyArgs, KmsArgs, OperatorArgs, OperatorCommand, PolicyArgs,
     ServerArgs, TokenCommand, UserArgs, UsersCommand,
 };
 use clap::Parser;
@@ -74,6 +74,10 @@ fn main() -> ExitCode {
         }
         Command::Key(KeyArgs { way, command }) => {
             let command = UsersCommand::Key(command);
+            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
+        }
+        Command::Kms(KmsArgs { way, command }) => {
+            let command = UsersCommand::Kms(command);
             with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
         }
         Command::Policy(PolicyArgs { way, command }) => {

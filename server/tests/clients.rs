@@ -2,16 +2,13 @@
 
 mod common;
 
-use common::{ACCESS_KEY, Client, SECRET_KEY, Server, cluster::Cluster, noise};
+use common::{
+    ACCESS_KEY, Client, SECRET_KEY, Server,
+    cluster::Cluster,
+    noise,
+    suites::{order, run, suites},
+};
 use std::{path::Path, process::Command};
-
-fn run(mut command: Command) -> String {
-    let output = command.output().expect("the client is installed: make test does that");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}:\n{text}");
-    text
-}
 
 #[test]
 fn boto3_finds_what_applications_rely_on() {
@@ -25,43 +22,13 @@ fn boto3_finds_what_applications_rely_on() {
     assert!(!server.log().contains(SECRET_KEY));
 }
 
-/// An operator's command about users; `way` says of which system.
-fn order(way: &[&str], args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-    command.args(args).args(way);
-    run(command)
-}
-
-/// Makes a user of a running system, and a key pair for it.
-fn make_user(way: &[&str], name: &str, more: &[&str]) -> (String, String) {
-    let order = |args: &[&str]| -> serde_json::Value {
-        serde_json::from_str(&order(way, &[args, &["--json"]].concat())).expect("JSON")
-    };
-    let user = order(&[&["user", "create", name], more].concat());
-    assert_eq!(user["id"], name);
-    let key = order(&["key", "create", "--user", name]);
-    let text = |field: &str| key[field].as_str().expect("a text").to_owned();
-    (text("access_key"), text("secret_key"))
-}
-
-/// Runs the suite between the system's owner and two users, who are made for it.
-fn access_suite(way: &[&str], endpoint: &str, owner: (&str, &str)) -> [(String, String); 2] {
-    let alice = make_user(way, "alice", &[]);
-    let bob = make_user(way, "bob", &["--email", "bob@example.org"]);
-    let mut python = Command::new("python3");
-    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/access_suite.py"));
-    python.args([&format!("http://{endpoint}"), owner.0, owner.1, &alice.0, &alice.1, &bob.0, &bob.1]);
-    println!("{}", run(python));
-    [alice, bob]
-}
-
 #[test]
 fn versions_locks_and_grants_hold_in_a_cluster() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let cluster = Cluster::up(&dir.path().join("c"), &["--gateways", "1", "--lifecycle-day", "1"]);
     let operator = cluster.operator().display().to_string();
     let (access, secret) = cluster.keys();
-    access_suite(&["--operator", &operator], &cluster.gateways[0], (access, secret));
+    suites(&["--operator", &operator], &cluster.gateways[0], (access, secret));
 }
 
 #[test]
@@ -70,7 +37,7 @@ fn versions_locks_and_grants_hold_between_users() {
     let data = dir.path().join("data");
     let server = Server::start(&data, &["--lifecycle-day", "1"]);
     let way = ["--data", &data.display().to_string()];
-    let [alice, bob] = access_suite(&way, &server.s3, (ACCESS_KEY, SECRET_KEY));
+    let [alice, bob] = suites(&way, &server.s3, (ACCESS_KEY, SECRET_KEY));
     for secret in [SECRET_KEY, &alice.1, &bob.1] {
         assert!(!server.log().contains(secret));
     }

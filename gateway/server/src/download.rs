@@ -5,6 +5,7 @@
 
 use crate::engine::{DOMAIN, Engine, EngineError, MIB, Shared};
 use crate::pack_io::Located;
+use crate::seal::{SEAL_BYTES, Seal};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use holdfast_core::{
@@ -34,8 +35,26 @@ struct Run {
     wanted: Range<u64>,
 }
 
+/// How chunks become an object's bytes.
+#[derive(Clone)]
+struct Opener(Option<Seal>);
+
+impl Opener {
+    /// The object's bytes in a chunk.
+    fn bytes(&self, chunk: ChunkRef) -> u64 {
+        u64::from(chunk.plain.saturating_sub(if self.0.is_some() { SEAL_BYTES } else { 0 }))
+    }
+
+    fn open(&self, chunk: Bytes) -> Result<Bytes, EngineError> {
+        match &self.0 {
+            Some(seal) => seal.open(chunk).map_err(|_| EngineError::OtherKey),
+            None => Ok(chunk),
+        }
+    }
+}
+
 impl Engine {
-    /// The bytes `range` of a version, verified, as they are read.
+    /// The bytes `range` of a version, verified, as they are read; of one that is encrypted, opened with `seal`.
     ///
     /// # Errors
     /// Where the metadata cannot be read. Errors of the bytes come in the stream, which ends then.
@@ -44,12 +63,17 @@ impl Engine {
         bucket: BucketId,
         version: &Version,
         range: Range<u64>,
+        seal: Option<Seal>,
     ) -> Result<impl Stream<Item = Result<Bytes, EngineError>> + Send + use<>, EngineError> {
+        let opener = Opener(seal);
         let segments = match &version.content {
             Content::Inline => {
                 let question = InlineBytes { bucket, node: version.node, version: version.id };
                 let bytes = self.shared.meta.ask(question).await?.ok_or(EngineError::Gone)?;
-                let bytes = Bytes::from(bytes);
+                let bytes = match bytes.is_empty() {
+                    true => Bytes::new(),
+                    false => opener.open(Bytes::from(bytes))?,
+                };
                 let wanted = bytes.slice(range.start as usize..range.end as usize);
                 return Ok(stream::once(std::future::ready(Ok(wanted))).left_stream());
             }
@@ -57,10 +81,11 @@ impl Engine {
         };
         let shared = self.shared.clone();
         let resolve = shared.clone();
+        let of_runs = opener.clone();
         let runs = stream::iter(segments).then(move |(segment, wanted)| {
-            let shared = resolve.clone();
+            let (shared, opener) = (resolve.clone(), of_runs.clone());
             async move {
-                match runs_of(&shared, segment, wanted).await {
+                match runs_of(&shared, segment, wanted, &opener).await {
                     Ok(runs) => stream::iter(runs.into_iter().map(Ok).collect::<Vec<_>>()),
                     Err(error) => stream::iter(vec![Err(error)]),
                 }
@@ -68,8 +93,8 @@ impl Engine {
         });
         let runs = Box::pin(runs).flatten();
         let read = runs.map(move |run| {
-            let shared = shared.clone();
-            async move { shared.read_run(run?).await }
+            let (shared, opener) = (shared.clone(), opener.clone());
+            async move { shared.read_run(run?, &opener).await }
         });
         Ok(read.buffered(READ_AHEAD).flat_map(|read| stream::iter(Pieces::new(read))).right_stream())
     }
@@ -117,12 +142,17 @@ fn wanted_segments(segments: &[SegmentRef], range: &Range<u64>) -> Vec<(SegmentR
 }
 
 /// The runs of a segment's part: chunks that lie one behind another in one pack.
-async fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Result<Vec<Run>, EngineError> {
+async fn runs_of(
+    shared: &Shared,
+    segment: SegmentRef,
+    wanted: Range<u64>,
+    opener: &Opener,
+) -> Result<Vec<Run>, EngineError> {
     let record = shared.meta.ask(SegmentOf { id: segment.id }).await?.ok_or(EngineError::Gone)?;
     let mut start = 0;
     let mut chunks = Vec::new();
     for chunk in record.chunks {
-        let end = start + u64::from(chunk.plain);
+        let end = start + opener.bytes(chunk);
         if start < wanted.end && end > wanted.start {
             chunks.push((chunk, start));
         }
@@ -140,12 +170,11 @@ async fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Re
                 && end == place.offset
                 && stored.saturating_add(place.plain.max(place.stored)) <= RUN_BYTES
         });
-        let clip = |start: u64| {
-            wanted.start.max(start) - start..wanted.end.min(start + u64::from(chunk.plain)) - start
-        };
+        let clip =
+            |start: u64| wanted.start.max(start) - start..wanted.end.min(start + opener.bytes(chunk)) - start;
         match runs.last_mut() {
             Some(run) if follows => {
-                let before: u64 = run.chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
+                let before: u64 = run.chunks.iter().map(|chunk| opener.bytes(*chunk)).sum();
                 run.wanted.end = before + clip(start).end;
                 run.chunks.push(chunk);
             }
@@ -159,7 +188,11 @@ async fn runs_of(shared: &Shared, segment: SegmentRef, wanted: Range<u64>) -> Re
 }
 
 impl Shared {
-    async fn read_run(self: &Arc<Self>, run: Run) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), EngineError> {
+    async fn read_run(
+        self: &Arc<Self>,
+        run: Run,
+        opener: &Opener,
+    ) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), EngineError> {
         let plain: u64 = run.chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
         let permits = (plain as usize).div_ceil(MIB).max(1).min(self.config.download_budget_mib) as u32;
         let memory = self.download_memory.clone().acquire_many_owned(permits).await;
@@ -173,7 +206,8 @@ impl Shared {
                 other => break other?,
             }
         };
-        Ok((clip(chunks, &run.wanted), memory))
+        let opened = chunks.into_iter().map(|chunk| opener.open(chunk)).collect::<Result<_, _>>()?;
+        Ok((clip(opened, &run.wanted), memory))
     }
 
     /// Reads chunks from where the index finds them now.

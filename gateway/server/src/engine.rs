@@ -87,6 +87,8 @@ pub enum EngineError {
     Unreadable(PackId),
     #[error("what was to be read is gone")]
     Gone,
+    #[error("an encrypted object does not open with its key")]
+    OtherKey,
     #[error("the metadata's archive: {0}")]
     Archive(&'static str),
     #[error(transparent)]

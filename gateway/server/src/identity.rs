@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::ask::IdentitiesNow;
 use holdfast_meta_raft_server::{Meta, MetaError};
+use kms::KmsKey;
 use s3s::auth::SecretKey;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -17,6 +18,7 @@ use std::{
 use subtle::ConstantTimeEq;
 
 pub mod change;
+pub mod kms;
 
 /// What the system's owner is called where S3 shows owners.
 pub const OWNER: &str = "holdfast";
@@ -92,6 +94,8 @@ pub struct Identities {
     pub number: u64,
     pub users: BTreeMap<String, Arc<Known>>,
     keys: HashMap<String, Key>,
+    /// Keys that objects are encrypted with.
+    pub kms: BTreeMap<String, Arc<KmsKey>>,
 }
 
 impl Identities {
@@ -120,6 +124,12 @@ impl Identities {
                 Err(error) => {
                     tracing::error!(%error, "an access key's record cannot be read: it opens nothing")
                 }
+            }
+        }
+        for (id, text) in of("kms/") {
+            match serde_json::from_str(text) {
+                Ok(key) => drop(identities.kms.insert(id.to_owned(), Arc::new(key))),
+                Err(error) => tracing::error!(id, %error, "an encryption key's record cannot be read"),
             }
         }
         identities

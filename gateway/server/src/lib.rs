@@ -12,6 +12,7 @@ mod download;
 mod engine;
 mod http;
 pub mod identity;
+pub mod keyring;
 mod latency;
 mod lifecycle;
 mod loose;
@@ -22,6 +23,7 @@ mod pack_io;
 mod packer;
 mod placement;
 pub mod s3;
+mod seal;
 mod upload;
 
 pub use archive::Archivist;

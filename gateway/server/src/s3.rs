@@ -13,6 +13,7 @@ mod cors;
 mod deletes;
 mod digest;
 mod documents;
+mod encryption;
 mod error;
 mod extras;
 mod forms;
@@ -36,6 +37,7 @@ pub use lifecycle::lifecycle_of;
 use crate::{
     engine::Engine,
     identity::{Credentials, Directory},
+    keyring::{Keyring, LocalKeys},
 };
 use access::Guard;
 use holdfast_meta_raft_machine::{
@@ -63,13 +65,15 @@ pub struct S3Door {
     engine: Engine,
     directory: Arc<Directory>,
     buckets: Arc<Buckets>,
+    keyring: Arc<Keyring>,
 }
 
 impl S3Door {
     /// The door to `engine`, whose owner has `credentials`.
     pub fn new(engine: Engine, credentials: Credentials) -> Self {
         let directory = Arc::new(Directory::new(engine.meta().clone(), credentials));
-        Self { engine, directory, buckets: Arc::default() }
+        let keyring = Keyring::new(engine.meta().clone(), directory.clone(), Arc::new(LocalKeys));
+        Self { engine, directory, buckets: Arc::default(), keyring: Arc::new(keyring) }
     }
 
     /// The protocol in front of the door.
@@ -143,6 +147,8 @@ operations! {
     lifecycle::delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
     documents::put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput;
     documents::delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput;
+    encryption::put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput;
+    encryption::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
     documents::delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput;
     documents::put_bucket_ownership_controls: PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput;
@@ -159,6 +165,8 @@ operations! {
     locks::put_object_legal_hold: PutObjectLegalHoldInput => PutObjectLegalHoldOutput;
     objects::put_object: PutObjectInput => PutObjectOutput;
     objects::get_object: GetObjectInput => GetObjectOutput;
+    objects::head_object: HeadObjectInput => HeadObjectOutput;
+    inspect::get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput;
     deletes::delete_object: DeleteObjectInput => DeleteObjectOutput;
     deletes::delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
     copy::copy_object: CopyObjectInput => CopyObjectOutput;
@@ -182,6 +190,7 @@ operations! {
     documents::get_bucket_policy: GetBucketPolicyInput => GetBucketPolicyOutput;
     documents::get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
     documents::get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput;
+    encryption::get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput;
     documents::get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
     documents::get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
     documents::get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
@@ -191,6 +200,4 @@ operations! {
     locks::get_object_lock_configuration: GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput;
     locks::get_object_retention: GetObjectRetentionInput => GetObjectRetentionOutput;
     locks::get_object_legal_hold: GetObjectLegalHoldInput => GetObjectLegalHoldOutput;
-    inspect::get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput;
-    objects::head_object: HeadObjectInput => HeadObjectOutput;
 }

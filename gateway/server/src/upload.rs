@@ -9,17 +9,18 @@ mod stream;
 
 use crate::digest::BodyDigest;
 use crate::engine::{DOMAIN, Engine, EngineError, MIB, new_segment_id};
+use crate::seal::Seal;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use holdfast_core::{
     chunker::ChunkerProfile,
-    ids::{ChunkId, SegmentId},
+    ids::{BucketId, ChunkId, SegmentId},
     limits::SEGMENT_CHUNKS_MAX,
 };
 use holdfast_meta_raft_machine::{
     ask::Deduplicates,
     command::{Command, NewContent, Outcome, Rejection, Request},
-    records::{ChunkRef, SegmentRef},
+    records::{ChunkRef, SegmentRef, Version},
 };
 use lease::Lease;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub struct Incoming<'a, S> {
     /// More is an error.
     pub limit: u64,
     pub digest: &'a mut BodyDigest,
+    /// Its bytes are to be encrypted with this.
+    pub seal: Option<&'a Seal>,
 }
 
 /// A body whose chunks are durable, and may be committed.
@@ -86,7 +89,7 @@ impl Engine {
     {
         match incoming.length.and_then(|length| usize::try_from(length).ok()) {
             Some(length) if length <= SMALL_MAX => self.ingest_small(incoming, length, inline).await,
-            Some(_) | None => StreamIngest::start(self, incoming.limit).await?.run(incoming).await,
+            Some(_) | None => StreamIngest::start(self, &incoming).await?.run(incoming).await,
         }
     }
 
@@ -100,10 +103,11 @@ impl Engine {
         S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin,
     {
         let memory = self.shared.upload_memory.clone();
-        // The body and its copy in a pack, at least a piece of what the network gives.
-        let permits = (2 * length).div_ceil(MIB).max(1) as u32;
+        // The body, perhaps its sealed form, and its copy in a pack, at least a piece of what the network gives.
+        let copies = if incoming.seal.is_some() { 3 } else { 2 };
+        let permits = (copies * length).div_ceil(MIB).max(1) as u32;
         let memory = memory.acquire_many_owned(permits).await.map_err(|_| EngineError::ShuttingDown)?;
-        let Incoming { mut body, digest, limit, .. } = incoming;
+        let Incoming { mut body, digest, limit, seal, .. } = incoming;
         // One piece is kept as it is; more are joined.
         let mut first: Option<Bytes> = None;
         let mut joined = BytesMut::new();
@@ -124,13 +128,18 @@ impl Engine {
             }
         }
         let whole = first.unwrap_or_else(|| joined.freeze());
-        let mut ingested = self.ingest_bytes(whole, inline).await?;
+        let mut ingested = self.ingest_bytes(whole, inline, seal).await?;
         ingested._memory = Some(memory);
         Ok(ingested)
     }
 
     /// Makes a small body durable that is in memory.
-    async fn ingest_bytes(&self, whole: Bytes, inline: bool) -> Result<Ingested, EngineError> {
+    async fn ingest_bytes(
+        &self,
+        whole: Bytes,
+        inline: bool,
+        seal: Option<&Seal>,
+    ) -> Result<Ingested, EngineError> {
         let bytes = whole.len() as u64;
         let ready = |content| Ingested {
             bytes,
@@ -141,15 +150,18 @@ impl Engine {
             _memory: None,
         };
         if whole.is_empty() || (inline && whole.len() <= self.shared.config.inline_max) {
-            let content =
-                if inline { NewContent::Inline(whole.to_vec()) } else { NewContent::Segments(Vec::new()) };
-            return Ok(ready(content));
+            return Ok(ready(match (inline, seal) {
+                (false, _) => NewContent::Segments(Vec::new()),
+                (true, Some(seal)) => NewContent::Inline(seal.seal(&whole)),
+                (true, None) => NewContent::Inline(whole.to_vec()),
+            }));
         }
         let mut chunks = Vec::new();
         let mut rest = whole;
         while !rest.is_empty() {
             let cut = ChunkerProfile::V1.cut(&rest, true).unwrap_or(rest.len());
             let chunk = rest.split_to(cut);
+            let chunk = seal.map_or(chunk.clone(), |seal| seal.seal(&chunk).into());
             chunks.push((ChunkId::of(&chunk), chunk));
         }
         self.shared.metrics.chunk_bytes.inc_by(bytes);
@@ -174,6 +186,44 @@ impl Engine {
         ingested.segments = vec![(id, refs)];
         ingested.small = chunks;
         Ok(ingested)
+    }
+
+    /// Writes a version's bytes again, opened with one key and sealed with another.
+    ///
+    /// # Errors
+    /// Where they cannot be read or made durable.
+    pub async fn rewritten(
+        &self,
+        bucket: BucketId,
+        version: &Version,
+        from: Option<Seal>,
+        to: Option<&Seal>,
+    ) -> Result<Ingested, EngineError> {
+        let content = self.content(bucket, version, 0..version.bytes, from).await?;
+        let body = Box::pin(content.map(|piece| piece.map_err(|error| Box::new(error).into())));
+        let mut digest = BodyDigest::new(&self.shared.md5, Some(version.bytes), None);
+        let length = Some(version.bytes);
+        let incoming = Incoming { body, length, limit: version.bytes, digest: &mut digest, seal: to };
+        let ingested = self.ingest(incoming, true).await.map_err(|failed| match failed {
+            EngineError::Body(source) => match source.downcast::<EngineError>() {
+                Ok(ours) => *ours,
+                Err(other) => EngineError::Body(other),
+            },
+            failed @ EngineError::Stalled
+            | failed @ EngineError::TooLarge
+            | failed @ EngineError::BelowQuorum { .. }
+            | failed @ EngineError::Full
+            | failed @ EngineError::Unreadable(_)
+            | failed @ EngineError::Gone
+            | failed @ EngineError::OtherKey
+            | failed @ EngineError::Archive(_)
+            | failed @ EngineError::Rejected(_)
+            | failed @ EngineError::Meta(_)
+            | failed @ EngineError::Kv(_)
+            | failed @ EngineError::Thread(_)
+            | failed @ EngineError::ShuttingDown => failed,
+        })?;
+        if ingested.bytes == version.bytes { Ok(ingested) } else { Err(EngineError::Gone) }
     }
 
     /// Commits a body as `command` says, and answers its outcome.

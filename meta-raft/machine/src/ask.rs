@@ -282,6 +282,12 @@ questions! {
         let with_config = |bucket: Bucket| query::bucket_config(view, bucket.id).map(|config| (bucket, config));
         query::buckets(view)?.into_iter().map(with_config).collect()
     };
+    /// [`UploadOf`] with what its version will have.
+    true UploadWith { bucket: BucketId, key: Vec<u8>, id: UploadId } => Option<(Upload, Extra)>:
+        |question, view| match query::upload(view, question.bucket, &question.key, question.id)? {
+            Some(upload) => Ok(Some((upload, query::upload_extra(view, question.id)?))),
+            None => Ok(None),
+        };
 }
 
 #[cfg(test)]
@@ -305,5 +311,6 @@ mod tests {
         assert_eq!(Ask::from(TopologyBefore3 {}).to_bytes(), [13]);
         assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [21]);
         assert_eq!(Ask::from(IdentitiesNow {}).to_bytes(), [34]);
+        assert_eq!(Ask::from(ConfiguredBuckets {}).to_bytes(), [37]);
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::records::{
     AccessKey, Archive, Attributes, Authority, BucketConfig, Checksum, ChecksumAlgorithm, ChunkRef,
-    DeviceSpec, Duty, Etag, Extra, Host, Keyring, LockMode, PartSummary, PgSpec, PoolSpec, Retention,
-    SegmentRef, Settings, VersionName, Versioning,
+    DeviceSpec, Duty, ENCRYPTION, Etag, Extra, Host, Keyring, LockMode, PartSummary, PgSpec, PoolSpec,
+    Retention, SegmentRef, Settings, VersionName, Versioning,
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
@@ -536,6 +536,17 @@ impl Command {
             | Self::DropAdminToken { .. }
             | Self::LetHostIn { .. }
             | Self::ChangeRoles { .. } => 3,
+            // Whoever does not know of encryption would hand out sealed bytes, or put plain ones beside them.
+            Self::PutVersion { extra, .. } | Self::StartUpload { extra, .. }
+                if extra.documents.contains_key(ENCRYPTION) =>
+            {
+                5
+            }
+            Self::ConfigureBucket { change: ConfigChange::Document(name, Some(_)), .. }
+                if name == ENCRYPTION =>
+            {
+                5
+            }
             Self::MakeBucket { .. }
             | Self::ConfigureBucket { .. }
             | Self::PutVersion { .. }

@@ -61,7 +61,7 @@ pub use cluster::{
 };
 
 pub use settings::{AdminToken, Job, Settings};
-pub use versions::{BucketConfig, Extra, LockMode, Retention, VersionName, Versioning};
+pub use versions::{BucketConfig, ENCRYPTION, Extra, LockMode, Retention, VersionName, Versioning};
 
 /// What the machine itself keeps between entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -169,7 +169,7 @@ pub struct Attributes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRef {
     pub id: SegmentId,
-    /// Plain bytes of its chunks together.
+    /// Bytes of the object in its chunks together: of those that are sealed, without the seals.
     pub bytes: u64,
 }
 

@@ -244,7 +244,8 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::UsageOf(_)
         | Ask::OwnedUploadsAfter(_)
         | Ask::UploadOwner(_)
-        | Ask::ConfiguredBuckets(_) => true,
+        | Ask::ConfiguredBuckets(_)
+        | Ask::UploadWith(_) => true,
     }
 }
 

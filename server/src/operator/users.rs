@@ -1,13 +1,14 @@
-//! `holdfast user`, `key` and `policy`: the admin API's routes, reached through a local system's socket, through the API's
+//! `holdfast user`, `key`, `policy` and `kms`: the admin API's routes, reached through a local system's socket, through the API's
 //! listener, or with the operator's identity.
 
 use super::show::{say, show_rows};
 use crate::{
     admin::{
+        kms::{KmsKeyChange, KmsKeyOrder},
         local,
         users::{KeyOrder, UserChange, UserOrder},
     },
-    args::{KeyCommand, PolicyCommand, UserCommand, UsersCommand, Way},
+    args::{KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way},
     cluster::identity::HostIdentity,
     system::{SystemError, io_at, refuse},
 };
@@ -145,6 +146,7 @@ pub async fn run(operator: &Path, json: bool, way: Way, command: UsersCommand) -
         UsersCommand::User(command) => user(&reach, json, command).await,
         UsersCommand::Key(command) => key(&reach, json, command).await,
         UsersCommand::Policy(command) => policy(&reach, json, command).await,
+        UsersCommand::Kms(KmsCommand::Key(command)) => kms(&reach, json, command).await,
     }
 }
 
@@ -230,5 +232,26 @@ async fn policy(reach: &Reach, json: bool, command: PolicyCommand) -> Result<(),
     };
     let columns: &[&str] = if answer["attached"].is_array() { &USER_COLUMNS } else { &["name", "document"] };
     show(json, columns, answer);
+    Ok(())
+}
+
+async fn kms(reach: &Reach, json: bool, command: KmsKeyCommand) -> Result<(), SystemError> {
+    let change = async |id: &str, change: KmsKeyChange| {
+        reach.send(Method::PATCH, &format!("/v1/kms-keys/{}", encoded(id)), &change).await
+    };
+    let answer = match command {
+        KmsKeyCommand::Create { id, description } => {
+            reach.send(Method::POST, "/v1/kms-keys", &KmsKeyOrder { id, description }).await?
+        }
+        KmsKeyCommand::List => reach.send(Method::GET, "/v1/kms-keys", &()).await?,
+        KmsKeyCommand::Rotate { id } => change(&id, KmsKeyChange { rotate: true, enabled: None }).await?,
+        KmsKeyCommand::Disable { id } => {
+            change(&id, KmsKeyChange { rotate: false, enabled: Some(false) }).await?
+        }
+        KmsKeyCommand::Enable { id } => {
+            change(&id, KmsKeyChange { rotate: false, enabled: Some(true) }).await?
+        }
+    };
+    show(json, &["id", "enabled", "versions", "created_ms", "rotated_ms", "description"], answer);
     Ok(())
 }

@@ -1,54 +1,17 @@
-"""Versions, locks, tags and access control of S3 through boto3. Exits with 0 where every expectation holds.
-
-usage: access_suite.py ENDPOINT OWNER_KEY OWNER_SECRET ALICE_KEY ALICE_SECRET BOB_KEY BOB_SECRET
-Alice and Bob are users named alice and bob; Bob's e-mail address is bob@example.org.
-"""
+"""Versions, locks, tags and access control of S3 through boto3. Exits with 0 where every expectation holds."""
 
 import datetime
 import json
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 
-import boto3
-from botocore import UNSIGNED
-from botocore.config import Config
 from botocore.exceptions import ClientError
+from suite import alice, bob, endpoint, fails, nobody, owner, read, run
 
-endpoint = sys.argv[1]
-
-
-def client(pair):
-    config = Config(signature_version="s3v4", retries={"max_attempts": 1}, s3={"addressing_style": "path"})
-    if pair is None:
-        config = Config(signature_version=UNSIGNED, retries={"max_attempts": 1}, s3={"addressing_style": "path"})
-        return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config)
-    return boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1",
-        aws_access_key_id=pair[0], aws_secret_access_key=pair[1], config=config,
-    )
-
-
-owner, alice, bob = (client(sys.argv[at : at + 2]) for at in (2, 4, 6))
-nobody = client(None)
 LATER = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
 MUCH_LATER = LATER + datetime.timedelta(days=1)
-
-
-def fails(code, status, call, **arguments):
-    try:
-        call(**arguments)
-    except ClientError as error:
-        got = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        assert got == (code, status), f"{got} instead of {(code, status)}"
-        return error.response
-    raise AssertionError(f"{code} was expected, and the call went through")
-
-
-def read(who, bucket, key, **more):
-    return who.get_object(Bucket=bucket, Key=key, **more)["Body"].read()
 
 
 def versions():
@@ -630,7 +593,4 @@ def forms():
     assert [found["Key"] for found in alice.list_objects_v2(Bucket=bucket)["Contents"]] == ["in/k"]
 
 
-for test in (versions, conditions, locks, tags, strangers, lists_of_grants, policies, demands, attributes, origins, forms, lifecycles):
-    started = time.monotonic()
-    test()
-    print(f"{test.__name__}: {time.monotonic() - started:.2f} s")
+run(versions, conditions, locks, tags, strangers, lists_of_grants, policies, demands, attributes, origins, forms, lifecycles)

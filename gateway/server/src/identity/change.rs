@@ -37,13 +37,13 @@ pub enum IdentityError {
     Meta(#[from] MetaError),
 }
 
-type Records = BTreeMap<String, String>;
+pub(super) type Records = BTreeMap<String, String>;
 
-fn invalid<T>(text: impl Into<String>) -> Result<T, IdentityError> {
+pub(super) fn invalid<T>(text: impl Into<String>) -> Result<T, IdentityError> {
     Err(IdentityError::Invalid(text.into()))
 }
 
-fn read<T: serde::de::DeserializeOwned>(
+pub(super) fn read<T: serde::de::DeserializeOwned>(
     records: &Records,
     key: &str,
     what: &'static str,
@@ -53,13 +53,17 @@ fn read<T: serde::de::DeserializeOwned>(
         .map_err(|error| IdentityError::Invalid(format!("its record is damaged: {error}")))
 }
 
-fn write<T: serde::Serialize>(records: &mut Records, key: String, value: &T) -> Result<(), IdentityError> {
+pub(super) fn write<T: serde::Serialize>(
+    records: &mut Records,
+    key: String,
+    value: &T,
+) -> Result<(), IdentityError> {
     let text = serde_json::to_string(value).map_err(|error| IdentityError::Invalid(error.to_string()))?;
     records.insert(key, text);
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<(), IdentityError> {
+pub(super) fn check_name(name: &str) -> Result<(), IdentityError> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
     match (1..=64).contains(&name.len()) && name.bytes().all(known) {
         true => Ok(()),
@@ -68,7 +72,7 @@ fn check_name(name: &str) -> Result<(), IdentityError> {
 }
 
 /// Reads identities, has `edit` change them, and writes what it changed.
-async fn change<T>(
+pub(super) async fn change<T>(
     meta: &Meta,
     mut edit: impl FnMut(&mut Records) -> Result<T, IdentityError>,
 ) -> Result<T, IdentityError> {

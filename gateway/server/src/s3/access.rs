@@ -184,7 +184,7 @@ impl Scene {
     }
 
     /// Whether the caller may do something that is about no bucket that exists.
-    fn may_outside(&self, action: &str, resource: &str) -> bool {
+    pub fn may_outside(&self, action: &str, resource: &str) -> bool {
         let asked = Asked { scene: self, action, resource, object: None };
         match own_policies(&asked) {
             Some(Effect::Deny) => false,

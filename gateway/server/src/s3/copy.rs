@@ -6,9 +6,10 @@ use super::{
     attributes::{attribute_fields, attributes, checksum_type, etag, set_checksum, timestamp},
     conditions::{ReadConditions, write_condition},
     digest::Expected,
+    encryption::{Encryption, set_encryption},
     error,
     extras::extra_of,
-    multipart::{parse_upload_id, part_number, put_part},
+    multipart::{find, part_number, put_part},
     objects::{check_key, put_command, refuse_unknown},
     settings::BucketView,
     versions::{parse_version, shown_version, written_version},
@@ -17,7 +18,7 @@ use crate::{engine::EngineError, upload::Incoming};
 use futures::StreamExt;
 use holdfast_core::limits::PUT_BYTES_MAX;
 use holdfast_meta_raft_machine::{
-    ask::{InlineBytes, LookedUp, Object, UploadOf},
+    ask::{InlineBytes, LookedUp, Object},
     command::{Condition, NewContent, NewObject, Rejection},
     records::{Bucket, Content, Version, VersionName},
 };
@@ -40,6 +41,8 @@ struct Source {
     bucket: Arc<BucketView>,
     key: String,
     name: Option<VersionName>,
+    /// The caller's view of it.
+    scene: Scene,
 }
 
 impl Source {
@@ -68,7 +71,7 @@ impl Source {
             Err(error) => return Err(error),
         };
         door.check_owner(scene.headers(), "x-amz-source-expected-bucket-owner", &view)?;
-        Ok((Self { bucket: view, key: key.to_string(), name }, found))
+        Ok((Self { bucket: view, key: key.to_string(), name, scene: of_source }, found))
     }
 
     /// # Errors
@@ -133,7 +136,9 @@ pub async fn copy_object(
         return Err(s3_error!(InvalidArgument, "x-amz-tagging needs the tagging directive REPLACE"));
     }
     let replaced = attributes(attribute_fields!(input))?;
-    let wanted = extra_of(door, &scene, &headers, target, &input.key)?;
+    let mut wanted = extra_of(door, &scene, &headers, target, &input.key)?;
+    let encryption = Encryption::of_write(door, &scene, &headers, target).await?;
+    encryption.iter().try_for_each(|encryption| encryption.keep(&mut wanted))?;
     let key = input.key.clone().into_bytes();
     for _ in 0..RETRIES {
         let (source, object) = Source::find(door, &scene, &input.copy_source).await?;
@@ -154,8 +159,8 @@ pub async fn copy_object(
                 "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
             ));
         }
-        let Some(content) = content_of(door, &source.bucket.bucket, version).await? else { continue };
-        let new = NewObject {
+        let opening = Encryption::of_source(door, &source.scene, &headers, &object.extra).await?;
+        let new = |content| NewObject {
             bytes: version.bytes,
             etag: version.etag,
             content,
@@ -168,12 +173,26 @@ pub async fn copy_object(
             extra.tags.clone_from(&object.extra.tags);
             source.check_tags(&scene, &object, &input.key)?;
         }
-        match door.engine.run(put_command(target.bucket.id, key.clone(), condition, new, extra)).await {
+        let command =
+            |content| put_command(target.bucket.id, key.clone(), condition, new(content), extra.clone());
+        let done = if Encryption::same_domain(opening.as_ref(), encryption.as_ref()) {
+            let Some(content) = content_of(door, &source.bucket.bucket, version).await? else { continue };
+            door.engine.run(command(content)).await
+        } else {
+            let (from, bucket) = (opening.map(|opening| opening.seal), source.bucket.bucket.id);
+            let to = encryption.as_ref().map(|encryption| &encryption.seal);
+            match door.engine.rewritten(bucket, version, from, to).await {
+                Ok(ingested) => door.engine.commit(ingested, command).await,
+                Err(failed) => Err(failed),
+            }
+        };
+        match done {
             // The source was replaced, and its segments released: what is there now is copied.
-            Err(EngineError::Rejected(Rejection::SegmentGone)) => {}
+            Err(EngineError::Rejected(Rejection::SegmentGone) | EngineError::Gone) => {}
             Err(failed) => return Err(error::engine(failed)),
             Ok(outcome) => {
                 let mut output = copied(version);
+                set_encryption!(output, &encryption);
                 output.copy_source_version_id = source.shown_version(&object);
                 output.version_id = written_version(target.config.versioning, &outcome);
                 return Ok(S3Response::new(output));
@@ -184,8 +203,12 @@ pub async fn copy_object(
 }
 
 /// Headers that make a copy onto itself a change.
-const CHANGING: [&str; 3] =
-    ["x-amz-storage-class", "x-amz-website-redirect-location", "x-amz-server-side-encryption"];
+const CHANGING: [&str; 4] = [
+    "x-amz-storage-class",
+    "x-amz-website-redirect-location",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-customer-algorithm",
+];
 
 /// Whether something is replaced, and not copied.
 fn directive(text: Option<&str>) -> S3Result<bool> {
@@ -250,12 +273,11 @@ pub async fn upload_part_copy(
     let scene = scene(&request)?;
     let bucket = &scene.bucket()?.bucket;
     let input = request.input;
-    let upload_id = parse_upload_id(&input.upload_id)?;
     part_number(input.part_number)?;
-    let upload =
-        door.ask(UploadOf { bucket: bucket.id, key: input.key.as_bytes().to_vec(), id: upload_id }).await?;
-    let upload = upload.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))?;
+    let (upload_id, upload, extra) = find(door, bucket, &input.key, &input.upload_id).await?;
+    let encryption = Encryption::of_part(door, &scene, scene.headers(), &extra).await?;
     let (source, object) = Source::find(door, &scene, &input.copy_source).await?;
+    let opening = Encryption::of_source(door, &source.scene, scene.headers(), &object.extra).await?;
     let version = &object.version;
     source_conditions!(input).check_source(&version.etag, version.modified_ms)?;
     let range = match &input.copy_source_range {
@@ -271,11 +293,13 @@ pub async fn upload_part_copy(
     }
     // A range's chunks are found again by their content: nothing but its two ends is stored anew.
     let content =
-        door.engine.content(source.bucket.bucket.id, version, range).await.map_err(error::engine)?;
+        door.engine.content(source.bucket.bucket.id, version, range, opening.map(|opening| opening.seal));
+    let content = content.await.map_err(error::engine)?;
     let body = Box::pin(content.map(|piece| piece.map_err(|error: EngineError| Box::new(error).into())));
     let expected = Expected::new(&HeaderMap::new(), None, None, upload.checksum.map(|(sum, _)| sum), None)?;
     let mut digest = expected.digest(&door.engine, Some(length));
-    let incoming = Incoming { body, length: Some(length), limit: PUT_BYTES_MAX, digest: &mut digest };
+    let seal = encryption.as_ref().map(|encryption| &encryption.seal);
+    let incoming = Incoming { body, length: Some(length), limit: PUT_BYTES_MAX, digest: &mut digest, seal };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     let (md5, checksum) = expected.verify(digest).await?;
     put_part(
@@ -295,9 +319,11 @@ pub async fn upload_part_copy(
         ..Default::default()
     };
     set_checksum!(result, &checksum);
-    Ok(S3Response::new(UploadPartCopyOutput {
+    let mut output = UploadPartCopyOutput {
         copy_part_result: Some(result),
         copy_source_version_id: source.shown_version(&object),
         ..Default::default()
-    }))
+    };
+    set_encryption!(output, &encryption);
+    Ok(S3Response::new(output))
 }

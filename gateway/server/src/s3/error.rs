@@ -7,8 +7,8 @@ use holdfast_meta_raft_server::MetaError;
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
 /// An error whose code s3s does not know.
-pub fn custom(code: &'static str, status: hyper::StatusCode, message: &'static str) -> S3Error {
-    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), message);
+pub fn custom(code: &'static str, status: hyper::StatusCode, message: &str) -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), message.to_owned());
     error.set_status_code(status);
     error
 }
@@ -100,6 +100,27 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
     }
 }
 
+/// What `failed` is told as, where it is the `expected` rejection; any other error as always.
+pub fn expecting(expected: &Rejection, told: S3Error) -> impl FnOnce(EngineError) -> S3Error {
+    move |failed| match failed {
+        EngineError::Rejected(rejected) if rejected == *expected => told,
+        failed @ EngineError::Body(_)
+        | failed @ EngineError::Stalled
+        | failed @ EngineError::TooLarge
+        | failed @ EngineError::BelowQuorum { .. }
+        | failed @ EngineError::Full
+        | failed @ EngineError::Unreadable(_)
+        | failed @ EngineError::Gone
+        | failed @ EngineError::OtherKey
+        | failed @ EngineError::Archive(_)
+        | failed @ EngineError::Rejected(_)
+        | failed @ EngineError::Meta(_)
+        | failed @ EngineError::Kv(_)
+        | failed @ EngineError::Thread(_)
+        | failed @ EngineError::ShuttingDown => engine(failed),
+    }
+}
+
 pub fn engine(error: EngineError) -> S3Error {
     match error {
         EngineError::Rejected(rejected) => rejection(&rejected),
@@ -142,6 +163,10 @@ pub fn engine(error: EngineError) -> S3Error {
         | EngineError::Archive(_)
         | EngineError::Meta(MetaError::Stopped) => {
             s3_error!(ServiceUnavailable, "The server is shutting down. Please try again.")
+        }
+        EngineError::OtherKey => {
+            tracing::error!("an encrypted object does not open with the key that its record names");
+            s3_error!(InternalError, "The object cannot be decrypted")
         }
         EngineError::Unreadable(pack) => {
             tracing::error!(%pack, "an object cannot be read: more shards are lost than parity can replace");

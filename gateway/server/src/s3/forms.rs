@@ -113,6 +113,11 @@ fn headers_of(fields: &FormFields, input: &PutObjectInput) -> S3Result<HeaderMap
         ("x-amz-storage-class", input.storage_class.as_ref().map(|class| class.as_str())),
         ("x-amz-website-redirect-location", input.website_redirect_location.as_deref()),
         ("x-amz-server-side-encryption", input.server_side_encryption.as_ref().map(|kind| kind.as_str())),
+        ("x-amz-server-side-encryption-aws-kms-key-id", input.ssekms_key_id.as_deref()),
+        ("x-amz-server-side-encryption-context", input.ssekms_encryption_context.as_deref()),
+        ("x-amz-server-side-encryption-customer-algorithm", input.sse_customer_algorithm.as_deref()),
+        ("x-amz-server-side-encryption-customer-key", input.sse_customer_key.as_deref()),
+        ("x-amz-server-side-encryption-customer-key-md5", input.sse_customer_key_md5.as_deref()),
     ];
     for (name, value) in said {
         let Some(value) = value else { continue };

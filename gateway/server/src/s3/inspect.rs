@@ -4,6 +4,7 @@ use super::{
     S3Door,
     access::scene,
     attributes::{checksum_type, etag, set_checksum, timestamp},
+    encryption::Encryption,
     listing::page_size,
     versions::shown_version,
 };
@@ -40,14 +41,16 @@ fn parts_of(version: &Version, after: i32, max: usize) -> GetObjectAttributesPar
     }
 }
 
-pub fn get_object_attributes(
-    _door: &S3Door,
+pub async fn get_object_attributes(
+    door: &S3Door,
     request: S3Request<GetObjectAttributesInput>,
 ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
     let scene = scene(&request)?;
     let input = request.input;
     let object = scene.found(input.version_id.is_some())?;
     let version = &object.version;
+    // Who cannot read it shall not know its checksums.
+    Encryption::of_read(door, &scene, &request.headers, &object.extra).await?;
     // They come as a list in one header or in several.
     let names = || input.object_attributes.iter().flat_map(|list| list.as_str().split(',')).map(str::trim);
     let wants = |name: &str| names().any(|wanted| wanted == name);

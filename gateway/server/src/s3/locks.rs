@@ -89,25 +89,11 @@ pub async fn put_object_lock_configuration(
     }
     if !bucket.config.object_lock {
         let lock = Command::ConfigureBucket { bucket: bucket.bucket.id, change: ConfigChange::ObjectLock };
-        door.engine.run(lock).await.map_err(|failed| match failed {
-            crate::engine::EngineError::Rejected(Rejection::BucketState) => s3_error!(
-                InvalidBucketState,
-                "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration"
-            ),
-            other @ crate::engine::EngineError::Body(_)
-            | other @ crate::engine::EngineError::Stalled
-            | other @ crate::engine::EngineError::TooLarge
-            | other @ crate::engine::EngineError::BelowQuorum { .. }
-            | other @ crate::engine::EngineError::Full
-            | other @ crate::engine::EngineError::Unreadable(_)
-            | other @ crate::engine::EngineError::Gone
-            | other @ crate::engine::EngineError::Archive(_)
-            | other @ crate::engine::EngineError::Rejected(_)
-            | other @ crate::engine::EngineError::Meta(_)
-            | other @ crate::engine::EngineError::Kv(_)
-            | other @ crate::engine::EngineError::Thread(_)
-            | other @ crate::engine::EngineError::ShuttingDown => error::engine(other),
-        })?;
+        let refused = s3_error!(
+            InvalidBucketState,
+            "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration"
+        );
+        door.engine.run(lock).await.map_err(error::expecting(&Rejection::BucketState, refused))?;
     }
     let wanted = config.rule.as_ref().and_then(|rule| rule.default_retention.as_ref());
     let default = ConfigChange::DefaultRetention(wanted.and_then(default_retention));

@@ -10,6 +10,7 @@ use super::{
     conditions::write_condition,
     digest::Expected,
     documents::malformed,
+    encryption::{self, Encryption, set_encryption},
     error,
     extras::extra_of,
     listing::{Encoding, page_size},
@@ -28,7 +29,7 @@ use holdfast_core::{
 };
 use holdfast_gateway_md5::Md5;
 use holdfast_meta_raft_machine::{
-    ask::{LookedUp, OwnedUploadsAfter, PartsOf, UploadOf, UploadOwner, UploadsAfter},
+    ask::{LookedUp, OwnedUploadsAfter, PartsOf, UploadOf, UploadWith, UploadsAfter},
     command::{Command, NamedPart, NewContent, Rejection},
     records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Part, Upload},
 };
@@ -51,10 +52,28 @@ pub fn parse_upload_id(text: &str) -> S3Result<UploadId> {
     UploadId::from_hex(text).ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
 }
 
-async fn find(door: &S3Door, bucket: &Bucket, key: &str, id: &str) -> S3Result<(UploadId, Upload)> {
+/// An upload in progress, with what its version will have.
+///
+/// # Errors
+/// Where there is none.
+pub async fn find(
+    door: &S3Door,
+    bucket: &Bucket,
+    key: &str,
+    id: &str,
+) -> S3Result<(UploadId, Upload, Extra)> {
     let id = parse_upload_id(id)?;
-    let upload = door.ask(UploadOf { bucket: bucket.id, key: key.as_bytes().to_vec(), id }).await?;
-    upload.map(|upload| (id, upload)).ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
+    let key = key.as_bytes().to_vec();
+    let found = match door.engine.meta().ask(UploadWith { bucket: bucket.id, key: key.clone(), id }).await {
+        // A member of a version before, where nothing is encrypted and all is the system's owner's.
+        Err(MetaError::Refused(_)) => {
+            let upload = door.ask(UploadOf { bucket: bucket.id, key, id }).await?;
+            upload.map(|upload| (upload, Extra::default()))
+        }
+        other => other.map_err(|failed| error::engine(failed.into()))?,
+    };
+    let found = found.map(|(upload, extra)| (id, upload, extra));
+    found.ok_or_else(|| error::rejection(&Rejection::NoSuchUpload))
 }
 
 /// The checksum that an upload is asked for, and whether the object's is one of its parts'.
@@ -85,7 +104,9 @@ pub async fn create_multipart_upload(
     let bucket = scene.bucket()?;
     let mut input = request.input;
     check_key(&input.key)?;
-    let extra = extra_of(door, &scene, &request.headers, bucket, &input.key)?;
+    let mut extra = extra_of(door, &scene, &request.headers, bucket, &input.key)?;
+    let encryption = Encryption::of_write(door, &scene, &request.headers, bucket).await?;
+    encryption.iter().try_for_each(|encryption| encryption.keep(&mut extra))?;
     let checksum = checksum_of(&input)?;
     let attributes = attributes(attribute_fields!(input))?;
     let id = new_upload_id();
@@ -97,14 +118,16 @@ pub async fn create_multipart_upload(
         false => Command::StartUpload { bucket, key, id, attributes, checksum, extra },
     })
     .await?;
-    Ok(S3Response::new(CreateMultipartUploadOutput {
+    let mut output = CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(id.to_string()),
         checksum_algorithm: checksum.map(|(algorithm, _)| algorithm_name(algorithm)),
         checksum_type: checksum.map(|(_, composite)| checksum_type(composite)),
         ..Default::default()
-    }))
+    };
+    set_encryption!(output, &encryption);
+    Ok(S3Response::new(output))
 }
 
 /// # Errors
@@ -123,7 +146,8 @@ pub async fn upload_part(
     let bucket = &scene.bucket()?.bucket;
     let S3Request { mut input, headers, trailing_headers, .. } = request;
     part_number(input.part_number)?;
-    let (id, upload) = find(door, bucket, &input.key, &input.upload_id).await?;
+    let (id, upload, extra) = find(door, bucket, &input.key, &input.upload_id).await?;
+    let encryption = Encryption::of_part(door, &scene, &headers, &extra).await?;
     let given = given_checksum!(input);
     let default = upload.checksum.map(|(algorithm, _)| algorithm);
     let expected = Expected::new(&headers, input.content_md5.as_deref(), given, default, trailing_headers)?;
@@ -135,6 +159,7 @@ pub async fn upload_part(
         length,
         limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
         digest: &mut digest,
+        seal: encryption.as_ref().map(|encryption| &encryption.seal),
     };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;
@@ -143,6 +168,7 @@ pub async fn upload_part(
     put_part(door, bucket, input.key.as_bytes(), id, input.part_number, ingested, md5, checksum.clone())
         .await?;
     let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(hex::encode(md5))), ..Default::default() };
+    set_encryption!(output, &encryption);
     set_checksum!(output, &checksum);
     Ok(S3Response::new(output))
 }
@@ -185,12 +211,7 @@ pub async fn list_parts(
     let scene = scene(&request)?;
     let bucket = &scene.bucket()?.bucket;
     let input = request.input;
-    let (id, upload) = find(door, bucket, &input.key, &input.upload_id).await?;
-    let owner = match door.engine.meta().ask(UploadOwner { id }).await {
-        // A member of the version before, where all are the system's owner's.
-        Err(MetaError::Refused(_)) => String::new(),
-        other => other.map_err(|failed| error::engine(failed.into()))?,
-    };
+    let (id, upload, Extra { owner, .. }) = find(door, bucket, &input.key, &input.upload_id).await?;
     let max = page_size(input.max_parts)?;
     let after = input.part_number_marker.unwrap_or(0);
     let parts = door.ask(PartsOf { id }).await?;
@@ -395,10 +416,11 @@ pub async fn complete_multipart_upload(
     named.iter().for_each(|part| all_md5.update(&part.md5));
     let whole = Etag::Multipart { md5: all_md5.finish(), parts: named.len() as u16 };
 
-    let (id, upload) = match find(door, bucket, &input.key, &input.upload_id).await {
+    let (id, upload, extra) = match find(door, bucket, &input.key, &input.upload_id).await {
         Ok(found) => found,
         Err(missing) => return repeated(door, view, &input, &whole).await.ok_or(missing),
     };
+    Encryption::check_completion(door, &scene, &extra, upload.checksum.is_some()).await?;
     let stored: BTreeMap<u16, Part> = door.ask(PartsOf { id }).await?.into_iter().collect();
     let parts: Vec<(u64, Option<&Checksum>)> = named
         .iter()
@@ -436,6 +458,7 @@ pub async fn complete_multipart_upload(
         Ok(outcome) => {
             let mut output = completed(&input, &whole, checksum.as_ref());
             output.version_id = written_version(view.config.versioning, &outcome);
+            (output.server_side_encryption, output.ssekms_key_id) = encryption::shown(&extra);
             Ok(S3Response::new(output))
         }
         // Another completion of the same upload was first.

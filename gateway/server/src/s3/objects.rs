@@ -9,6 +9,7 @@ use super::{
     },
     conditions::{ReadConditions, if_range, write_condition},
     digest::Expected,
+    encryption::{Encryption, set_encryption},
     error,
     extras::{extra_of, show_mode},
     forms::{self, FormFields},
@@ -55,7 +56,9 @@ pub async fn put_object(
     let bucket = scene.bucket()?;
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
-    let extra = extra_of(door, &scene, &headers, bucket, &input.key)?;
+    let mut extra = extra_of(door, &scene, &headers, bucket, &input.key)?;
+    let encryption = Encryption::of_write(door, &scene, &headers, bucket).await?;
+    encryption.iter().try_for_each(|encryption| encryption.keep(&mut extra))?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let attributes = attributes(attribute_fields!(input))?;
     let given = given_checksum!(input);
@@ -70,6 +73,7 @@ pub async fn put_object(
         length,
         limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
         digest: &mut digest,
+        seal: encryption.as_ref().map(|encryption| &encryption.seal),
     };
     let ingested = door.engine.ingest(incoming, true).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;
@@ -93,6 +97,7 @@ pub async fn put_object(
     if let Outcome::Committed(committed) = &outcome {
         output.expiration = expiration(bucket, &input.key, bytes, &extra.tags, committed.modified_ms);
     }
+    set_encryption!(output, &encryption);
     output.checksum_type = checksum.as_ref().map(|_| checksum_type(false));
     set_checksum!(output, &checksum);
     Ok(S3Response::new(output))
@@ -114,7 +119,7 @@ pub fn put_command(
 }
 
 /// Headers that demand what this version cannot do. To ignore them would be to promise it.
-const UNKNOWN_HEADERS: [&str; 2] = ["x-amz-server-side-encryption", "x-amz-write-offset-bytes"];
+const UNKNOWN_HEADERS: [&str; 1] = ["x-amz-write-offset-bytes"];
 
 /// # Errors
 /// Where a write asks for what is not implemented, in a header, or as a subresource that s3s does not know.
@@ -308,7 +313,9 @@ pub async fn get_object(
         read_conditions!(input).check(&version.etag, version.modified_ms)?;
         let range = input.range.as_ref().filter(|_| if_range(&request.headers, version));
         let (range, partial) = wanted(version, range, input.part_number)?;
-        let content = match door.engine.content(bucket.bucket.id, version, range.clone()).await {
+        let encryption = Encryption::of_read(door, current, &request.headers, &object.extra).await?;
+        let seal = encryption.as_ref().map(|encryption| encryption.seal.clone());
+        let content = match door.engine.content(bucket.bucket.id, version, range.clone(), seal).await {
             Err(EngineError::Gone) => {
                 let key = Some((input.key.clone().into_bytes(), name));
                 let (view, found) = door.look(&input.bucket, key).await?;
@@ -322,6 +329,7 @@ pub async fn get_object(
         };
         let mut output = GetObjectOutput::default();
         describe!(output, object, bucket.config.versioning, range, partial, input);
+        set_encryption!(output, &encryption);
         output.expiration = expiration_of(bucket, &input.key, object);
         let tags = &object.extra.tags;
         output.tag_count = (!tags.is_empty()).then_some(tags.len() as i32);
@@ -372,18 +380,20 @@ impl<S: Stream<Item = Result<Bytes, EngineError>>> ByteStream for Sized<S> {
     }
 }
 
-pub fn head_object(
-    _door: &S3Door,
+pub async fn head_object(
+    door: &S3Door,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let scene = scene(&request)?;
     let input = request.input;
     let object = scene.found(input.version_id.is_some())?;
     let version = &object.version;
+    let encryption = Encryption::of_read(door, &scene, &request.headers, &object.extra).await?;
     read_conditions!(input).check(&version.etag, version.modified_ms)?;
     let (range, partial) = wanted(version, input.range.as_ref(), input.part_number)?;
     let mut output = HeadObjectOutput::default();
     describe!(output, object, scene.bucket()?.config.versioning, range, partial, input);
+    set_encryption!(output, &encryption);
     output.expiration = expiration_of(scene.bucket()?, &input.key, object);
     let mut response = S3Response::new(output);
     if !object.extra.tags.is_empty() {

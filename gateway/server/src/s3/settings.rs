@@ -1,9 +1,9 @@
 //! What buckets are set to, read once for each change.
 
-use super::acl::Acl;
+use super::{acl::Acl, encryption};
 use crate::lifecycle::rules::Rule;
 use holdfast_gateway_policy::Policy;
-use holdfast_meta_raft_machine::records::{Bucket, BucketConfig};
+use holdfast_meta_raft_machine::records::{Bucket, BucketConfig, ENCRYPTION};
 use s3s::{
     dto::{CORSConfiguration, ObjectOwnership, OwnershipControls, PublicAccessBlockConfiguration},
     xml::{Deserialize, Deserializer},
@@ -47,6 +47,8 @@ pub struct BucketView {
     pub ownership: Ownership,
     pub cors: Option<CORSConfiguration>,
     pub lifecycle: Vec<Rule>,
+    /// What is encrypted of which nobody says how. One that cannot be read lets nothing be written.
+    pub encryption: Option<Result<encryption::Default, ()>>,
 }
 
 /// Reads a document that is kept as XML.
@@ -96,6 +98,7 @@ impl BucketView {
             ownership: document("ownership").map_or(Ownership::ObjectWriter, |text| ownership(text)),
             cors: document("cors").and_then(|text| from_xml(text)),
             lifecycle: super::lifecycle::lifecycle_of(&config),
+            encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),
             bucket,
             config,
         }

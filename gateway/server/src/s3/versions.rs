@@ -128,13 +128,11 @@ pub async fn put_bucket_versioning(
     };
     let change = ConfigChange::Versioning(versioning);
     let configured = door.engine.run(Command::ConfigureBucket { bucket: bucket.bucket.id, change }).await;
-    configured.map_err(|failed| match failed {
-        crate::engine::EngineError::Rejected(Rejection::BucketState) => s3_error!(
-            InvalidBucketState,
-            "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed."
-        ),
-        other @ crate::engine::EngineError::Body(_) | other @ crate::engine::EngineError::Stalled | other @ crate::engine::EngineError::TooLarge | other @ crate::engine::EngineError::BelowQuorum { .. } | other @ crate::engine::EngineError::Full | other @ crate::engine::EngineError::Unreadable(_) | other @ crate::engine::EngineError::Gone | other @ crate::engine::EngineError::Archive(_) | other @ crate::engine::EngineError::Rejected(_) | other @ crate::engine::EngineError::Meta(_) | other @ crate::engine::EngineError::Kv(_) | other @ crate::engine::EngineError::Thread(_) | other @ crate::engine::EngineError::ShuttingDown => error::engine(other),
-    })?;
+    let refused = s3_error!(
+        InvalidBucketState,
+        "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed."
+    );
+    configured.map_err(error::expecting(&Rejection::BucketState, refused))?;
     Ok(S3Response::new(PutBucketVersioningOutput::default()))
 }
 

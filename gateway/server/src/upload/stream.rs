@@ -5,6 +5,7 @@
 
 use super::{BoxError, Incoming, Ingested, STALLED_AFTER, lease::LeaseKeeper};
 use crate::engine::{DOMAIN, Engine, EngineError, Shared, new_segment_id};
+use crate::seal::Seal;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, limits::SEGMENT_CHUNKS_MAX};
@@ -14,7 +15,7 @@ use holdfast_meta_raft_machine::{
     command::{Command, NewContent, Request},
     records::{ChunkRef, SegmentRef},
 };
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, SemaphorePermit},
     task::JoinHandle,
@@ -26,6 +27,9 @@ const WINDOW: usize = 2 << 20;
 /// MiB that an upload holds while it has bytes in memory: window, pack and parity.
 const ACTIVE_MIB: u32 = 10;
 
+/// MiB more where chunks are sealed: those of a window.
+const SEALED_MIB: u32 = 3;
+
 /// MiB of a pack that is being written while the next one fills.
 const PACK_MIB: u32 = 6;
 
@@ -35,6 +39,7 @@ const QUIET_AFTER: Duration = Duration::from_secs(1);
 pub struct StreamIngest<'a> {
     shared: &'a Arc<Shared>,
     limit: u64,
+    seal: Option<&'a Seal>,
     _slot: SemaphorePermit<'a>,
     memory: Option<OwnedSemaphorePermit>,
     window: Vec<u8>,
@@ -43,6 +48,8 @@ pub struct StreamIngest<'a> {
     writing: Option<JoinHandle<Result<(), EngineError>>>,
     /// Chunks since the last segment was registered.
     pending: Vec<ChunkRef>,
+    /// Bytes of the body in them.
+    pending_bytes: u64,
     /// Those of them that this upload has written.
     written: HashSet<ChunkId>,
     segments: Vec<SegmentRef>,
@@ -51,12 +58,13 @@ pub struct StreamIngest<'a> {
 
 impl<'a> StreamIngest<'a> {
     /// Waits until there is room for one more upload.
-    pub async fn start(engine: &'a Engine, limit: u64) -> Result<Self, EngineError> {
+    pub async fn start<S>(engine: &'a Engine, incoming: &Incoming<'a, S>) -> Result<Self, EngineError> {
         let shared = &engine.shared;
         let slot = shared.upload_slots.acquire().await.map_err(|_| EngineError::ShuttingDown)?;
         Ok(Self {
             shared,
-            limit,
+            limit: incoming.limit,
+            seal: incoming.seal,
             _slot: slot,
             memory: None,
             window: Vec::new(),
@@ -64,13 +72,14 @@ impl<'a> StreamIngest<'a> {
             builder: None,
             writing: None,
             pending: Vec::new(),
+            pending_bytes: 0,
             written: HashSet::new(),
             segments: Vec::new(),
             lease: LeaseKeeper::start(shared).await?,
         })
     }
 
-    pub async fn run<S>(mut self, incoming: Incoming<'_, S>) -> Result<Ingested, EngineError>
+    pub async fn run<S>(mut self, incoming: Incoming<'a, S>) -> Result<Ingested, EngineError>
     where
         S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin,
     {
@@ -106,7 +115,8 @@ impl<'a> StreamIngest<'a> {
     /// Memory for bytes that are about to be kept.
     async fn activate(&mut self) -> Result<(), EngineError> {
         if self.memory.is_none() {
-            let memory = self.shared.upload_memory.clone().acquire_many_owned(ACTIVE_MIB).await;
+            let mib = ACTIVE_MIB + if self.seal.is_some() { SEALED_MIB } else { 0 };
+            let memory = self.shared.upload_memory.clone().acquire_many_owned(mib).await;
             self.memory = Some(memory.map_err(|_| EngineError::ShuttingDown)?);
         }
         Ok(())
@@ -135,25 +145,27 @@ impl<'a> StreamIngest<'a> {
     async fn cut(&mut self, last: bool) -> Result<(), EngineError> {
         self.lease.keep(self.shared).await?;
         let window = std::mem::take(&mut self.window);
-        let mut chunks: Vec<(ChunkId, std::ops::Range<usize>)> = Vec::new();
+        let mut chunks: Vec<(ChunkId, Cow<'_, [u8]>, u64)> = Vec::new();
         let mut at = 0;
         while at < window.len()
             && let Some(len) = ChunkerProfile::V1.cut(&window[at..], last)
         {
-            chunks.push((ChunkId::of(&window[at..at + len]), at..at + len));
+            let plain = &window[at..at + len];
+            let bytes = self.seal.map_or(Cow::Borrowed(plain), |seal| Cow::Owned(seal.seal(plain)));
+            chunks.push((ChunkId::of(&bytes), bytes, len as u64));
             at += len;
         }
         self.shared.metrics.chunk_bytes.inc_by(at as u64);
-        let ids = chunks.iter().map(|(id, _)| *id).collect();
+        let ids = chunks.iter().map(|(id, ..)| *id).collect();
         let known = self.shared.meta.ask(Deduplicates { domain: DOMAIN, ids }).await?;
-        for ((id, range), known) in chunks.into_iter().zip(known) {
-            let plain = &window[range];
+        for ((id, bytes, plain), known) in chunks.into_iter().zip(known) {
             if known || self.written.contains(&id) {
-                self.shared.metrics.dedup_bytes.inc_by(plain.len() as u64);
+                self.shared.metrics.dedup_bytes.inc_by(plain);
             } else {
-                self.add(id, plain).await?;
+                self.add(id, &bytes).await?;
             }
-            self.pending.push(ChunkRef { id, plain: plain.len() as u32 });
+            self.pending.push(ChunkRef { id, plain: bytes.len() as u32 });
+            self.pending_bytes += plain;
             if self.pending.len() == SEGMENT_CHUNKS_MAX {
                 self.register_segment().await?;
             }
@@ -220,8 +232,7 @@ impl<'a> StreamIngest<'a> {
     }
 
     fn next_segment(&mut self) -> SegmentRef {
-        let bytes = self.pending.iter().map(|chunk| u64::from(chunk.plain)).sum();
-        let segment = SegmentRef { id: new_segment_id(), bytes };
+        let segment = SegmentRef { id: new_segment_id(), bytes: std::mem::take(&mut self.pending_bytes) };
         self.segments.push(segment);
         self.written.clear();
         segment

@@ -54,6 +54,9 @@ pub struct Extra {
 }
 record!(Extra, "a version's extras");
 
+/// The document that says how a version is encrypted, or what a bucket encrypts with.
+pub const ENCRYPTION: &str = "encryption";
+
 impl Extra {
     /// Whether the version may not be removed at `now_ms`, by whoever may or may not bypass governance.
     pub fn is_locked(&self, now_ms: u64, bypass: bool) -> bool {

@@ -1,0 +1,170 @@
+//! Arguments about users, their keys, policies and encryption keys.
+
+use clap::{Args as ClapArgs, Subcommand};
+use std::path::PathBuf;
+
+/// Which system is meant; without any of these, the cluster of the operator's identity.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Way {
+    /// The data directory of a running system on this host
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "admin")]
+    pub data: Option<PathBuf>,
+    /// The admin API of a cluster, as https://HOST:PORT
+    #[arg(long, value_name = "URL", global = true)]
+    pub admin: Option<String>,
+    /// A token for it, which "holdfast admin create" made
+    #[arg(long, value_name = "T", global = true, env = "HOLDFAST_ADMIN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The cluster's authority, as PEM
+    #[arg(long, value_name = "FILE", global = true)]
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct UserArgs {
+    #[command(flatten)]
+    pub way: Way,
+    #[command(subcommand)]
+    pub command: UserCommand,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KeyArgs {
+    #[command(flatten)]
+    pub way: Way,
+    #[command(subcommand)]
+    pub command: KeyCommand,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PolicyArgs {
+    #[command(flatten)]
+    pub way: Way,
+    #[command(subcommand)]
+    pub command: PolicyCommand,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KmsArgs {
+    #[command(flatten)]
+    pub way: Way,
+    #[command(subcommand)]
+    pub command: KmsCommand,
+}
+
+/// What is about users and their keys.
+#[derive(Debug)]
+pub enum UsersCommand {
+    User(UserCommand),
+    Key(KeyCommand),
+    Policy(PolicyCommand),
+    Kms(KmsCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Makes a user, which owns what it creates
+    Create {
+        name: String,
+        /// What people see; the name, where it is not given
+        #[arg(long)]
+        display_name: Option<String>,
+        /// Under which grants may name it
+        #[arg(long)]
+        email: Option<String>,
+    },
+    /// Lists users
+    List,
+    /// Lets none of a user's keys open anything
+    Disable { name: String },
+    /// Lets a user's keys open what they opened before
+    Enable { name: String },
+    /// Removes a user with its keys; its buckets stay
+    Delete { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes an access key: a random one, whose secret is shown once, or the one that is given
+    Create {
+        #[arg(long)]
+        user: String,
+        #[arg(long, value_name = "A", requires = "secret_key")]
+        access_key: Option<String>,
+        #[arg(
+            long,
+            value_name = "S",
+            requires = "access_key",
+            env = "HOLDFAST_KEY_SECRET",
+            hide_env_values = true
+        )]
+        secret_key: Option<String>,
+    },
+    /// Lists access keys
+    List {
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Removes an access key
+    Delete { access_key: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Keeps a policy that users can share, or a user's own
+    Put {
+        name: String,
+        /// A policy in AWS's language
+        file: PathBuf,
+        /// Whose own it is
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Lists policies that users can share
+    List,
+    /// Removes a policy
+    Delete {
+        name: String,
+        /// Whose own it is
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Attaches a policy to a user
+    Attach {
+        name: String,
+        #[arg(long)]
+        user: String,
+    },
+    /// Detaches a policy from a user
+    Detach {
+        name: String,
+        #[arg(long)]
+        user: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KmsCommand {
+    /// Encryption keys, under which SSE-KMS and bucket encryption write objects
+    #[command(subcommand)]
+    Key(KmsKeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KmsKeyCommand {
+    /// Makes an encryption key
+    Create {
+        id: String,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// Lists encryption keys; "holdfast/s3" is that of SSE-S3
+    List,
+    /// Gives a key a new version: what is written from then on takes it, what was written stays readable
+    Rotate { id: String },
+    /// Lets nothing be written or read with a key
+    Disable { id: String },
+    /// Lets a key be used again
+    Enable { id: String },
+}
