@@ -97,6 +97,7 @@ impl Client {
     /// The head of a signed request, but for its last lines.
     fn head(
         &self,
+        service: &str,
         method: &str,
         path: &str,
         query: &[(&str, &str)],
@@ -120,10 +121,10 @@ impl Client {
         let lines: String = signed.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
         let payload = &signed["x-amz-content-sha256"];
         let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}");
-        let scope = format!("{}/us-east-1/s3/aws4_request", &date[..8]);
+        let scope = format!("{}/us-east-1/{service}/aws4_request", &date[..8]);
         let hash = hex::encode(Sha256::digest(canonical.as_bytes()));
         let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{hash}");
-        let key = ["us-east-1", "s3", "aws4_request"]
+        let key = ["us-east-1", service, "aws4_request"]
             .iter()
             .fold(hmac(format!("AWS4{}", self.secret).as_bytes(), &date[..8]), |key, part| hmac(&key, part));
         let signature = hex::encode(hmac(&key, &to_sign));
@@ -146,8 +147,18 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
-        let head = self.head(method, path, query, headers, body.len()) + "connection: close\r\n\r\n";
+        let head = self.head("s3", method, path, query, headers, body.len()) + "connection: close\r\n\r\n";
         exchange_within(self.patience, &self.address, head.as_bytes(), body, method == "HEAD")
+    }
+
+    /// A form for IAM or STS.
+    pub fn query(&self, service: &str, form: &str) -> Response {
+        let hash = hex::encode(Sha256::digest(form.as_bytes()));
+        let headers =
+            [("content-type", "application/x-www-form-urlencoded"), ("x-amz-content-sha256", hash.as_str())];
+        let head = self.head(service, "POST", "/", &[], &headers, form.len()) + "connection: close\r\n\r\n";
+        let answer = exchange_within(self.patience, &self.address, head.as_bytes(), form.as_bytes(), false);
+        answer.expect("the server answers")
     }
 
     /// A connection that is kept.
@@ -288,7 +299,7 @@ impl Connection {
         query: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
-        let head = self.client.head(method, path, query, &[], body.len()) + "\r\n";
+        let head = self.client.head("s3", method, path, query, &[], body.len()) + "\r\n";
         self.reader.get_mut().write_all(head.as_bytes())?;
         self.reader.get_mut().write_all(body)?;
         read_response(&mut self.reader, method == "HEAD")

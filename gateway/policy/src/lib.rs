@@ -33,7 +33,11 @@ pub enum Caller<'a> {
         arn: &'a str,
         /// The account's canonical id.
         canonical: &'a str,
+        /// The role's ARN, of whoever has assumed one.
+        role: Option<&'a str>,
     },
+    /// Whoever an identity provider vouches for: the provider's ARN.
+    Federated(&'a str),
 }
 
 /// A request, as policies see it.
@@ -85,6 +89,8 @@ enum Principal {
     /// A user by its ARN, with an account or without.
     Arn(String),
     Canonical(String),
+    /// Whoever an identity provider vouches for.
+    Federated(String),
     /// Of a kind that nobody here is.
     Nobody,
 }
@@ -93,18 +99,20 @@ impl Principal {
     fn is(&self, caller: Caller<'_>) -> bool {
         match (self, caller) {
             (Self::Anyone, _) => true,
-            (_, Caller::Anonymous) | (Self::Nobody, _) => false,
+            (Self::Federated(wanted), Caller::Federated(provider)) => wanted == provider,
+            (_, Caller::Anonymous | Caller::Federated(_)) | (Self::Nobody | Self::Federated(_), _) => false,
             (Self::Account(wanted), Caller::User { account, .. }) => wanted == account,
             (Self::Canonical(wanted), Caller::User { canonical, .. }) => wanted == canonical,
-            (Self::Arn(wanted), Caller::User { account, arn, canonical }) => {
-                // Users of other stores are named without an account.
+            (Self::Arn(wanted), Caller::User { account, arn, canonical, role }) => {
+                // An account that is called as a user, and without its number, as other stores do.
+                let as_user = || {
+                    let rest = wanted.strip_prefix("arn:aws:iam::")?;
+                    rest.strip_prefix(account).unwrap_or(rest).strip_prefix(":user/")
+                };
+                let is_account = arn.ends_with(":root");
                 wanted == arn
-                    || wanted.strip_prefix("arn:aws:iam:::user/").is_some_and(|name| name == canonical)
-                    || wanted.strip_prefix("arn:aws:iam::").is_some_and(|rest| {
-                        rest.strip_prefix(account)
-                            .and_then(|rest| rest.strip_prefix(":user/"))
-                            .is_some_and(|name| name == canonical)
-                    })
+                    || role.is_some_and(|role| wanted == role)
+                    || (is_account && as_user().is_some_and(|name| name == canonical))
             }
         }
     }
@@ -117,7 +125,7 @@ impl Policy {
     /// # Errors
     /// What is wrong with it.
     pub fn of_resource(text: &str, resource: &str) -> Result<Self, PolicyError> {
-        parse::policy(text, Some(resource))
+        parse::policy(text, parse::Of::Resource(resource))
     }
 
     /// Reads a policy of a user, a group or a role.
@@ -125,7 +133,15 @@ impl Policy {
     /// # Errors
     /// What is wrong with it.
     pub fn of_identity(text: &str) -> Result<Self, PolicyError> {
-        parse::policy(text, None)
+        parse::policy(text, parse::Of::Identity)
+    }
+
+    /// Reads a policy that says who may assume a role.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_trust(text: &str) -> Result<Self, PolicyError> {
+        parse::policy(text, parse::Of::Trust)
     }
 
     /// What the policy says of a request; `None` where no statement applies. Denial is final, whatever comes after it.

@@ -28,7 +28,17 @@ fn invalid<T>(what: impl Into<String>) -> Result<T, PolicyError> {
     Err(PolicyError::Invalid(what.into()))
 }
 
-pub fn policy(text: &str, resource: Option<&str>) -> Result<Policy, PolicyError> {
+/// What a policy belongs to.
+#[derive(Debug, Clone, Copy)]
+pub enum Of<'a> {
+    /// A resource, in which every statement must lie.
+    Resource(&'a str),
+    Identity,
+    /// A role: who may assume it.
+    Trust,
+}
+
+pub fn policy(text: &str, of: Of<'_>) -> Result<Policy, PolicyError> {
     if text.len() > BYTES_MAX {
         return Err(PolicyError::TooLong);
     }
@@ -50,11 +60,11 @@ pub fn policy(text: &str, resource: Option<&str>) -> Result<Policy, PolicyError>
     if statements.is_empty() || statements.len() > STATEMENTS_MAX {
         return invalid("Could not parse the policy: Statement is empty!");
     }
-    let parsed: Result<_, _> = statements.into_iter().map(|value| statement(value, resource)).collect();
+    let parsed: Result<_, _> = statements.into_iter().map(|value| statement(value, of)).collect();
     Ok(Policy { statements: parsed? })
 }
 
-fn statement(value: &Value, resource: Option<&str>) -> Result<Statement, PolicyError> {
+fn statement(value: &Value, of: Of<'_>) -> Result<Statement, PolicyError> {
     const FIELDS: [&str; 9] = [
         "Sid",
         "Effect",
@@ -75,15 +85,17 @@ fn statement(value: &Value, resource: Option<&str>) -> Result<Statement, PolicyE
         Some("Deny") => Effect::Deny,
         _ => return invalid("Invalid effect"),
     };
-    let principals = match (either(map, "Principal", "NotPrincipal")?, resource) {
+    let principals = match (either(map, "Principal", "NotPrincipal")?, of) {
         // Everybody but some: nobody means that.
-        (Some((_, true)), Some(_)) if effect == Effect::Allow => {
+        (Some((_, true)), Of::Resource(_) | Of::Trust) if effect == Effect::Allow => {
             return invalid("Allow with NotPrincipal is not allowed.");
         }
-        (Some((value, negated)), Some(_)) => Some(Listed { negated, items: principals(value)? }),
-        (None, None) => None,
-        (None, Some(_)) => return invalid("Missing required field Principal"),
-        (Some(_), None) => return invalid("Policy document should not specify a principal."),
+        (Some((value, negated)), Of::Resource(_) | Of::Trust) => {
+            Some(Listed { negated, items: principals(value)? })
+        }
+        (None, Of::Identity) => None,
+        (None, Of::Resource(_) | Of::Trust) => return invalid("Missing required field Principal"),
+        (Some(_), Of::Identity) => return invalid("Policy document should not specify a principal."),
     };
     let Some((value, negated)) = either(map, "Action", "NotAction")? else {
         return invalid("Missing required field Action");
@@ -92,11 +104,15 @@ fn statement(value: &Value, resource: Option<&str>) -> Result<Statement, PolicyE
     if actions.items.iter().any(|action| action.text() != "*" && !action.text().contains(':')) {
         return invalid("Policy has invalid action");
     }
-    let Some((value, negated)) = either(map, "Resource", "NotResource")? else {
-        return invalid("Missing required field Resource");
+    let resources = match (either(map, "Resource", "NotResource")?, of) {
+        (None, Of::Trust) => Listed { negated: true, items: Vec::new() },
+        (Some(_), Of::Trust) => return invalid("Has prohibited field Resource"),
+        (None, Of::Resource(_) | Of::Identity) => return invalid("Missing required field Resource"),
+        (Some((value, negated)), Of::Resource(_) | Of::Identity) => {
+            Listed { negated, items: texts(value)?.into_iter().map(Pattern::new).collect() }
+        }
     };
-    let resources = Listed { negated, items: texts(value)?.into_iter().map(Pattern::new).collect() };
-    if let Some(own) = resource {
+    if let Of::Resource(own) = of {
         // A wildcard may stand for more than the resource: it counts for what is in it.
         let inside = |pattern: &Pattern| {
             let container = pattern.text().split('/').next().unwrap_or_default();
@@ -179,7 +195,8 @@ fn principal(kind: &str, text: String) -> Result<Principal, PolicyError> {
             _ => return invalid("Invalid principal in policy"),
         },
         "CanonicalUser" => Principal::Canonical(text),
-        "Service" | "Federated" => Principal::Nobody,
+        "Federated" => Principal::Federated(text),
+        "Service" => Principal::Nobody,
         _ => return invalid("Invalid principal in policy"),
     })
 }

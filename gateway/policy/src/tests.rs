@@ -32,8 +32,12 @@ impl Request for Asked<'_> {
     }
 }
 
-const ALICE: Caller<'_> =
-    Caller::User { account: "123456789012", arn: "arn:aws:iam::123456789012:root", canonical: "alice" };
+const ALICE: Caller<'_> = Caller::User {
+    account: "123456789012",
+    arn: "arn:aws:iam::123456789012:root",
+    canonical: "alice",
+    role: None,
+};
 
 fn get<'a>() -> Asked<'a> {
     Asked {

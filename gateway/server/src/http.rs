@@ -2,8 +2,9 @@
 
 use crate::{
     aws_chunked::Bounded,
+    iam::{self, Iam},
     metrics::GatewayMetrics,
-    s3::{FORM_BYTES_MAX, FormFields, Peer, Query, REGION, S3Door, bucket_of},
+    s3::{FORM_BYTES_MAX, FormFields, Query, REGION, S3Door, bucket_of},
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -67,6 +68,13 @@ const DRAIN: Duration = Duration::from_secs(20);
 #[error("accepting connections: {0}")]
 pub struct ServeError(#[from] std::io::Error);
 
+/// Where a connection comes from, and whether it is encrypted. What headers say of it is not believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub secure: bool,
+}
+
 /// A status that an operation sets where s3s knows only its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Status(pub StatusCode);
@@ -82,7 +90,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let forms = Arc::new(Semaphore::new(FORMS_MAX));
-    let front = Front { service: door.service(), door, metrics, forms };
+    let front = Front { service: door.service(), iam: Iam::new(door.clone()), door, metrics, forms };
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
     let graceful = GracefulShutdown::new();
@@ -147,6 +155,7 @@ async fn usable(
 struct Front {
     service: S3Service,
     door: S3Door,
+    iam: Iam,
     metrics: GatewayMetrics,
     forms: Arc<Semaphore>,
 }
@@ -167,7 +176,7 @@ impl Front {
         request.extensions_mut().insert(peer);
         let _flight = InFlight::enter(&self.metrics);
         let span = tracing::info_span!("request", id, %method, path);
-        let mut response = self.carry_out(request).instrument(span).await?;
+        let mut response = self.carry_out(request, &id).instrument(span).await?;
         if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
             *response.status_mut() = status;
         }
@@ -235,7 +244,27 @@ impl Front {
         tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(refuse_form()))
     }
 
-    async fn carry_out(&self, mut request: Request<Incoming>) -> Result<Response<s3s::Body>, s3s::HttpError> {
+    /// A form for the interfaces of identities.
+    async fn take_query(&self, request: Request<Incoming>, id: &str) -> Response<s3s::Body> {
+        let Ok(_permit) = self.forms.try_acquire() else { return refuse_form() };
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, iam::FORM_BYTES_MAX).collect();
+        let Ok(Ok(body)) = tokio::time::timeout(FORM_TIMEOUT, body).await else {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "MalformedQueryString",
+                "The form is too large or too slow",
+            );
+        };
+        let Some(peer) = head.extensions.get::<Peer>().copied() else { return refuse_form() };
+        self.iam.answer(&head.headers, head.uri.path(), body.to_bytes(), peer, id).await
+    }
+
+    async fn carry_out(
+        &self,
+        mut request: Request<Incoming>,
+        id: &str,
+    ) -> Result<Response<s3s::Body>, s3s::HttpError> {
         if request.method() == Method::OPTIONS {
             let bucket = bucket_of(request.uri().path());
             let answer = self.door.preflight(bucket, request.headers()).await;
@@ -243,6 +272,9 @@ impl Front {
         }
         if is_form(&request) {
             return self.take_form(request).await;
+        }
+        if iam::is_form(request.method(), request.uri().path(), request.headers()) {
+            return Ok(self.take_query(request, id).await);
         }
         if signed_elsewhere(&request) {
             return Ok(refuse_region());

@@ -4,7 +4,6 @@
 //! nothing with what is others' unless they allow it. The keys that the system was founded with are the system's owner's.
 
 use arc_swap::ArcSwap;
-use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::ask::IdentitiesNow;
 use holdfast_meta_raft_server::{Meta, MetaError};
 use kms::KmsKey;
@@ -18,13 +17,19 @@ use std::{
 use subtle::ConstantTimeEq;
 
 pub mod change;
+pub mod iam;
 pub mod kms;
+mod principal;
+
+pub use principal::{OWNER_ACCOUNT, Principal, PrincipalKind, Read, Who, read_policy};
 
 /// What the system's owner is called where S3 shows owners.
 pub const OWNER: &str = "holdfast";
 
-/// The account of the system's owner.
-pub const OWNER_ACCOUNT: &str = "000000000000";
+/// A canonical id as it is shown.
+pub fn shown(canonical: &str) -> &str {
+    if canonical.is_empty() { OWNER } else { canonical }
+}
 
 /// A user as the metadata keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +56,7 @@ pub struct User {
 /// An access key as the metadata keeps it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
+    /// An account's name, or `ACCOUNT:NAME` of a user in one.
     pub user: String,
     pub secret: String,
     pub created_ms: u64,
@@ -58,33 +64,11 @@ pub struct Key {
     pub disabled: bool,
 }
 
-/// A user with its policies read.
+/// A user that is an account, with its policies read.
 #[derive(Debug)]
 pub struct Known {
     pub user: User,
-    pub arn: String,
-    /// One that cannot be read denies everything.
-    pub policies: Vec<Option<Policy>>,
-}
-
-/// Whoever sends a request.
-#[derive(Debug, Clone)]
-pub enum Who {
-    Anonymous,
-    /// The system's owner.
-    Owner,
-    User(Arc<Known>),
-}
-
-impl Who {
-    /// The canonical id; empty for the system's owner, and `None` for nobody.
-    pub fn canonical(&self) -> Option<&str> {
-        match self {
-            Self::Anonymous => None,
-            Self::Owner => Some(""),
-            Self::User(known) => Some(&known.user.name),
-        }
-    }
+    pub principal: Arc<Principal>,
 }
 
 /// All identities at one moment.
@@ -94,6 +78,8 @@ pub struct Identities {
     pub number: u64,
     pub users: BTreeMap<String, Arc<Known>>,
     keys: HashMap<String, Key>,
+    /// Users and roles in accounts, by the accounts' digits.
+    pub accounts: BTreeMap<String, iam::Account>,
     /// Keys that objects are encrypted with.
     pub kms: BTreeMap<String, Arc<KmsKey>>,
 }
@@ -105,19 +91,22 @@ impl Identities {
         let of = |kind: &'static str| {
             records.iter().filter_map(move |(name, text)| Some((name.strip_prefix(kind)?, text)))
         };
-        let shared: HashMap<&str, Option<Policy>> =
-            of("policy/").map(|(name, text)| (name, Policy::of_identity(text).ok())).collect();
+        let shared: HashMap<&str, Read> =
+            of("policy/").map(|(name, text)| (name, read_policy(text))).collect();
         for (name, text) in of("user/") {
             let Ok(user) = serde_json::from_str::<User>(text) else {
                 tracing::error!(name, "a user's record cannot be read: it has no access");
                 continue;
             };
-            let own = user.policies.values().map(|text| Policy::of_identity(text).ok());
+            let own = user.policies.values().map(|text| read_policy(text));
             let attached = user.attached.iter().map(|name| shared.get(name.as_str()).cloned().flatten());
             let policies = own.chain(attached).collect();
-            let arn = format!("arn:aws:iam::{}:root", user.account);
-            identities.users.insert(user.name.clone(), Arc::new(Known { arn, policies, user }));
+            let principal = Arc::new(Principal::account(&user.name, &user.account, policies));
+            identities.users.insert(user.name.clone(), Arc::new(Known { user, principal }));
         }
+        let owners =
+            identities.users.values().map(|known| (known.user.account.clone(), known.user.name.clone()));
+        identities.accounts = iam::read(records, &owners.collect());
         for (access, text) in of("key/") {
             match serde_json::from_str(text) {
                 Ok(key) => drop(identities.keys.insert(access.to_owned(), key)),
@@ -133,6 +122,29 @@ impl Identities {
             }
         }
         identities
+    }
+
+    /// A principal by the name that keys have of it: an account's, or `ACCOUNT:NAME` of a user in one.
+    pub fn principal(&self, holder: &str) -> Option<Arc<Principal>> {
+        let Some((account, name)) = holder.split_once(':') else {
+            return self
+                .users
+                .get(holder)
+                .filter(|known| !known.user.disabled)
+                .map(|known| known.principal.clone());
+        };
+        let account = self.accounts.get(account).filter(|account| self.is_enabled(&account.canonical))?;
+        account.users.get(name).cloned()
+    }
+
+    /// Whether the account with this canonical id may do anything.
+    pub fn is_enabled(&self, canonical: &str) -> bool {
+        canonical.is_empty() || self.users.get(canonical).is_some_and(|known| !known.user.disabled)
+    }
+
+    /// Under which name a key has whoever holds it.
+    pub fn holder_of(&self, access: &str) -> Option<String> {
+        self.keys.get(access).map(|key| key.user.clone())
     }
 
     /// The access keys of a user, with when they were made.
@@ -214,7 +226,7 @@ impl Directory {
     }
 
     /// Reads them again for a key that is not known. Who asks too soon waits, and many who wait share one reading.
-    async fn look_again(&self) -> Result<(), MetaError> {
+    pub async fn look_again(&self) -> Result<(), MetaError> {
         let asked = Instant::now();
         let mut read_at = self.read_at.lock().await;
         if let Some(at) = *read_at {
@@ -259,8 +271,8 @@ impl Directory {
     }
 }
 
-/// The user of a key, if both are enabled.
-fn who_has(identities: &Identities, access: &str) -> Option<Arc<Known>> {
+/// The principal of a key, if both are enabled.
+fn who_has(identities: &Identities, access: &str) -> Option<Arc<Principal>> {
     let key = identities.keys.get(access).filter(|key| !key.disabled)?;
-    identities.users.get(&key.user).filter(|known| !known.user.disabled).cloned()
+    identities.principal(&key.user)
 }

@@ -26,6 +26,9 @@ pub const SYSTEM_KEY: &str = "holdfast/s3";
 /// The key of `aws:kms` where none is named.
 pub const DEFAULT_KEY: &str = "aws/s3";
 
+/// The key from which temporary credentials follow.
+pub const SESSION_KEY: &str = "holdfast/sessions";
+
 /// Opened keys that are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
 
@@ -91,7 +94,7 @@ impl Keyring {
     /// # Errors
     /// Where there is no such key, or it is disabled.
     pub async fn newest(&self, id: &str) -> Result<(u32, Seal), KeyringError> {
-        let ours = [SYSTEM_KEY, DEFAULT_KEY].contains(&id);
+        let ours = [SYSTEM_KEY, DEFAULT_KEY, SESSION_KEY].contains(&id);
         if ours && !self.directory.now().kms.contains_key(id) {
             kms::ensure(&self.meta, &*self.service, id, crate::clock::unix_ms()).await?;
             self.directory.refresh(u64::MAX).await?;
@@ -106,6 +109,11 @@ impl Keyring {
     /// # Errors
     /// Where there is none, or the key is disabled.
     pub async fn version(&self, id: &str, number: u32) -> Result<Seal, KeyringError> {
+        let known = |key: &Arc<KmsKey>| key.versions.len() > number as usize;
+        if !self.directory.now().kms.get(id).is_some_and(known) {
+            // Another gateway may just have made it.
+            self.directory.look_again().await?;
+        }
         self.open(&*self.find(id)?, number).await
     }
 

@@ -28,7 +28,7 @@ mod settings;
 mod tagging;
 mod versions;
 
-pub use access::{Peer, Query};
+pub use access::Query;
 pub(crate) use attributes::unix_ms_of;
 pub use cors::bucket_of;
 pub use forms::{FORM_BYTES_MAX, FormFields};
@@ -44,6 +44,7 @@ use holdfast_meta_raft_machine::{
     ask::Question,
     command::{Command, Outcome},
 };
+use holdfast_meta_raft_server::Meta;
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     config::{S3Config, StaticConfigProvider},
@@ -63,9 +64,9 @@ pub const REGION: &str = "us-east-1";
 #[derive(Clone)]
 pub struct S3Door {
     engine: Engine,
-    directory: Arc<Directory>,
+    pub(crate) directory: Arc<Directory>,
     buckets: Arc<Buckets>,
-    keyring: Arc<Keyring>,
+    pub(crate) keyring: Arc<Keyring>,
 }
 
 impl S3Door {
@@ -92,6 +93,10 @@ impl S3Door {
         config.form_max_parts = 100;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.build()
+    }
+
+    pub fn meta(&self) -> &Meta {
+        self.engine.meta()
     }
 
     async fn run(&self, command: Command) -> S3Result<Outcome> {

@@ -72,12 +72,12 @@ pub(super) fn check_name(name: &str) -> Result<(), IdentityError> {
 }
 
 /// Reads identities, has `edit` change them, and writes what it changed.
-pub(super) async fn change<T>(
+pub(crate) async fn change<T, E: From<IdentityError>>(
     meta: &Meta,
-    mut edit: impl FnMut(&mut Records) -> Result<T, IdentityError>,
-) -> Result<T, IdentityError> {
+    mut edit: impl FnMut(&mut Records) -> Result<T, E>,
+) -> Result<T, E> {
     for _ in 0..TRIES {
-        let (number, records) = meta.ask(IdentitiesNow {}).await?;
+        let (number, records) = meta.ask(IdentitiesNow {}).await.map_err(IdentityError::from)?;
         let before: Records = records.into_iter().collect();
         let mut after = before.clone();
         let result = edit(&mut after)?;
@@ -91,16 +91,18 @@ pub(super) async fn change<T>(
         let size = |(key, text): &(String, Option<String>)| key.len() + text.as_ref().map_or(0, String::len);
         let whole: usize = after.iter().map(|(key, text)| key.len() + text.len()).sum();
         if changes.iter().map(size).sum::<usize>() > CHANGE_BYTES_MAX || whole > ALL_BYTES_MAX {
-            return invalid("identities and their policies would be larger than they may be");
+            let text = "identities and their policies would be larger than they may be";
+            return Err(IdentityError::Invalid(text.to_owned()).into());
         }
         let command = Command::ChangeIdentities { number, changes };
-        match meta.request(Request::idempotent(command)).await?.accepted() {
+        let outcome = meta.request(Request::idempotent(command)).await.map_err(IdentityError::from)?;
+        match outcome.accepted() {
             Ok(_) => return Ok(result),
             Err(Rejection::IdentitiesChanged) => {}
-            Err(rejection) => return invalid(rejection.to_string()),
+            Err(rejection) => return Err(IdentityError::Invalid(rejection.to_string()).into()),
         }
     }
-    Err(IdentityError::Busy)
+    Err(IdentityError::Busy.into())
 }
 
 /// A new user's particulars.
@@ -222,7 +224,7 @@ fn random_text(alphabet: &[u8], len: usize) -> String {
 }
 
 impl Pair {
-    fn random() -> Self {
+    pub fn random() -> Self {
         const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
         const ALL: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         Self { access: format!("HF{}", random_text(UPPER, 18)), secret: random_text(ALL, 40) }

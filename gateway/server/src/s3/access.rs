@@ -6,7 +6,7 @@ mod facts;
 mod signature;
 
 pub use actions::Target;
-pub use facts::{Peer, Query};
+pub use facts::Query;
 
 use super::{
     S3Door,
@@ -15,12 +15,14 @@ use super::{
     settings::{BucketView, Ownership},
 };
 use crate::{
+    clock::unix_ms,
     engine::EngineError,
-    identity::{OWNER, OWNER_ACCOUNT, Who},
+    iam::session,
+    identity::{OWNER_ACCOUNT, Who},
 };
 use actions::{Grant, Rule, rule_of};
 use facts::{Asked, Facts};
-use holdfast_gateway_policy::{Caller, Effect};
+use holdfast_gateway_policy::Effect;
 use holdfast_meta_raft_machine::{
     ask::{BucketNamed, CurrentVersion, Look, LookAt, LookedUp, Object},
     command::{Command, Rejection, VersionChange},
@@ -88,7 +90,7 @@ impl Scene {
     pub fn may(&self, action: &str, grant: Grant, key: Option<&str>, object: Option<&Extra>) -> bool {
         let Some(bucket) = &self.bucket else { return false };
         let resource = bucket.resource(key);
-        let asked = Asked { scene: self, action, resource: &resource, object };
+        let asked = Asked::new(self, action, &resource, object);
         allowed(&asked, bucket, grant, object)
     }
 
@@ -103,7 +105,7 @@ impl Scene {
     pub fn is_denied(&self, action: &str, key: &str) -> bool {
         let Some(bucket) = &self.bucket else { return true };
         let resource = bucket.resource(Some(key));
-        let asked = Asked { scene: self, action, resource: &resource, object: None };
+        let asked = Asked::new(self, action, &resource, None);
         says(&asked, bucket) == Some(Effect::Deny)
     }
 
@@ -152,7 +154,7 @@ impl Scene {
 
     /// Whether the caller has policies of its own: then it may do only what they allow.
     fn is_restricted(&self) -> bool {
-        matches!(&self.who, Who::User(known) if !known.policies.is_empty())
+        matches!(&self.who, Who::User(principal) if principal.is_restricted())
     }
 
     /// What the request is judged by.
@@ -185,7 +187,7 @@ impl Scene {
 
     /// Whether the caller may do something that is about no bucket that exists.
     pub fn may_outside(&self, action: &str, resource: &str) -> bool {
-        let asked = Asked { scene: self, action, resource, object: None };
+        let asked = Asked::new(self, action, resource, None);
         match own_policies(&asked) {
             Some(Effect::Deny) => false,
             Some(Effect::Allow) => true,
@@ -197,20 +199,6 @@ impl Scene {
     pub fn may_make(&self, bucket: &str, actions: &[&str]) -> bool {
         let resource = format!("arn:aws:s3:::{bucket}");
         actions.iter().all(|action| self.may_outside(action, &resource))
-    }
-
-    fn caller(&self) -> Caller<'_> {
-        match &self.who {
-            Who::Anonymous => Caller::Anonymous,
-            Who::Owner => Caller::User {
-                account: OWNER_ACCOUNT,
-                arn: "arn:aws:iam::000000000000:root",
-                canonical: OWNER,
-            },
-            Who::User(known) => {
-                Caller::User { account: &known.user.account, arn: &known.arn, canonical: &known.user.name }
-            }
-        }
     }
 }
 
@@ -270,23 +258,17 @@ fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<
         _ => &bucket.config.owner,
     };
     if asked.scene.who.canonical() == Some(owner) {
-        return !restricted || own == Some(Effect::Allow) || policy == Some(Effect::Allow);
+        // What the policy allows the account, the account passes on by policies of its users and roles.
+        let by_name = || says(&asked.by_name(), bucket) == Some(Effect::Allow);
+        return !restricted || own == Some(Effect::Allow) || by_name();
     }
     let by_resource = policy == Some(Effect::Allow) || granted(asked, bucket, grant, object);
     by_resource && (!restricted || own == Some(Effect::Allow))
 }
 
 fn own_policies(asked: &Asked<'_>) -> Option<Effect> {
-    let Who::User(known) = &asked.scene.who else { return None };
-    let mut allowed = None;
-    for policy in &known.policies {
-        match policy.as_ref().map_or(Some(Effect::Deny), |policy| policy.effect(asked)) {
-            Some(Effect::Deny) => return Some(Effect::Deny),
-            Some(Effect::Allow) => allowed = Some(Effect::Allow),
-            None => {}
-        }
-    }
-    allowed
+    let Who::User(principal) = &asked.scene.who else { return None };
+    principal.effect(asked)
 }
 
 fn granted(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<&Extra>) -> bool {
@@ -383,10 +365,10 @@ impl S3Door {
             None => self.look("", None).await?,
         };
         // Only now it is known whether the key that the request was checked with is still good.
+        let token = facts.headers.get("x-amz-security-token");
+        let token = token.map(|token| token.to_str().map_err(|_| invalid_token())).transpose()?;
         let who = match context.credentials() {
-            Some(given) => {
-                self.directory.holder(&given.access_key, &given.secret_key).ok_or_else(unknown_key)?
-            }
+            Some(given) => self.identify(&given.access_key, &given.secret_key, token).await?,
             None => Who::Anonymous,
         };
         if rule.target == Target::Service || rule.target == Target::NewBucket {
@@ -461,7 +443,7 @@ impl S3Door {
             true => OWNER_ACCOUNT,
             false => identities.users.get(owner).map_or("", |known| &known.user.account),
         };
-        let same = [super::acl::shown(owner), account]
+        let same = [crate::identity::shown(owner), account]
             .iter()
             .any(|id| !id.is_empty() && wanted.as_bytes() == id.as_bytes());
         if same { Ok(()) } else { Err(denied()) }
@@ -498,6 +480,43 @@ impl Scene {
     }
 }
 
+fn invalid_token() -> S3Error {
+    s3_error!(InvalidToken, "The provided token is malformed or otherwise invalid.")
+}
+
+impl S3Door {
+    /// The secret of a key that is good, or of a session's.
+    ///
+    /// # Errors
+    /// Where the metadata does not answer.
+    pub async fn secret_of(&self, access: &str) -> Result<Option<SecretKey>, MetaError> {
+        if access.starts_with(session::PREFIX) {
+            return Ok(session::secret_of(&self.keyring, access).await.map(SecretKey::from));
+        }
+        self.directory.secret_of(access).await
+    }
+
+    /// Whose a key is that a request was just checked with.
+    ///
+    /// # Errors
+    /// Where it is nobody's any more, or its session is over.
+    pub async fn identify(&self, access: &str, secret: &SecretKey, token: Option<&str>) -> S3Result<Who> {
+        if !access.starts_with(session::PREFIX) {
+            // Keys that last come with no token.
+            return match token {
+                None => self.directory.holder(access, secret).ok_or_else(unknown_key),
+                Some(_) => Err(invalid_token()),
+            };
+        }
+        let token = token.ok_or_else(invalid_token)?;
+        let known = self.directory.now();
+        session::resolve(&self.keyring, &known, access, token, unix_ms()).await.map_err(|bad| match bad {
+            session::BadToken::Invalid => invalid_token(),
+            session::BadToken::Expired => s3_error!(ExpiredToken, "The provided token has expired."),
+        })
+    }
+}
+
 fn unknown_key() -> S3Error {
     s3_error!(InvalidAccessKeyId, "The AWS access key Id you provided does not exist in our records")
 }
@@ -509,7 +528,7 @@ pub struct Guard(pub S3Door);
 #[async_trait::async_trait]
 impl S3Auth for Guard {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        let found = self.0.directory.secret_of(access_key).await;
+        let found = self.0.secret_of(access_key).await;
         found.map_err(|failed| error::engine(EngineError::Meta(failed)))?.ok_or_else(unknown_key)
     }
 }

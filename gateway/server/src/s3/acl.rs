@@ -1,7 +1,7 @@
 //! Access control lists: canned ones, grants in headers and bodies, and what they allow.
 
 use super::S3Door;
-use crate::identity::{Identities, OWNER, Who};
+use crate::identity::{Identities, OWNER, Who, shown};
 use hyper::HeaderMap;
 use s3s::{
     S3Result,
@@ -226,11 +226,6 @@ impl Acl {
         let groups = self.grants.iter().filter(|grant| !is_user(grant));
         groups.chain(self.grants.iter().filter(is_user)).map(show).collect()
     }
-}
-
-/// A canonical id as it is shown: the system's owner has a name too.
-pub fn shown(canonical: &str) -> &str {
-    if canonical.is_empty() { OWNER } else { canonical }
 }
 
 fn kept_id(shown: &str) -> String {

@@ -248,7 +248,7 @@ impl Encryption {
     ) -> S3Result<Self> {
         let shown = named.filter(|named| !named.is_empty()).unwrap_or(DEFAULT_KEY);
         let key = key_id(shown);
-        if key == SYSTEM_KEY {
+        if key.starts_with("holdfast/") {
             return Err(keyring_error(KeyringError::Unknown(key.to_owned())));
         }
         check_key(scene, "kms:GenerateDataKey", key)?;

@@ -1,21 +1,18 @@
 //! What a request says of itself, as policies may ask for it.
 
 use super::Scene;
-use crate::{clock::unix_ms, identity::Who};
+use crate::{
+    clock::unix_ms,
+    http::Peer,
+    identity::{OWNER, PrincipalKind, Who, shown},
+};
 use holdfast_gateway_policy::{Caller, Request};
 use holdfast_meta_raft_machine::records::Extra;
 use hyper::HeaderMap;
 use percent_encoding::percent_decode_str;
 use s3s::access::S3AccessContext;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-/// Where a connection comes from, and whether it is encrypted. What headers say of it is not believed.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer {
-    pub address: SocketAddr,
-    pub secure: bool,
-}
 
 /// A request's query with names and values decoded once, as s3s reads them.
 #[derive(Debug, Clone, Default)]
@@ -101,11 +98,32 @@ pub struct Asked<'a> {
     pub action: &'a str,
     pub resource: &'a str,
     pub object: Option<&'a Extra>,
+    /// What is said of a whole account is not said of who is in it.
+    by_name: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub fn new(scene: &'a Scene, action: &'a str, resource: &'a str, object: Option<&'a Extra>) -> Self {
+        Self { scene, action, resource, object, by_name: false }
+    }
+
+    /// The same, of which only is heard what names the caller, or everybody.
+    pub fn by_name(&self) -> Self {
+        Self { by_name: true, ..*self }
+    }
 }
 
 impl Request for Asked<'_> {
     fn caller(&self) -> Caller<'_> {
-        self.scene.caller()
+        match self.scene.who.caller() {
+            // No account is called so.
+            Caller::User { arn, role, .. } if self.by_name && !arn.ends_with(":root") => {
+                Caller::User { account: "", arn, canonical: "", role }
+            }
+            caller @ Caller::Anonymous | caller @ Caller::User { .. } | caller @ Caller::Federated(_) => {
+                caller
+            }
+        }
     }
 
     fn action(&self) -> &str {
@@ -120,14 +138,30 @@ impl Request for Asked<'_> {
         let facts = &self.scene.facts;
         let mut some = |value: Option<&str>| value.into_iter().for_each(&mut *visit);
         match key {
-            "aws:username" | "aws:userid" => some(self.scene.who.canonical().map(crate::s3::acl::shown)),
-            "aws:principalaccount" => match self.caller() {
-                Caller::User { account, .. } => some(Some(account)),
-                Caller::Anonymous => {}
+            "aws:username" => match &self.scene.who {
+                Who::User(principal) if principal.kind == PrincipalKind::AssumedRole => {}
+                Who::User(principal) => some(Some(&principal.name)),
+                Who::Owner => some(Some(OWNER)),
+                Who::Anonymous => {}
             },
-            "aws:principaltype" => some(Some(match self.scene.who {
+            "aws:userid" => match &self.scene.who {
+                Who::User(principal) if principal.kind != PrincipalKind::Account => some(Some(&principal.id)),
+                who @ Who::Anonymous | who @ Who::Owner | who @ Who::User(_) => {
+                    some(who.canonical().map(shown))
+                }
+            },
+            "aws:principalaccount" => match self.scene.who.caller() {
+                Caller::User { account, .. } => some(Some(account)),
+                Caller::Anonymous | Caller::Federated(_) => {}
+            },
+            "aws:principaltype" => some(Some(match &self.scene.who {
                 Who::Anonymous => "Anonymous",
-                Who::Owner | Who::User(_) => "Account",
+                Who::Owner => "Account",
+                Who::User(principal) => match principal.kind {
+                    PrincipalKind::Account => "Account",
+                    PrincipalKind::User => "User",
+                    PrincipalKind::AssumedRole => "AssumedRole",
+                },
             })),
             "aws:securetransport" => {
                 some(Some(if facts.peer.is_some_and(|peer| peer.secure) { "true" } else { "false" }));
@@ -149,9 +183,10 @@ impl Request for Asked<'_> {
             "s3:authtype" if self.scene.form => some(Some("POST")),
             "s3:authtype" if facts.headers.contains_key("authorization") => some(Some("REST-HEADER")),
             "s3:x-amz-copy-source" => some(facts.copy_source().as_deref()),
-            "aws:principalarn" => match self.caller() {
-                Caller::User { arn, .. } => some(Some(arn)),
-                Caller::Anonymous => {}
+            "aws:principalarn" => match self.scene.who.caller() {
+                // Of whoever has assumed a role, the role's.
+                Caller::User { arn, role, .. } => some(Some(role.unwrap_or(arn))),
+                Caller::Anonymous | Caller::Federated(_) => {}
             },
             "s3:if-match" | "s3:if-none-match" => some(facts.header(&key[3..])),
             "s3:object-lock-mode" => some(facts.header("x-amz-object-lock-mode")),

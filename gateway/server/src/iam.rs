@@ -1,0 +1,263 @@
+//! The query interfaces of IAM and STS, on the same address as S3: forms that are posted to `/`.
+
+mod actions;
+mod answer;
+mod oidc;
+pub mod session;
+mod signature;
+mod sts;
+
+use crate::{
+    clock::unix_ms,
+    http::Peer,
+    identity::{
+        OWNER_ACCOUNT, PrincipalKind, Who,
+        change::{IdentityError, change},
+        iam::Provider,
+    },
+    s3::S3Door,
+};
+use actions::{Call, Params, Records};
+use answer::{Refusal, Xml};
+use bytes::Bytes;
+use holdfast_gateway_policy::{Caller, Effect, Request};
+use holdfast_meta_raft_machine::ask::IdentitiesNow;
+use hyper::{HeaderMap, Response, StatusCode, header};
+use signature::Signed;
+use std::{net::IpAddr, sync::Arc};
+
+/// The largest form, in bytes.
+pub const FORM_BYTES_MAX: usize = 256 << 10;
+
+const IAM: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
+const STS: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
+
+/// The interfaces of one gateway.
+#[derive(Clone)]
+pub struct Iam {
+    door: S3Door,
+    providers: Arc<oidc::Providers>,
+}
+
+/// A question to policies about an action of IAM.
+struct Asked<'a> {
+    who: &'a Who,
+    action: &'a str,
+    resource: &'a str,
+    source_ip: IpAddr,
+}
+
+impl Request for Asked<'_> {
+    fn caller(&self) -> Caller<'_> {
+        self.who.caller()
+    }
+
+    fn action(&self) -> &str {
+        self.action
+    }
+
+    fn resource(&self) -> &str {
+        self.resource
+    }
+
+    fn values(&self, key: &str, visit: &mut dyn FnMut(&str)) {
+        match (key, self.who, self.who.caller()) {
+            ("aws:username", Who::User(principal), _) if principal.kind == PrincipalKind::User => {
+                visit(&principal.name);
+            }
+            ("aws:userid", Who::User(principal), _) => visit(&principal.id),
+            ("aws:principalarn", _, Caller::User { arn, role, .. }) => visit(role.unwrap_or(arn)),
+            ("aws:principalaccount", _, Caller::User { account, .. }) => visit(account),
+            _ => {}
+        }
+    }
+
+    fn source_ip(&self) -> Option<IpAddr> {
+        Some(self.source_ip)
+    }
+}
+
+/// A form's fields.
+fn params(body: &[u8]) -> Result<Params, Refusal> {
+    let malformed = || Refusal::new(StatusCode::BAD_REQUEST, "MalformedQueryString", "The form is malformed");
+    let text = std::str::from_utf8(body).map_err(|_| malformed())?;
+    let mut params = Params::new();
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        if params.insert(name.into_owned(), value.into_owned()).is_some() {
+            return Err(malformed());
+        }
+    }
+    Ok(params)
+}
+
+fn unknown_token() -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        "InvalidClientTokenId",
+        "The security token included in the request is invalid.",
+    )
+}
+
+/// What a request is answered: its status and its text.
+struct Answered(StatusCode, String);
+
+impl Iam {
+    pub fn new(door: S3Door) -> Self {
+        Self { door, providers: Arc::default() }
+    }
+
+    /// Answers a form.
+    pub async fn answer(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        body: Bytes,
+        peer: Peer,
+        request_id: &str,
+    ) -> Response<s3s::Body> {
+        let of_sts =
+            Signed::read(headers).is_ok_and(|signed| signed.is_none_or(|signed| signed.service == "sts"));
+        let namespace = if of_sts { STS } else { IAM };
+        let Answered(status, text) = match self.carry_out(headers, path, &body, peer).await {
+            Ok((action, xml)) => Answered(StatusCode::OK, xml.finish(namespace, &action, request_id)),
+            Err(refusal) => Answered(refusal.status, refusal.finish(namespace, request_id)),
+        };
+        let mut response = Response::new(s3s::Body::from(text));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/xml"));
+        response
+    }
+
+    async fn carry_out(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        body: &[u8],
+        peer: Peer,
+    ) -> Result<(String, Xml), Refusal> {
+        let params = params(body)?;
+        let action = params.get("Action").cloned().unwrap_or_default();
+        if !action.bytes().all(|byte| byte.is_ascii_alphanumeric()) || action.is_empty() {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "MissingAction", "The request has no action"));
+        }
+        let now_ms = unix_ms();
+        let signed = Signed::read(headers)?;
+        let (who, holder) = match &signed {
+            Some(signed) => self.identify(signed, headers, path, body, now_ms).await?,
+            None => (Who::Anonymous, None),
+        };
+        let source_ip = peer.address.ip();
+        let xml = match signed.as_ref().map(|signed| signed.service) {
+            Some("iam") => self.iam(&action, &params, &who, holder, source_ip, now_ms).await?,
+            None | Some("sts") => self.sts(&who, holder, &params, source_ip, now_ms).await?,
+            Some(_) => {
+                return Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    "SignatureDoesNotMatch",
+                    "Credential should be scoped to correct service: 'iam' or 'sts'.",
+                ));
+            }
+        };
+        tracing::info!(action, "an action of identities was carried out");
+        Ok((action, xml))
+    }
+
+    /// Who sends a request, and under which name keys have them, unless it is by a session.
+    async fn identify(
+        &self,
+        signed: &Signed<'_>,
+        headers: &HeaderMap,
+        path: &str,
+        body: &[u8],
+        now_ms: u64,
+    ) -> Result<(Who, Option<String>), Refusal> {
+        let unavailable = |error: &dyn std::fmt::Display| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string())
+        };
+        // These interfaces are asked rarely, and what they answer is what is.
+        self.door.directory.refresh(u64::MAX).await.map_err(|error| unavailable(&error))?;
+        let secret = self.door.secret_of(signed.access_key).await.map_err(|error| unavailable(&error))?;
+        let secret = secret.ok_or_else(unknown_token)?;
+        signed.check(secret.expose(), headers, path, body, now_ms / 1000)?;
+        let who = self.door.identify(signed.access_key, &secret, signed.token).await;
+        let who = who.map_err(|_| unknown_token())?;
+        let holder = match (&who, signed.token) {
+            (Who::Owner, None) => Some(String::new()),
+            (_, None) => self.door.directory.now().holder_of(signed.access_key),
+            (_, Some(_)) => None,
+        };
+        Ok((who, holder))
+    }
+
+    async fn iam(
+        &self,
+        action: &str,
+        params: &Params,
+        who: &Who,
+        holder: Option<String>,
+        source_ip: IpAddr,
+        now_ms: u64,
+    ) -> Result<Xml, Refusal> {
+        let Caller::User { account, arn, .. } = who.caller() else { return Err(unknown_token()) };
+        let me = match who {
+            Who::User(principal) if principal.kind == PrincipalKind::User => Some(principal.name.as_str()),
+            Who::User(_) | Who::Owner | Who::Anonymous => None,
+        };
+        let holder = holder.as_deref().filter(|holder| !holder.is_empty());
+        let call = Call { action, params, account, me, holder, now_ms };
+        let meta = self.door.meta();
+        let qualified = format!("iam:{action}");
+        let may = |records: &Records| {
+            let resource = actions::resource(&call, records);
+            let asked = Asked { who, action: &qualified, resource: &resource, source_ip };
+            let allowed = match who {
+                Who::Owner => true,
+                Who::Anonymous => false,
+                Who::User(principal) => match principal.effect(&asked) {
+                    Some(effect) => effect == Effect::Allow,
+                    None => !principal.is_restricted(),
+                },
+            };
+            let refused =
+                || format!("User: {arn} is not authorized to perform: {qualified} on resource: {resource}");
+            if allowed { Ok(()) } else { Err(Refusal::denied(refused())) }
+        };
+        if ["Get", "List"].iter().any(|verb| action.starts_with(verb)) {
+            let (_, records) = meta.ask(IdentitiesNow {}).await.map_err(IdentityError::from)?;
+            let mut records: Records = records.into_iter().collect();
+            may(&records)?;
+            return actions::run(&call, &mut records);
+        }
+        // Judged and carried out on the same records.
+        let done = change(meta, |records| {
+            may(records)?;
+            actions::run(&call, records)
+        });
+        done.await
+    }
+
+    /// The provider that an issuer is, of the account or of the system's owner's, and whose it is.
+    async fn provider(&self, account: &str, issuer: &str) -> Result<Option<(String, Provider)>, Refusal> {
+        let asked = self.door.meta().ask(IdentitiesNow {}).await;
+        let (_, records) = asked.map_err(IdentityError::from)?;
+        let of = |(name, text): &(String, String)| {
+            let rest = name.strip_prefix("iam/")?;
+            let (owner, _) = rest.split_once("/oidc-provider/")?;
+            let ours = owner == account || owner == OWNER_ACCOUNT;
+            let provider = serde_json::from_str::<Provider>(text).ok()?;
+            (ours && provider.url == issuer).then(|| (owner.to_owned(), provider))
+        };
+        let mut found: Vec<_> = records.iter().filter_map(of).collect();
+        found.sort_by_key(|(owner, _)| owner != account);
+        // The roles that are asked for next are to be as new.
+        self.door.directory.refresh(u64::MAX).await.map_err(IdentityError::from)?;
+        Ok(found.into_iter().next())
+    }
+}
+
+/// Whether a request is for these interfaces.
+pub fn is_form(method: &hyper::Method, path: &str, headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let form = b"application/x-www-form-urlencoded";
+    method == hyper::Method::POST && path == "/" && kind.is_some_and(|kind| kind.starts_with(form))
+}

@@ -1,0 +1,222 @@
+//! What the IAM interface can do, over the records of one account: pure, so that a change that raced with others is made anew.
+
+mod entities;
+mod keys;
+mod managed;
+mod providers;
+
+use super::answer::{Refusal, Xml};
+use crate::identity::iam::{Entity, Kind, arn};
+use holdfast_gateway_policy::Policy;
+use hyper::StatusCode;
+use std::collections::BTreeMap;
+
+/// All identities, as the metadata keeps them.
+pub type Records = BTreeMap<String, String>;
+
+/// The form of a request.
+pub type Params = BTreeMap<String, String>;
+
+/// Entities and policies of one kind that an account may have.
+const OF_A_KIND_MAX: usize = 5000;
+
+/// Bytes of a policy, as in AWS.
+const POLICY_BYTES_MAX: usize = 10_240;
+
+/// One action.
+pub struct Call<'a> {
+    pub action: &'a str,
+    pub params: &'a Params,
+    /// The caller's account.
+    pub account: &'a str,
+    /// The caller's name in it, where it is a user.
+    pub me: Option<&'a str>,
+    /// Under which name keys have the caller.
+    pub holder: Option<&'a str>,
+    pub now_ms: u64,
+}
+
+type Outcome = Result<Xml, Refusal>;
+
+impl<'a> Call<'a> {
+    fn maybe(&self, name: &str) -> Option<&'a str> {
+        self.params.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn need(&self, name: &str) -> Result<&'a str, Refusal> {
+        self.maybe(name)
+            .ok_or_else(|| Refusal::invalid(format!("The request must contain the parameter {name}")))
+    }
+
+    /// A new entity's name.
+    fn name(&self, field: &str) -> Result<&'a str, Refusal> {
+        let name = self.need(field)?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
+        match name.len() <= 128 && name.bytes().all(known) {
+            true => Ok(name),
+            false => Err(Refusal::invalid(format!(
+                "The specified value for {field} is invalid. It must contain only alphanumeric characters and/or the following: +=,.@_-"
+            ))),
+        }
+    }
+
+    /// A path, `/` where none is given.
+    fn path(&self) -> Result<String, Refusal> {
+        let path = self.maybe("Path").unwrap_or("/");
+        let good = path.starts_with('/') && path.ends_with('/') && path.len() <= 512;
+        let plain = path.bytes().all(|byte| (0x21..0x7f).contains(&byte));
+        match good && plain && !path.contains("//") {
+            true => Ok(path.to_owned()),
+            false => Err(Refusal::invalid(
+                "The specified value for path is invalid. It must begin and end with / and contain only alphanumeric characters and/or / characters.",
+            )),
+        }
+    }
+
+    /// The members of a list: `NAME.member.1` and so on.
+    fn list(&self, name: &str) -> Vec<String> {
+        (1..=100).map_while(|number| self.params.get(&format!("{name}.member.{number}")).cloned()).collect()
+    }
+
+    fn tags(&self) -> BTreeMap<String, String> {
+        let field = |number: usize, name: &str| self.params.get(&format!("Tags.member.{number}.{name}"));
+        (1..=50)
+            .map_while(|number| {
+                Some((field(number, "Key")?.clone(), field(number, "Value").cloned().unwrap_or_default()))
+            })
+            .collect()
+    }
+
+    /// Where the record of a name is: names are told apart by their letters alone, not by their case.
+    fn key(&self, kind: impl std::fmt::Display, name: &str) -> String {
+        format!("iam/{}/{kind}/{}", self.account, name.to_ascii_lowercase())
+    }
+}
+
+/// A random id as AWS has them.
+fn new_id(prefix: &str) -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let random: [u8; 17] = rand::random();
+    prefix.chars().chain(random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)]))).collect()
+}
+
+fn damaged(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "ServiceFailure", error.to_string())
+}
+
+fn read<T: serde::de::DeserializeOwned>(records: &Records, key: &str) -> Result<Option<T>, Refusal> {
+    records.get(key).map(|text| serde_json::from_str(text).map_err(damaged)).transpose()
+}
+
+fn write<T: serde::Serialize>(records: &mut Records, key: String, value: &T) -> Result<(), Refusal> {
+    records.insert(key, serde_json::to_string(value).map_err(damaged)?);
+    Ok(())
+}
+
+/// All records whose keys begin with `prefix`.
+fn all<T: serde::de::DeserializeOwned>(records: &Records, prefix: &str) -> Vec<T> {
+    let from = records.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+    from.filter_map(|(_, text)| serde_json::from_str(text).ok()).collect()
+}
+
+/// A new record, where there is none and there may be more.
+fn add<T: serde::Serialize>(
+    records: &mut Records,
+    call: &Call<'_>,
+    kind: impl std::fmt::Display,
+    name: &str,
+    value: &T,
+) -> Result<(), Refusal> {
+    let (key, prefix) = (call.key(&kind, name), call.key(&kind, ""));
+    if records.contains_key(&key) {
+        return Err(Refusal::exists(format!("{kind} with name {name} already exists.")));
+    }
+    let count = records.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)).count();
+    if count >= OF_A_KIND_MAX {
+        return Err(Refusal::limit(format!("Cannot exceed quota of {OF_A_KIND_MAX} for {kind}.")));
+    }
+    write(records, key, value)
+}
+
+fn entity(records: &Records, call: &Call<'_>, kind: Kind, name: &str) -> Result<Entity, Refusal> {
+    read(records, &call.key(kind, name))?
+        .ok_or_else(|| Refusal::missing(format!("The {kind} with name {name} cannot be found.")))
+}
+
+fn check_policy(text: &str) -> Result<(), Refusal> {
+    if text.len() > POLICY_BYTES_MAX {
+        return Err(Refusal::limit(format!("A policy has {POLICY_BYTES_MAX} bytes at most")));
+    }
+    Policy::of_identity(text).map(drop).map_err(|wrong| Refusal::malformed_policy(wrong.to_string()))
+}
+
+/// What the action is about, as policies name it.
+pub fn resource(call: &Call<'_>, records: &Records) -> String {
+    if let Some(named) = call.maybe("PolicyArn").filter(|_| {
+        !call.action.contains("User") && !call.action.contains("Role") && !call.action.contains("Group")
+    }) {
+        return named.to_owned();
+    }
+    let of = |kind: Kind, name: &str| {
+        let known = read::<Entity>(records, &call.key(kind, name)).ok().flatten();
+        let path = known.map_or_else(|| call.path().unwrap_or_else(|_| "/".to_owned()), |entity| entity.path);
+        arn(call.account, kind, &path, name)
+    };
+    if let Some(name) = call.maybe("RoleName") {
+        return of(Kind::Role, name);
+    }
+    if let Some(name) = call.maybe("GroupName") {
+        return of(Kind::Group, name);
+    }
+    if let Some(name) = call.maybe("UserName").or(call.me) {
+        return of(Kind::User, name);
+    }
+    match call.maybe("PolicyName") {
+        Some(name) => arn(call.account, "policy", &call.path().unwrap_or_else(|_| "/".to_owned()), name),
+        None => "*".to_owned(),
+    }
+}
+
+/// Carries out an action.
+///
+/// # Errors
+/// Why it was not.
+pub fn run(call: &Call<'_>, records: &mut Records) -> Outcome {
+    for kind in Kind::ALL {
+        if let Some(done) = entities::run(call, kind, records) {
+            return done;
+        }
+    }
+    let done = keys::run(call, records)
+        .or_else(|| managed::run(call, records))
+        .or_else(|| providers::run(call, records));
+    done.unwrap_or_else(|| match call.action {
+        "ListAccountAliases" => {
+            Ok(std::mem::take(Xml::default().members("AccountAliases", [""; 0], |_, _| {}).all()))
+        }
+        "GetAccountSummary" => {
+            let count = |kind: Kind| all::<Entity>(records, &call.key(kind, "")).len();
+            let mut answer = Xml::default();
+            answer.node("SummaryMap", |map| {
+                let mut entry = |name: String, value: usize| {
+                    map.node("entry", |entry| {
+                        entry.text("key", name).text("value", value.to_string());
+                    });
+                };
+                for kind in Kind::ALL {
+                    entry(format!("{}s", kind.title()), count(kind));
+                    entry(format!("{}sQuota", kind.title()), OF_A_KIND_MAX);
+                }
+                entry("AccessKeysPerUserQuota".to_owned(), keys::KEYS_MAX);
+            });
+            Ok(answer)
+        }
+        other => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "InvalidAction",
+            format!("Could not find operation {other} for version 2010-05-08"),
+        )),
+    })
+}
+
+pub use providers::{arn_of as provider_arn, name_of as provider_name};
