@@ -67,6 +67,15 @@ pub struct DevArgs {
     /// Where S3 is served
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9000")]
     pub s3: SocketAddr,
+    /// A domain under which buckets are hosts, as BUCKET.NAME, and their websites, as BUCKET.s3-website.NAME
+    #[arg(long = "domain", value_name = "NAME", default_value = "localhost")]
+    pub domains: Vec<String>,
+    /// Speaks TLS with this certificate, as PEM; it is read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Where Prometheus metrics are served, at /metrics
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001")]
     pub metrics: SocketAddr,

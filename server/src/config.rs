@@ -2,6 +2,7 @@
 
 use crate::args::DevArgs;
 use holdfast_core::{profile::Profile, topology::Place};
+use holdfast_gateway_server::{Domains, DoorTls, Doorway, TlsError, TlsFiles};
 use serde::Deserialize;
 use std::{
     fmt,
@@ -23,6 +24,8 @@ pub struct Config {
     /// Where identity, credentials and metadata are.
     pub data: PathBuf,
     pub s3: SocketAddr,
+    /// How the S3 door is called.
+    pub door: DoorConfig,
     pub metrics: SocketAddr,
     pub devices: Vec<DeviceConfig>,
     pub profile: Profile,
@@ -39,6 +42,37 @@ pub struct Config {
 pub struct DeviceConfig {
     pub dir: PathBuf,
     pub place: Place,
+}
+
+/// How a gateway's S3 door is called, and whether it speaks TLS.
+#[derive(Debug, Clone, Default)]
+pub struct DoorConfig {
+    pub domains: Domains,
+    pub tls: Option<TlsFiles>,
+}
+
+impl DoorConfig {
+    /// The door as it is served. Its certificate is read.
+    ///
+    /// # Errors
+    /// Where that cannot be.
+    pub fn open(&self) -> Result<Doorway, TlsError> {
+        let tls = self.tls.clone().map(DoorTls::new).transpose()?;
+        Ok(Doorway { domains: self.domains.clone(), tls })
+    }
+
+    /// With what addresses of the door begin.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// The same as it is written in a file.
+#[derive(Debug, Default)]
+pub struct RawDoor {
+    pub domains: Option<Spanned<Vec<String>>>,
+    pub tls_cert: Option<Spanned<PathBuf>>,
+    pub tls_key: Option<Spanned<PathBuf>>,
 }
 
 /// All that is wrong with a configuration, a line each.
@@ -72,6 +106,31 @@ impl<'a> Mistakes<'a> {
             Some(seconds) => Duration::from_secs(u64::from(*seconds.get_ref())),
             None => Duration::from_secs(24 * 60 * 60),
         }
+    }
+
+    /// How the S3 door is called.
+    pub fn door(&mut self, raw: &RawDoor) -> DoorConfig {
+        let domains = raw.domains.as_ref().map(|wanted| {
+            Domains::new(wanted.get_ref()).unwrap_or_else(|wrong| {
+                self.at(wanted, &wrong);
+                Domains::default()
+            })
+        });
+        let tls = match (&raw.tls_cert, &raw.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(TlsFiles { certificate: certificate.get_ref().clone(), key: key.get_ref().clone() })
+            }
+            (None, None) => None,
+            (Some(alone), None) => {
+                self.at(alone, "tls_cert needs tls_key");
+                None
+            }
+            (None, Some(alone)) => {
+                self.at(alone, "tls_key needs tls_cert");
+                None
+            }
+        };
+        DoorConfig { domains: domains.unwrap_or_default(), tls }
     }
 
     pub fn new(name: &'a str, text: &'a str) -> Self {
@@ -161,6 +220,9 @@ pub fn read(path: &Path) -> Result<(String, String), ConfigError> {
 struct RawFile {
     data: Spanned<String>,
     s3: Option<Spanned<String>>,
+    domains: Option<Spanned<Vec<String>>>,
+    tls_cert: Option<Spanned<PathBuf>>,
+    tls_key: Option<Spanned<PathBuf>>,
     metrics: Option<Spanned<String>>,
     ec: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
@@ -190,7 +252,11 @@ impl Config {
     pub fn from_dev(dev: DevArgs) -> Result<Self, ConfigError> {
         let device =
             |n| DeviceConfig { dir: dev.data.join("devices").join(format!("dev-{n}")), place: local() };
+        let domains = Domains::new(&dev.domains).map_err(|wrong| ConfigError(vec![wrong]))?;
+        let files = dev.tls_cert.zip(dev.tls_key);
+        let tls = files.map(|(certificate, key)| TlsFiles { certificate, key });
         let config = Self {
+            door: DoorConfig { domains, tls },
             devices: (0..dev.devices).map(device).collect(),
             s3: dev.s3,
             metrics: dev.metrics,
@@ -247,6 +313,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let mut mistakes = Mistakes::new(name, text);
     let raw: RawFile = toml::from_str(text).map_err(|error| mistakes.syntax(&error))?;
     let s3 = mistakes.parse(raw.s3.as_ref(), local_port(9000), address);
+    let door = mistakes.door(&RawDoor { domains: raw.domains, tls_cert: raw.tls_cert, tls_key: raw.tls_key });
     let metrics = mistakes.parse(raw.metrics.as_ref(), local_port(9001), address);
     let four_two = Profile::new(4, 2).expect("a profile");
     let profile = mistakes.parse(raw.ec.as_ref(), four_two, |text| {
@@ -281,6 +348,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let config = Config {
         data,
         s3,
+        door,
         metrics,
         devices,
         profile,

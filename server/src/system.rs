@@ -79,6 +79,8 @@ pub enum SystemError {
     HostIdentity(#[from] crate::cluster::identity::IdentityError),
     #[error(transparent)]
     Tls(#[from] holdfast_net::TlsError),
+    #[error("TLS of S3: {0}")]
+    DoorTls(#[from] holdfast_gateway_server::TlsError),
     #[error(transparent)]
     Device(#[from] holdfast_storage_node_server::DeviceError),
 }
@@ -137,6 +139,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let s3 = TcpListener::bind(config.s3).await.map_err(io_at(format!("listening on {}", config.s3)))?;
     let metrics_listener =
         TcpListener::bind(config.metrics).await.map_err(io_at(format!("listening on {}", config.metrics)))?;
+    let doorway = config.door.open()?;
     let addresses = (s3.local_addr(), metrics_listener.local_addr());
     let addresses = (addresses.0.map_err(io_at("S3"))?, addresses.1.map_err(io_at("metrics"))?);
 
@@ -187,7 +190,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
         // An error means that the sender is gone, which is as good.
         let _either = stopped.wait_for(|stop| *stop).await;
     };
-    let mut serving = tokio::spawn(serve(s3, door, gateway_metrics, until(stopped.clone())));
+    let mut serving = tokio::spawn(serve(s3, door, doorway, gateway_metrics, until(stopped.clone())));
     let metrics_page = tokio::spawn(serve_metrics(metrics_listener, registry, until(stopped)));
     let mut background = tokio::spawn(async move {
         tokio::try_join!(
@@ -328,7 +331,8 @@ fn keys(config: &Config) -> Result<(credentials::Keys, bool), SystemError> {
 /// Says where to find the system, and with which keys where they were just made.
 fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &credentials::Keys, made: bool) {
     let kept = config.data.join("credentials.toml");
-    println!("Holdfast serves S3 at http://{s3}, metrics at http://{metrics}/metrics");
+    let scheme = config.door.scheme();
+    println!("Holdfast serves S3 at {scheme}://{s3}, metrics at http://{metrics}/metrics");
     if made {
         println!(
             "\nThese keys were just made. They are not shown again, and are kept in {}:",
@@ -343,11 +347,11 @@ fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &cre
         );
         println!("from the devices, should its disk fail.");
         println!("\nThen try:");
-        println!("  aws --endpoint-url http://{s3} s3 mb s3://first");
-        println!("  aws --endpoint-url http://{s3} s3 sync . s3://first/here");
-        println!("  aws --endpoint-url http://{s3} s3 ls s3://first/here/\n");
+        println!("  aws --endpoint-url {scheme}://{s3} s3 mb s3://first");
+        println!("  aws --endpoint-url {scheme}://{s3} s3 sync . s3://first/here");
+        println!("  aws --endpoint-url {scheme}://{s3} s3 ls s3://first/here/\n");
     } else if config.keys.is_none() {
         println!("The keys are in {}", kept.display());
     }
-    println!("ready s3=http://{s3} metrics=http://{metrics}");
+    println!("ready s3={scheme}://{s3} metrics=http://{metrics}");
 }

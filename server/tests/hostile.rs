@@ -123,7 +123,8 @@ fn what_a_write_demands_and_cannot_have_is_refused() {
     for (header, status) in [
         ("x-amz-object-lock-mode", 400),
         ("x-amz-object-lock-legal-hold", 400),
-        ("x-amz-server-side-encryption-customer-algorithm", 501),
+        ("x-amz-server-side-encryption-customer-algorithm", 400),
+        ("x-amz-server-side-encryption", 400),
         ("x-amz-write-offset-bytes", 501),
     ] {
         let response = server.client().with_headers("PUT", "/box/secret", &[(header, "1")], b"other");

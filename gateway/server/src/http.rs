@@ -1,30 +1,37 @@
 //! Listeners: S3, and metrics on a port of its own.
 
+mod metrics_page;
+mod refusals;
+mod website;
+
+pub use metrics_page::serve_metrics;
+
 use crate::{
+    addressing::{Domains, Named},
     aws_chunked::Bounded,
     iam::{self, Iam},
     metrics::GatewayMetrics,
-    s3::{FORM_BYTES_MAX, FormFields, Query, REGION, S3Door, bucket_of},
+    s3::{BucketView, FORM_BYTES_MAX, FormFields, Query, S3Door},
+    tls::DoorTls,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
-use http_body_util::{BodyDataStream, BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyDataStream, BodyExt, Limited, StreamBody};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
     header,
-    server::conn::http1,
+    server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use percent_encoding::percent_decode_str;
-use prometheus::{Encoder as _, Registry, TextEncoder};
+use refusals::{as_s3_refuses, escaped, refusal_of, refuse, refuse_form, refuse_region, rewritten};
 use s3s::service::S3Service;
 use std::{
-    convert::Infallible,
     future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,12 +39,15 @@ use std::{
 };
 use thiserror::Error;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_io_timeout::TimeoutStream;
 use tracing::Instrument;
+use website::Visit;
 
 /// Connections that are served at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -50,6 +60,22 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a listener waits for descriptors to come free before it looks again.
 const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Requests that are worked on at once, of all connections together; more are asked to come again.
+const REQUESTS_MAX: usize = 4096;
+
+/// Requests of one connection of HTTP/2 at once.
+const STREAMS_MAX: u32 = 128;
+
+/// Bytes of headers that a request may have.
+const HEADERS_MAX: u32 = 64 << 10;
+
+/// How often a silent connection of HTTP/2 is asked whether its client is still there.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// Bytes that a client of HTTP/2 may send ahead: on one stream, and on all of a connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// Forms that are taken at once: each is held in memory.
 const FORMS_MAX: usize = 4;
@@ -79,6 +105,13 @@ pub struct Peer {
 #[derive(Debug, Clone, Copy)]
 pub struct Status(pub StatusCode);
 
+/// How a door is called, and whether it speaks TLS.
+#[derive(Clone, Default)]
+pub struct Doorway {
+    pub domains: Domains,
+    pub tls: Option<DoorTls>,
+}
+
 /// Serves S3 on `listener` until `stop` ends, then lets requests finish.
 ///
 /// # Errors
@@ -86,17 +119,22 @@ pub struct Status(pub StatusCode);
 pub async fn serve(
     listener: TcpListener,
     door: S3Door,
+    doorway: Doorway,
     metrics: GatewayMetrics,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let forms = Arc::new(Semaphore::new(FORMS_MAX));
-    let front = Front { service: door.service(), iam: Iam::new(door.clone()), door, metrics, forms };
-    let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
+    let Doorway { domains, tls } = doorway;
+    let service = door.service(domains.clone());
+    let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let front = Front { service, iam: Iam::new(door.clone()), door, domains, metrics, forms, requests };
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stop = std::pin::pin!(stop);
     let mut tasks = JoinSet::new();
+    if let Some(tls) = tls.clone() {
+        tasks.spawn(tls.follow());
+    }
     loop {
         while tasks.try_join_next().is_some() {}
         let next = async {
@@ -108,24 +146,30 @@ pub async fn serve(
             () = &mut stop => break,
         };
         let Some((stream, address)) = usable(accepted).await? else { continue };
-        let (front, peer) = (front.clone(), Peer { address, secure: false });
-        let answer = service_fn(move |request| {
-            let front = front.clone();
-            async move { front.answer(peer, request).await }
-        });
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let stream = TokioIo::new(Box::pin(stream));
-        let connection = graceful.watch(server.serve_connection(stream, answer));
+        let (front, tls, watcher) = (front.clone(), tls.clone(), graceful.watcher());
         tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
+            let peer = Peer { address, secure: tls.is_some() };
+            match tls {
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = timeout(HEADER_TIMEOUT, tls.acceptor.accept(stream)).await {
+                        let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        front.converse(stream, is_2, peer, watcher).await;
+                    }
+                }
+                None => {
+                    let mut first = [0; 4];
+                    let begun = timeout(HEADER_TIMEOUT, stream.peek(&mut first)).await;
+                    if let Ok(Ok(_)) = begun {
+                        // No method of version 1 begins so.
+                        front.converse(stream, first.starts_with(b"PRI "), peer, watcher).await;
+                    }
+                }
             }
             drop(permit);
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    if timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still running when the process stopped");
     }
     tasks.shutdown().await;
@@ -155,18 +199,101 @@ async fn usable(
 struct Front {
     service: S3Service,
     door: S3Door,
+    domains: Domains,
     iam: Iam,
     metrics: GatewayMetrics,
     forms: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+}
+
+/// What a request is about, by its host and its path.
+struct Place {
+    /// Empty where it is about none.
+    bucket: String,
+    /// The path is the key's alone: the host names the bucket.
+    by_host: bool,
+    /// The website that is visited.
+    website: Option<Arc<BucketView>>,
 }
 
 impl Front {
+    /// Answers the requests of one connection.
+    async fn converse<I>(self, stream: I, is_2: bool, peer: Peer, watcher: Watcher)
+    where
+        I: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let answer = service_fn(move |request| {
+            let front = self.clone();
+            async move { front.answer(peer, request).await }
+        });
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let stream = TokioIo::new(Box::pin(stream));
+        let ended = if is_2 {
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server
+                .timer(TokioTimer::new())
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_EVERY)
+                .max_concurrent_streams(STREAMS_MAX)
+                .max_header_list_size(HEADERS_MAX)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW);
+            watcher.watch(server.serve_connection(stream, answer)).await
+        } else {
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
+            watcher.watch(server.serve_connection(stream, answer)).await
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+
+    /// What a request's host and path are about.
+    async fn place(&self, request: &Request<Incoming>) -> s3s::S3Result<Place> {
+        let host =
+            request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let by_host = |bucket: &str, website| Place { bucket: bucket.to_owned(), by_host: true, website };
+        let by_path = || {
+            let path = request.uri().path().trim_start_matches('/');
+            let bucket = path.split('/').next().unwrap_or_default().to_owned();
+            Place { bucket, by_host: false, website: None }
+        };
+        let no_bucket = || s3s::s3_error!(NoSuchBucket, "The specified bucket does not exist");
+        Ok(match self.domains.named(host) {
+            Named::Nothing => by_path(),
+            Named::Bucket(bucket) => by_host(bucket, None),
+            Named::Website(bucket) => {
+                let (view, _) = self.door.look(bucket, None).await?;
+                by_host(bucket, Some(view.ok_or_else(no_bucket)?))
+            }
+            Named::Foreign(name) => match self.door.look(name, None).await?.0 {
+                // Browsers visit; programs sign.
+                Some(view) => {
+                    let signed = request.headers().contains_key(header::AUTHORIZATION)
+                        || request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature"));
+                    let visited = view.website.is_some() && !signed;
+                    by_host(name, Some(view).filter(|_| visited))
+                }
+                None => by_path(),
+            },
+        })
+    }
+
     async fn answer(
         &self,
         peer: Peer,
         mut request: Request<Incoming>,
     ) -> Result<Response<s3s::Body>, s3s::HttpError> {
         let start = std::time::Instant::now();
+        if !request.headers().contains_key(header::HOST)
+            && let Some(authority) = request.uri().authority()
+            && let Ok(host) = header::HeaderValue::from_str(authority.as_str())
+        {
+            // HTTP/2 says it elsewhere.
+            request.headers_mut().insert(header::HOST, host);
+        }
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let id = format!("{:016X}", rand::random::<u64>());
@@ -176,9 +303,23 @@ impl Front {
         request.extensions_mut().insert(peer);
         let _flight = InFlight::enter(&self.metrics);
         let span = tracing::info_span!("request", id, %method, path);
-        let mut response = self.carry_out(request, &id).instrument(span).await?;
+        let mut bucket = String::new();
+        let mut response = match (self.requests.try_acquire(), self.place(&request).await) {
+            (Err(_), _) => refuse_form(),
+            (Ok(_), Err(refused)) => refusal_of(&refused),
+            (Ok(_permit), Ok(place)) => {
+                bucket.clone_from(&place.bucket);
+                self.carry_out(request, &id, &place).instrument(span).await?
+            }
+        };
         if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
             *response.status_mut() = status;
+        }
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .entry(header::RETRY_AFTER)
+                .or_insert(header::HeaderValue::from_static("1"));
         }
         let status = response.status();
         let is_xml =
@@ -191,7 +332,7 @@ impl Front {
             && method != Method::OPTIONS
         {
             let meant = wanted_method.as_ref().unwrap_or(&method);
-            self.door.tell_origin(bucket_of(&path), meant, origin, response.headers_mut());
+            self.door.tell_origin(&bucket, meant, origin, response.headers_mut());
         }
         if let Ok(id) = header::HeaderValue::from_str(&id) {
             response.headers_mut().insert("x-amz-request-id", id);
@@ -264,16 +405,29 @@ impl Front {
         &self,
         mut request: Request<Incoming>,
         id: &str,
+        place: &Place,
     ) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        if let Some(bucket) = &place.website {
+            let (head, _) = request.into_parts();
+            let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            let visit = Visit {
+                method: &head.method,
+                path: head.uri.path(),
+                host: host.unwrap_or_default(),
+                headers: &head.headers,
+                secure: head.extensions.get::<Peer>().is_some_and(|peer| peer.secure),
+                extensions: head.extensions.clone(),
+            };
+            return self.visit(visit, bucket).await;
+        }
         if request.method() == Method::OPTIONS {
-            let bucket = bucket_of(request.uri().path());
-            let answer = self.door.preflight(bucket, request.headers()).await;
+            let answer = self.door.preflight(&place.bucket, request.headers()).await;
             return Ok(answer.unwrap_or_else(|refused| refusal_of(&refused)));
         }
         if is_form(&request) {
             return self.take_form(request).await;
         }
-        if iam::is_form(request.method(), request.uri().path(), request.headers()) {
+        if !place.by_host && iam::is_form(request.method(), request.uri().path(), request.headers()) {
             return Ok(self.take_query(request, id).await);
         }
         if signed_elsewhere(&request) {
@@ -292,12 +446,9 @@ impl Front {
         if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
             return Ok(refuse(StatusCode::BAD_REQUEST, "InvalidURI", "Couldn't parse the specified URI."));
         }
-        let of_object = request
-            .uri()
-            .path()
-            .trim_start_matches('/')
-            .split_once('/')
-            .is_some_and(|(_, key)| !key.is_empty());
+        let path = request.uri().path().trim_start_matches('/');
+        let key = if place.by_host { path } else { path.split_once('/').map_or("", |(_, key)| key) };
+        let of_object = !key.is_empty();
         let attributes = of_object
             && request.method() == Method::GET
             && Query::parse(request.uri().query().unwrap_or_default()).get("attributes").is_some();
@@ -323,26 +474,6 @@ impl Front {
         }
         Ok(response)
     }
-}
-
-/// A path as XML may hold it.
-fn escaped(path: &str) -> String {
-    path.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-/// The bytes of an answer of ours that is known to be small.
-async fn small(body: s3s::Body) -> Bytes {
-    let all = Limited::new(body, READ_BUFFER).collect().await;
-    all.map_or_else(|_| Bytes::new(), |all| all.to_bytes())
-}
-
-/// A small answer with another text.
-async fn rewritten(answer: Response<s3s::Body>, edit: impl FnOnce(&str) -> String) -> Response<s3s::Body> {
-    let (mut head, body) = answer.into_parts();
-    let bytes = small(body).await;
-    let text = edit(&String::from_utf8_lossy(&bytes));
-    head.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(head, s3s::Body::from(text))
 }
 
 /// Presigned URLs may carry `x-amz-*` headers in their query, where they are signed like all of it. Here they become headers,
@@ -421,33 +552,6 @@ fn is_form(request: &Request<Incoming>) -> bool {
     request.method() == Method::POST && kind.is_some_and(|kind| kind.starts_with(b"multipart/form-data"))
 }
 
-fn refuse_form() -> Response<s3s::Body> {
-    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate");
-    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-    response
-}
-
-/// A form that breaks its policy's conditions is denied; s3s calls its policy invalid.
-async fn as_s3_refuses(answer: Response<s3s::Body>) -> Response<s3s::Body> {
-    if answer.status() != StatusCode::BAD_REQUEST {
-        return answer;
-    }
-    let (head, body) = answer.into_parts();
-    let bytes = small(body).await;
-    let text = String::from_utf8_lossy(&bytes);
-    let broken = ["<Message>Policy condition ", "<Message>Bucket in form field "]
-        .iter()
-        .any(|part| text.contains(part));
-    if broken {
-        return refuse(
-            StatusCode::FORBIDDEN,
-            "AccessDenied",
-            "Invalid according to Policy: Policy Condition failed",
-        );
-    }
-    Response::from_parts(head, s3s::Body::from(bytes))
-}
-
 /// A signature for a region that cannot be one's name. s3cmd begins with `US`, and signs anew once it is told the region.
 fn signed_elsewhere(request: &Request<Incoming>) -> bool {
     let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -456,36 +560,6 @@ fn signed_elsewhere(request: &Request<Incoming>) -> bool {
         region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     region.is_some_and(|region| !named(region))
-}
-
-fn refuse_region() -> Response<s3s::Body> {
-    let text = format!(
-        "<Error><Code>AuthorizationHeaderMalformed</Code><Message>The authorization header is malformed; the region is \
-         wrong; expecting '{REGION}'</Message><Region>{REGION}</Region></Error>"
-    );
-    refusal(StatusCode::BAD_REQUEST, text)
-}
-
-/// An error of ours where s3s does not speak for us.
-fn refusal_of(refused: &s3s::S3Error) -> Response<s3s::Body> {
-    let (code, message) = (refused.code().as_str(), refused.message().unwrap_or_default());
-    let status = refused.status_code().unwrap_or(StatusCode::BAD_REQUEST);
-    refuse(status, code, message)
-}
-
-/// A refusal as S3 says it.
-fn refuse(status: StatusCode, code: &str, message: &str) -> Response<s3s::Body> {
-    refusal(status, format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>"))
-}
-
-/// An answer to a request whose body is not read.
-fn refusal(status: StatusCode, text: String) -> Response<s3s::Body> {
-    let mut response = Response::new(s3s::Body::from(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/xml"));
-    headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    response
 }
 
 /// A request that waits for leave to send an empty body. It gets its answer without, which is right, but botocore then
@@ -518,58 +592,5 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.in_flight.dec();
-    }
-}
-
-/// Serves `/metrics` and `/health` until `stop` ends.
-///
-/// # Errors
-/// Where the listener fails.
-pub async fn serve_metrics(
-    listener: TcpListener,
-    registry: Registry,
-    stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut stop => return Ok(()),
-        };
-        let Some((stream, _)) = usable(accepted).await? else { continue };
-        let registry = registry.clone();
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let response = metrics_page(&registry, request.uri().path());
-            std::future::ready(Ok::<_, Infallible>(response))
-        });
-        tokio::spawn(async move {
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
-                tracing::debug!(%error, "a metrics connection ended");
-            }
-        });
-    }
-}
-
-fn metrics_page(registry: &Registry, path: &str) -> Response<Full<Bytes>> {
-    let page = |status, text: Vec<u8>| {
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4"));
-        response
-    };
-    match path {
-        "/metrics" => {
-            let mut text = Vec::new();
-            match TextEncoder::new().encode(&registry.gather(), &mut text) {
-                Ok(()) => page(StatusCode::OK, text),
-                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into_bytes()),
-            }
-        }
-        "/health" => page(StatusCode::OK, b"ok\n".to_vec()),
-        _ => page(StatusCode::NOT_FOUND, b"here are /metrics and /health\n".to_vec()),
     }
 }

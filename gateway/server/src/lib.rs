@@ -4,6 +4,7 @@
 //! [`content`](Engine::content) turns a version back into bytes. [`s3`] is the S3 door. [`Maintenance`] repairs, compacts
 //! and watches over the devices.
 
+mod addressing;
 mod archive;
 mod aws_chunked;
 mod clock;
@@ -26,14 +27,17 @@ mod packer;
 mod placement;
 pub mod s3;
 mod seal;
+mod tls;
 mod upload;
 
+pub use addressing::Domains;
 pub use archive::Archivist;
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use holdfast_gateway_object::open_chunk;
-pub use http::{ServeError, serve, serve_metrics};
+pub use http::{Doorway, ServeError, serve, serve_metrics};
 pub use lifecycle::Lifecycle;
 pub use loose::{LooseDevices, LoosePack, LooseShard, Walk};
 pub use maintenance::{Done, Maintenance, MaintenanceConfig, OpenDevice, Upkeep};
 pub use metrics::GatewayMetrics;
 pub use placement::{DeviceSlots, Placement};
+pub use tls::{DoorTls, TlsError, TlsFiles};

@@ -27,14 +27,16 @@ mod objects;
 mod settings;
 mod tagging;
 mod versions;
+mod website;
 
 pub use access::Query;
 pub(crate) use attributes::unix_ms_of;
-pub use cors::bucket_of;
 pub use forms::{FORM_BYTES_MAX, FormFields};
 pub use lifecycle::lifecycle_of;
+pub use settings::BucketView;
 
 use crate::{
+    addressing::{Domains, Hosts},
     engine::Engine,
     identity::{Credentials, Directory},
     keyring::{Keyring, LocalKeys},
@@ -78,9 +80,11 @@ impl S3Door {
     }
 
     /// The protocol in front of the door.
-    pub fn service(&self) -> S3Service {
+    pub fn service(&self, domains: Domains) -> S3Service {
         let guard = Guard(self.clone());
         let mut builder = S3ServiceBuilder::new(self.clone());
+        let buckets = self.buckets.clone();
+        builder.set_host(Hosts { domains, is_bucket: move |name: &str| buckets.get(name).is_some() });
         builder.set_auth(guard.clone());
         builder.set_access(guard);
         builder.set_validation(buckets::BucketNames);
@@ -152,6 +156,8 @@ operations! {
     lifecycle::delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
     documents::put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput;
     documents::delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput;
+    website::put_bucket_website: PutBucketWebsiteInput => PutBucketWebsiteOutput;
+    website::delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
     encryption::put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput;
     encryption::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
@@ -195,6 +201,7 @@ operations! {
     documents::get_bucket_policy: GetBucketPolicyInput => GetBucketPolicyOutput;
     documents::get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
     documents::get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput;
+    website::get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput;
     encryption::get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput;
     documents::get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
     documents::get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;

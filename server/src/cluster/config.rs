@@ -14,7 +14,7 @@ use std::{
 };
 use toml::Spanned;
 
-use crate::config::{ConfigError, Mistakes, address, duration, local_port, read};
+use crate::config::{ConfigError, DoorConfig, Mistakes, RawDoor, address, duration, local_port, read};
 
 /// A device that is silent for so long is given up, unless told otherwise.
 const OUT_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -33,6 +33,8 @@ pub struct HostConfig {
     /// Where others reach it.
     pub advertise: String,
     pub s3: SocketAddr,
+    /// How the S3 door is called.
+    pub door: DoorConfig,
     pub metrics: SocketAddr,
     /// Where a metadata member serves the admin API, where it does.
     pub admin: Option<SocketAddr>,
@@ -60,6 +62,9 @@ struct RawFile {
     listen: Spanned<String>,
     advertise: Option<Spanned<String>>,
     s3: Option<Spanned<String>>,
+    domains: Option<Spanned<Vec<String>>>,
+    tls_cert: Option<Spanned<PathBuf>>,
+    tls_key: Option<Spanned<PathBuf>>,
     metrics: Option<Spanned<String>>,
     admin: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
@@ -155,6 +160,11 @@ impl HostConfig {
             advertise,
             s3: mistakes.parse(raw.s3.as_ref(), local_port(9000), address),
             metrics: mistakes.parse(raw.metrics.as_ref(), local_port(9001), address),
+            door: mistakes.door(&RawDoor {
+                domains: raw.domains,
+                tls_cert: raw.tls_cert,
+                tls_key: raw.tls_key,
+            }),
             admin: mistakes.parse(raw.admin.as_ref(), None, |text| address(text).map(Some)),
             devices,
             gc_grace: mistakes.parse(raw.gc_grace.as_ref(), hour, duration),

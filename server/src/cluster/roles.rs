@@ -176,7 +176,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if let Some(listener) = s3 {
         let address = listener.local_addr().map_err(io_at("S3"))?;
         serving = Some(host.serve_s3(&engine, listener).await?);
-        ready.push_str(&format!(" s3=http://{address}"));
+        ready.push_str(&format!(" s3={}://{address}", host.config.door.scheme()));
     }
     if serves_data {
         println!("{ready}");
@@ -449,7 +449,8 @@ impl Host {
         let key = key.ok_or_else(|| SystemError::Cluster("the cluster has no S3 keys".to_owned()))?;
         let door = S3Door::new(engine.clone(), Credentials::new(key.access, key.secret));
         let metrics = engine.metrics().clone();
-        Ok(tokio::spawn(serve(listener, door, metrics, until(self.stopped.clone()))))
+        let doorway = self.config.door.open()?;
+        Ok(tokio::spawn(serve(listener, door, doorway, metrics, until(self.stopped.clone()))))
     }
 }
 

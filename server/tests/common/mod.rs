@@ -50,7 +50,7 @@ impl Server {
         let ready = ready.unwrap_or_else(|| panic!("the server is not ready: {}", log_of(data)));
         let address = |name: &str| {
             let part = ready.split(' ').find_map(|part| part.strip_prefix(name)).expect("an address");
-            part.trim_start_matches("http://").to_owned()
+            part.split_once("://").expect("a scheme").1.to_owned()
         };
         Self { child, s3: address("s3="), metrics: address("metrics="), data: data.to_owned() }
     }

@@ -66,11 +66,6 @@ fn rules(view: &BucketView) -> Option<&CORSRules> {
     view.cors.as_ref().map(|config| &config.cors_rules)
 }
 
-/// The bucket that a path begins with.
-pub fn bucket_of(path: &str) -> &str {
-    path.trim_start_matches('/').split('/').next().unwrap_or_default()
-}
-
 impl S3Door {
     /// Answers what a browser asks before it sends a request.
     ///

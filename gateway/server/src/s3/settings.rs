@@ -5,7 +5,10 @@ use crate::lifecycle::rules::Rule;
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::records::{Bucket, BucketConfig, ENCRYPTION};
 use s3s::{
-    dto::{CORSConfiguration, ObjectOwnership, OwnershipControls, PublicAccessBlockConfiguration},
+    dto::{
+        CORSConfiguration, ObjectOwnership, OwnershipControls, PublicAccessBlockConfiguration,
+        WebsiteConfiguration,
+    },
     xml::{Deserialize, Deserializer},
 };
 use std::{
@@ -47,6 +50,7 @@ pub struct BucketView {
     pub ownership: Ownership,
     pub cors: Option<CORSConfiguration>,
     pub lifecycle: Vec<Rule>,
+    pub website: Option<WebsiteConfiguration>,
     /// What is encrypted of which nobody says how. One that cannot be read lets nothing be written.
     pub encryption: Option<Result<encryption::Default, ()>>,
 }
@@ -98,6 +102,7 @@ impl BucketView {
             ownership: document("ownership").map_or(Ownership::ObjectWriter, |text| ownership(text)),
             cors: document("cors").and_then(|text| from_xml(text)),
             lifecycle: super::lifecycle::lifecycle_of(&config),
+            website: document("website").and_then(|text| from_xml(text)),
             encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),
             bucket,
             config,
