@@ -65,6 +65,9 @@ pub const CLOCK_STEP_MAX_MS: u64 = 60 * 60 * 1000;
 /// Journal records kept for a bucket. A sync client that was away for longer compares trees instead.
 pub const JOURNAL_RECORDS_MAX: u64 = 1_000_000;
 
+/// Bytes of the name of a journal's reader.
+pub const CURSOR_NAME_MAX: usize = 128;
+
 /// Chunk references that one garbage collection command touches: some milliseconds of `apply`, so that writes do not
 /// wait behind it.
 pub const COLLECT_STEPS_MAX: u32 = 2048;

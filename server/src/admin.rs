@@ -1,5 +1,6 @@
 //! The cluster as operators see and order it: one model, for the command line and for the HTTP API.
 
+pub mod events;
 pub mod http;
 pub mod kms;
 pub mod local;

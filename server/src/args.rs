@@ -4,7 +4,7 @@ mod users;
 
 pub use users::{
     KeyArgs, KeyCommand, KmsArgs, KmsCommand, KmsKeyCommand, PolicyArgs, PolicyCommand, UserArgs,
-    UserCommand, UsersCommand, Way,
+    UserCommand, UsersCommand, Way, WebhookArgs, WebhookCommand,
 };
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -49,6 +49,8 @@ pub enum Command {
     Policy(PolicyArgs),
     /// Makes, rotates and disables the keys that objects are encrypted with
     Kms(KmsArgs),
+    /// Makes webhooks that buckets send events to, and shows a bucket's changes
+    Webhook(WebhookArgs),
     /// Brings back a cluster whose metadata is lost, from its devices or from one member that is left
     Recover(RecoverArgs),
     /// Lets garbage collection go on after the auditor stopped it, and what it found was looked into

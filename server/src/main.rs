@@ -12,7 +12,7 @@ mod system;
 
 use args::{
     Args, ClusterCommand, Command, FoundCommand, KeyArgs, KmsArgs, OperatorArgs, OperatorCommand, PolicyArgs,
-    ServerArgs, TokenCommand, UserArgs, UsersCommand,
+    ServerArgs, TokenCommand, UserArgs, UsersCommand, WebhookArgs,
 };
 use clap::Parser;
 use cluster::config::HostConfig;
@@ -74,6 +74,10 @@ fn main() -> ExitCode {
         }
         Command::Key(KeyArgs { way, command }) => {
             let command = UsersCommand::Key(command);
+            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
+        }
+        Command::Webhook(WebhookArgs { way, command }) => {
+            let command = UsersCommand::Webhook(command);
             with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
         }
         Command::Kms(KmsArgs { way, command }) => {

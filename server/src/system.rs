@@ -12,7 +12,8 @@ use holdfast_core::{
 };
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Lifecycle, Maintenance,
-    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, s3::S3Door, serve, serve_metrics,
+    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, notify::Notifier, s3::S3Door, serve,
+    serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
@@ -79,6 +80,8 @@ pub enum SystemError {
     HostIdentity(#[from] crate::cluster::identity::IdentityError),
     #[error(transparent)]
     Tls(#[from] holdfast_net::TlsError),
+    #[error("webhooks: {0}")]
+    Webhooks(#[from] holdfast_gateway_server::notify::ClientError),
     #[error("TLS of S3: {0}")]
     DoorTls(#[from] holdfast_gateway_server::TlsError),
     #[error(transparent)]
@@ -177,6 +180,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
     let lifecycle = Lifecycle::new(local.clone(), config.lifecycle_day);
+    let notifier = Notifier::new(local.clone())?;
     let collector = Collector::new(local, collector_config);
 
     let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
@@ -198,8 +202,9 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
             async { archivist.run().await.map_err(SystemError::from) },
             async { collector.run().await.map_err(SystemError::from) },
             async { lifecycle.run().await.map_err(SystemError::from) },
+            async { notifier.run().await.map_err(SystemError::from) },
         )
-        .map(|((), (), (), ())| ())
+        .map(|((), (), (), (), ())| ())
     });
     let result = tokio::select! {
         () = stopping => Ok(()),

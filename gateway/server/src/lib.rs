@@ -21,6 +21,7 @@ mod loose;
 mod maintenance;
 mod md5_lanes;
 mod metrics;
+pub mod notify;
 mod outbound;
 mod pack_io;
 mod packer;

@@ -23,6 +23,7 @@ mod lifecycle;
 mod listing;
 mod locks;
 mod multipart;
+mod notification;
 mod objects;
 mod settings;
 mod tagging;
@@ -33,6 +34,9 @@ pub use access::Query;
 pub(crate) use attributes::unix_ms_of;
 pub use forms::{FORM_BYTES_MAX, FormFields};
 pub use lifecycle::lifecycle_of;
+pub use notification::{
+    CURSOR as NOTIFICATION_CURSOR, MADE as NOTIFICATION_MADE, Subscription, subscriptions,
+};
 pub use settings::BucketView;
 
 use crate::{
@@ -158,6 +162,7 @@ operations! {
     documents::delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput;
     website::put_bucket_website: PutBucketWebsiteInput => PutBucketWebsiteOutput;
     website::delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
+    notification::put_bucket_notification_configuration: PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
     encryption::put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput;
     encryption::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
@@ -202,6 +207,7 @@ operations! {
     documents::get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
     documents::get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput;
     website::get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput;
+    notification::get_bucket_notification_configuration: GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput;
     encryption::get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput;
     documents::get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
     documents::get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;

@@ -292,6 +292,7 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
                 self.create_upload(bucket, &key, id, attributes, checksum, &extra)
             }
             Command::ChangeIdentities { number, changes } => self.change_identities(number, changes),
+            Command::NoteCursor { bucket, name, position } => self.note_cursor(bucket, &name, position),
         }
     }
 

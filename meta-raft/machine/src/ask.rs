@@ -8,8 +8,8 @@ use crate::{
     query,
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, Device, Extra,
-        Header, Host, Keyring, Pack, Part, Pg, PgBefore3, Pool, Segment, Settings, Token, Tombstone, Upload,
-        Version, VersionName,
+        Header, Host, JournalRecord, Keyring, Pack, Part, Pg, PgBefore3, Pool, Segment, Settings, Token,
+        Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
@@ -158,6 +158,15 @@ pub struct Object {
     pub latest: bool,
 }
 
+/// A part of a bucket's journal.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct JournalPage {
+    /// With their numbers, in order.
+    pub records: Vec<(u64, JournalRecord)>,
+    /// The number of the record that comes next.
+    pub next: u64,
+}
+
 /// What a key and a version's name lead to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum LookedUp {
@@ -288,6 +297,17 @@ questions! {
             Some(upload) => Ok(Some((upload, query::upload_extra(view, question.id)?))),
             None => Ok(None),
         };
+    /// A bucket's journal from a number on.
+    false JournalFrom { bucket: BucketId, from: u64, limit: u32 } => JournalPage:
+        |question, view| query::journal(view, question.bucket, question.from, question.limit as usize);
+    /// How far a reader of a bucket's journal is.
+    true CursorOf { bucket: BucketId, name: String } => Option<u64>:
+        |question, view| query::cursor(view, question.bucket, &question.name);
+    /// Versions that may be gone, in the order asked.
+    false VersionsOf { bucket: BucketId, wanted: Vec<(NodeId, VersionId)> } => Vec<Option<(Version, Extra)>>: |question, view| {
+        let find = |(node, version): &(NodeId, VersionId)| query::version(view, question.bucket, *node, *version);
+        question.wanted.iter().map(find).collect()
+    };
 }
 
 #[cfg(test)]

@@ -506,6 +506,12 @@ pub enum Command {
         number: u64,
         changes: Vec<(String, Option<String>)>,
     },
+    /// A reader of a bucket's journal needs nothing any more before `position`. It never goes back.
+    NoteCursor {
+        bucket: BucketId,
+        name: String,
+        position: u64,
+    },
 }
 
 impl Command {
@@ -547,6 +553,7 @@ impl Command {
             {
                 5
             }
+            Self::NoteCursor { .. } => 5,
             Self::MakeBucket { .. }
             | Self::ConfigureBucket { .. }
             | Self::PutVersion { .. }

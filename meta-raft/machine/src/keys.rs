@@ -71,6 +71,8 @@ pub enum Table {
     Identity = b'O',
     /// The raft entry that changed an identity last.
     IdentityNumber = b'P',
+    /// How far readers of a bucket's journal are.
+    Cursor = b'Q',
 }
 
 /// A tree of names. Each has directories of its own; a name with versions is in one of them.
@@ -170,6 +172,14 @@ pub fn identity_number() -> Vec<u8> {
 
 pub fn journal(bucket: BucketId, number: u64) -> Vec<u8> {
     key(Table::Journal, &[&bucket.0.to_be_bytes(), &number.to_be_bytes()])
+}
+
+pub fn cursor(bucket: BucketId, name: &str) -> Vec<u8> {
+    key(Table::Cursor, &[&bucket.0.to_be_bytes(), name.as_bytes()])
+}
+
+pub fn cursors_of(bucket: BucketId) -> Vec<u8> {
+    key(Table::Cursor, &[&bucket.0.to_be_bytes()])
 }
 
 pub fn uploads_of(bucket: BucketId) -> Vec<u8> {

@@ -2,19 +2,19 @@
 
 use crate::{
     apply::components,
-    ask::{Backlog, Found, LookedUp, Object},
+    ask::{Backlog, Found, JournalPage, LookedUp, Object},
     keys::{self, Table, Tree},
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, Device,
-        DirEntry, Extra, Header, Host, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment, Settings,
-        Summary, Token, Tombstone, Upload, Version, VersionName,
+        DirEntry, Extra, Header, Host, JournalRecord, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment,
+        Settings, Summary, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
     ids::{
         BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, SegmentId, UploadId, VersionId,
     },
-    kv::{KvError, View, scan_prefix},
+    kv::{KvError, View, prefix_end, scan_prefix},
     limits::PARTS_MAX,
 };
 use std::{
@@ -157,6 +157,49 @@ pub fn identities(view: &(impl View + ?Sized)) -> Result<Vec<(String, String)>, 
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let all = scan_prefix(view, &table, usize::MAX)?;
     Ok(all.iter().map(|(key, value)| (text(&key[table.len()..]), text(value))).collect())
+}
+
+/// A bucket's journal from a number on, in order.
+pub fn journal(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    from: u64,
+    limit: usize,
+) -> Result<JournalPage, KvError> {
+    let mut records = Vec::new();
+    let mut failed = None;
+    if limit > 0 {
+        let end = prefix_end(&keys::journal_of(bucket));
+        view.scan(&keys::journal(bucket, from), &end, &mut |key, value| {
+            let number = keys::tail(key).map_or(0, u64::from_be_bytes);
+            match JournalRecord::from_bytes(value) {
+                Ok(record) => records.push((number, record)),
+                Err(error) => failed = Some(error),
+            }
+            match records.len() < limit && failed.is_none() {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+    }
+    let next = usage(view, bucket)?.unwrap_or_default().journal_next;
+    failed.map_or(Ok(JournalPage { records, next }), Err)
+}
+
+pub fn cursor(view: &(impl View + ?Sized), bucket: BucketId, name: &str) -> Result<Option<u64>, KvError> {
+    let kept = view.get(&keys::cursor(bucket, name))?;
+    Ok(kept.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes))
+}
+
+/// A version with its extras.
+pub fn version(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    node: NodeId,
+    id: VersionId,
+) -> Result<Option<(Version, Extra)>, KvError> {
+    let Some(version) = read::<Version>(view, &keys::version(bucket, node, id))? else { return Ok(None) };
+    Ok(Some((version, read(view, &keys::extra(bucket, node, id))?.unwrap_or_default())))
 }
 
 /// The bytes of a version whose content is inline.

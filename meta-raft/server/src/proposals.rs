@@ -140,6 +140,7 @@ fn size_of(command: &Command) -> usize {
         Command::ChangeIdentities { changes, .. } => {
             changes.iter().map(|(name, text)| 8 + name.len() + text.as_ref().map_or(0, String::len)).sum()
         }
+        Command::NoteCursor { name, .. } => name.len(),
         Command::RegisterPack(pack) => pack.chunks.len() * 72,
         Command::RegisterSegment { chunks, .. } => chunks.len() * 40,
         Command::CreateUpload { key, attributes, .. } => key.len() + attributes_size(attributes),

@@ -165,6 +165,7 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::RemoveBucket { .. }
         | Command::StartUpload { .. } => gateway,
         Command::ChangeIdentities { .. } => gateway || operator || meta,
+        Command::NoteCursor { .. } => gateway || meta,
         Command::RegisterPack(_) | Command::ReportShards { .. } | Command::ReportMissing { .. } => {
             gateway || storage
         }
@@ -245,7 +246,10 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::OwnedUploadsAfter(_)
         | Ask::UploadOwner(_)
         | Ask::ConfiguredBuckets(_)
-        | Ask::UploadWith(_) => true,
+        | Ask::UploadWith(_)
+        | Ask::JournalFrom(_)
+        | Ask::CursorOf(_)
+        | Ask::VersionsOf(_) => true,
     }
 }
 

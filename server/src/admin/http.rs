@@ -181,7 +181,10 @@ pub async fn serve(listener: TcpListener, tls: Tls, api: Api) -> io::Result<()> 
 
 /// The API's routes. Its description is for everybody, the rest is for who has a token.
 fn router(api: Api) -> Router {
-    let users = super::users::routes().merge(super::kms::routes()).with_state(Meta::Remote(api.meta.clone()));
+    let users = super::users::routes()
+        .merge(super::kms::routes())
+        .merge(super::events::routes())
+        .with_state(Meta::Remote(api.meta.clone()));
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(users)
         .routes(routes!(status))

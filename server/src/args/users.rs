@@ -45,6 +45,14 @@ pub struct PolicyArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct WebhookArgs {
+    #[command(flatten)]
+    pub way: Way,
+    #[command(subcommand)]
+    pub command: WebhookCommand,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct KmsArgs {
     #[command(flatten)]
     pub way: Way,
@@ -59,6 +67,7 @@ pub enum UsersCommand {
     Key(KeyCommand),
     Policy(PolicyCommand),
     Kms(KmsCommand),
+    Webhook(WebhookCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,4 +176,29 @@ pub enum KmsKeyCommand {
     Disable { id: String },
     /// Lets a key be used again
     Enable { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WebhookCommand {
+    /// Makes a webhook, to which buckets may send their events, or gives one another address
+    Create {
+        name: String,
+        url: String,
+        /// Sent with each event, as a bearer's
+        #[arg(long, value_name = "T", env = "HOLDFAST_WEBHOOK_TOKEN", hide_env_values = true)]
+        secret: Option<String>,
+    },
+    /// Lists webhooks
+    List,
+    /// Removes a webhook
+    Delete { name: String },
+    /// Shows the changes of a bucket from a number on
+    Changes {
+        bucket: String,
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// How many seconds to wait where there are none
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
+    },
 }

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
-    OpenDevice, identity::Credentials, s3::S3Door, serve, serve_metrics,
+    OpenDevice, identity::Credentials, notify::Notifier, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
@@ -170,6 +170,8 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
         let lifecycle = Lifecycle::new(node.handle(), host.config.lifecycle_day);
         running.duties.spawn(async move { lifecycle.run().await.map_err(SystemError::from) });
+        let notifier = Notifier::new(node.handle())?;
+        running.duties.spawn(async move { notifier.run().await.map_err(SystemError::from) });
     }
     let mut serving = None;
     let mut ready = ready;

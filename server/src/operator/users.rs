@@ -4,11 +4,14 @@
 use super::show::{say, show_rows};
 use crate::{
     admin::{
+        events::WebhookOrder,
         kms::{KmsKeyChange, KmsKeyOrder},
         local,
         users::{KeyOrder, UserChange, UserOrder},
     },
-    args::{KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way},
+    args::{
+        KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way, WebhookCommand,
+    },
     cluster::identity::HostIdentity,
     system::{SystemError, io_at, refuse},
 };
@@ -147,6 +150,7 @@ pub async fn run(operator: &Path, json: bool, way: Way, command: UsersCommand) -
         UsersCommand::Key(command) => key(&reach, json, command).await,
         UsersCommand::Policy(command) => policy(&reach, json, command).await,
         UsersCommand::Kms(KmsCommand::Key(command)) => kms(&reach, json, command).await,
+        UsersCommand::Webhook(command) => webhook(&reach, json, command).await,
     }
 }
 
@@ -253,5 +257,28 @@ async fn kms(reach: &Reach, json: bool, command: KmsKeyCommand) -> Result<(), Sy
         }
     };
     show(json, &["id", "enabled", "versions", "created_ms", "rotated_ms", "description"], answer);
+    Ok(())
+}
+
+async fn webhook(reach: &Reach, json: bool, command: WebhookCommand) -> Result<(), SystemError> {
+    let answer = match command {
+        WebhookCommand::Create { name, url, secret } => {
+            reach.send(Method::POST, "/v1/webhooks", &WebhookOrder { name, url, token: secret }).await?
+        }
+        WebhookCommand::List => reach.send(Method::GET, "/v1/webhooks", &()).await?,
+        WebhookCommand::Delete { name } => {
+            reach.send(Method::DELETE, &format!("/v1/webhooks/{}", encoded(&name)), &()).await?
+        }
+        WebhookCommand::Changes { bucket, from, wait } => {
+            let path = format!("/v1/buckets/{}/changes?from={from}&wait={wait}", encoded(&bucket));
+            let mut answer = reach.send(Method::GET, &path, &()).await?;
+            if !json {
+                show(json, &["number", "change", "key", "version"], answer["changes"].take());
+                return Ok(());
+            }
+            answer
+        }
+    };
+    show(json, &["name", "url", "arn", "has_token"], answer);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Changing identities: each change reads them, and counts only if nobody changed them meanwhile.
 
 use super::{Key, OWNER, OWNER_ACCOUNT, User};
+use crate::notify::Webhook;
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::{
     ask::{AccessKeys, IdentitiesNow},
@@ -354,6 +355,30 @@ pub async fn attach_policy(
         }
         write(records, key, &known)?;
         Ok(known)
+    })
+    .await
+}
+
+/// Keeps a webhook, or gives one another address.
+///
+/// # Errors
+/// See [`create_user`]; and where its address is none.
+pub async fn put_webhook(meta: &Meta, webhook: &Webhook) -> Result<(), IdentityError> {
+    check_name(&webhook.name)?;
+    let address = reqwest::Url::parse(&webhook.url).ok();
+    if !address.is_some_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host()) {
+        return invalid("a webhook's address begins with http:// or https:// and names a host");
+    }
+    change(meta, |records| write(records, Webhook::path(&webhook.name), webhook)).await
+}
+
+/// Removes a webhook.
+///
+/// # Errors
+/// See [`create_user`].
+pub async fn delete_webhook(meta: &Meta, name: &str) -> Result<(), IdentityError> {
+    change(meta, |records| {
+        records.remove(&Webhook::path(name)).map(drop).ok_or(IdentityError::Unknown("webhook"))
     })
     .await
 }

@@ -10,6 +10,7 @@ use super::{
     error,
     extras::extra_of,
     multipart::{find, part_number, put_part},
+    notification::MADE,
     objects::{check_key, put_command, refuse_unknown},
     settings::BucketView,
     versions::{parse_version, shown_version, written_version},
@@ -137,6 +138,9 @@ pub async fn copy_object(
     }
     let replaced = attributes(attribute_fields!(input))?;
     let mut wanted = extra_of(door, &scene, &headers, target, &input.key)?;
+    if target.notifies {
+        wanted.documents.insert(MADE.to_owned(), "Copy".to_owned());
+    }
     let encryption = Encryption::of_write(door, &scene, &headers, target).await?;
     encryption.iter().try_for_each(|encryption| encryption.keep(&mut wanted))?;
     let key = input.key.clone().into_bytes();

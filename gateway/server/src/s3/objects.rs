@@ -14,6 +14,7 @@ use super::{
     extras::{extra_of, show_mode},
     forms::{self, FormFields},
     lifecycle::{expiration, expiration_of},
+    notification::MADE,
     versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
@@ -57,6 +58,9 @@ pub async fn put_object(
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
     let mut extra = extra_of(door, &scene, &headers, bucket, &input.key)?;
+    if bucket.notifies && scene.form {
+        extra.documents.insert(MADE.to_owned(), "Post".to_owned());
+    }
     let encryption = Encryption::of_write(door, &scene, &headers, bucket).await?;
     encryption.iter().try_for_each(|encryption| encryption.keep(&mut extra))?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;

@@ -51,6 +51,8 @@ pub struct BucketView {
     pub cors: Option<CORSConfiguration>,
     pub lifecycle: Vec<Rule>,
     pub website: Option<WebsiteConfiguration>,
+    /// Whether somebody is told of what happens in it.
+    pub notifies: bool,
     /// What is encrypted of which nobody says how. One that cannot be read lets nothing be written.
     pub encryption: Option<Result<encryption::Default, ()>>,
 }
@@ -102,6 +104,7 @@ impl BucketView {
             ownership: document("ownership").map_or(Ownership::ObjectWriter, |text| ownership(text)),
             cors: document("cors").and_then(|text| from_xml(text)),
             lifecycle: super::lifecycle::lifecycle_of(&config),
+            notifies: document("notification").is_some(),
             website: document("website").and_then(|text| from_xml(text)),
             encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),
             bucket,

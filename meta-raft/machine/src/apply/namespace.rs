@@ -9,8 +9,8 @@ use crate::{
 use holdfast_core::{
     chunker::ChunkerProfile,
     ids::{BucketId, DomainId, NodeId, VersionId},
-    kv::View,
-    limits::{JOURNAL_RECORDS_MAX, KEY_BYTES_MAX},
+    kv::{View, scan_prefix},
+    limits::{CURSOR_NAME_MAX, JOURNAL_RECORDS_MAX, KEY_BYTES_MAX},
 };
 
 impl<V: View + ?Sized> Tx<'_, V> {
@@ -47,6 +47,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.kv.delete(keys::bucket(bucket.id));
         self.kv.delete(keys::bucket_usage(bucket.id));
         self.remove(keys::bucket_config(bucket.id))?;
+        for (key, _) in scan_prefix(&self.kv, &keys::cursors_of(bucket.id), usize::MAX)? {
+            self.kv.delete(key);
+        }
         self.kv.put(keys::dead_journal(bucket.id), Vec::new());
         Ok(Outcome::Done)
     }
@@ -87,6 +90,19 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
         config.number = self.index;
         self.write(keys::bucket_config(bucket), &config);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn note_cursor(&mut self, bucket: BucketId, name: &str, position: u64) -> Step<Outcome> {
+        self.usage(bucket)?;
+        let key = keys::cursor(bucket, name);
+        let known = self.kv.get(&key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+        if name.is_empty() || name.len() > CURSOR_NAME_MAX {
+            return Err(Rejection::Malformed.into());
+        }
+        if known.is_none_or(|known| known < position) {
+            self.kv.put(key, position.to_be_bytes().to_vec());
+        }
         Ok(Outcome::Done)
     }
 

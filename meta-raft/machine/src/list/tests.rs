@@ -409,7 +409,8 @@ fn a_removal_takes_only_what_it_demands() {
         | other @ Command::ChangeVersion { .. }
         | other @ Command::RemoveBucket { .. }
         | other @ Command::StartUpload { .. }
-        | other @ Command::ChangeIdentities { .. } => panic!("{other:?}"),
+        | other @ Command::ChangeIdentities { .. }
+        | other @ Command::NoteCursor { .. } => panic!("{other:?}"),
     };
     let refused = Outcome::Rejected(Rejection::PreconditionFailed);
     assert_eq!(run(&store, 13, remove(two, Demand::Noncurrent(two))), refused, "it is the current one");
