@@ -1,5 +1,6 @@
 //! Listeners: S3, and metrics on a port of its own.
 
+mod heard;
 mod metrics_page;
 mod refusals;
 mod website;
@@ -11,11 +12,12 @@ use crate::{
     aws_chunked::Bounded,
     iam::{self, Iam},
     metrics::GatewayMetrics,
-    s3::{BucketView, FORM_BYTES_MAX, FormFields, Query, S3Door},
+    s3::{BucketView, FORM_BYTES_MAX, FormFields, Query, S3Door, logging::FLUSH_EVERY},
     tls::DoorTls,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
+use heard::{Answered, Heard};
 use http_body_util::{BodyDataStream, BodyExt, Limited, StreamBody};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -135,6 +137,15 @@ pub async fn serve(
     if let Some(tls) = tls.clone() {
         tasks.spawn(tls.follow());
     }
+    let writing = front.door.clone();
+    tasks.spawn(async move {
+        let mut ticks = tokio::time::interval(FLUSH_EVERY);
+        loop {
+            ticks.tick().await;
+            writing.flush_log().await;
+        }
+    });
+    let log = front.door.clone();
     loop {
         while tasks.try_join_next().is_some() {}
         let next = async {
@@ -173,6 +184,7 @@ pub async fn serve(
         tracing::warn!("requests were still running when the process stopped");
     }
     tasks.shutdown().await;
+    log.flush_log().await;
     Ok(())
 }
 
@@ -303,6 +315,7 @@ impl Front {
         request.extensions_mut().insert(peer);
         let _flight = InFlight::enter(&self.metrics);
         let span = tracing::info_span!("request", id, %method, path);
+        let heard = Heard::of(&mut request);
         let mut bucket = String::new();
         let mut response = match (self.requests.try_acquire(), self.place(&request).await) {
             (Err(_), _) => refuse_form(),
@@ -321,12 +334,25 @@ impl Front {
                 .entry(header::RETRY_AFTER)
                 .or_insert(header::HeaderValue::from_static("1"));
         }
+        let mut code = None;
         let status = response.status();
         let is_xml =
             response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/xml");
         if (status.is_client_error() || status.is_server_error()) && is_xml && method != Method::HEAD {
             let named = format!("<Resource>{}</Resource><RequestId>{id}</RequestId></Error>", escaped(&path));
-            response = rewritten(response, |text| text.replacen("</Error>", &named, 1)).await;
+            let edit = |text: &str| {
+                let rest = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once('<'));
+                code = rest.map(|(code, _)| code.to_owned());
+                text.replacen("</Error>", &named, 1)
+            };
+            response = rewritten(response, edit).await;
+        }
+        if let Some(view) = self.door.seen(&bucket)
+            && let Some(target) = &view.logging
+        {
+            let (code, took) = (code.as_deref(), start.elapsed());
+            let answered = Answered { status, id: &id, code, took, sent: &response };
+            heard.log(&self.door, &view, target, peer, &answered);
         }
         if let Some(origin) = origin.as_ref().and_then(|origin| origin.to_str().ok())
             && method != Method::OPTIONS

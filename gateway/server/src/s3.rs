@@ -7,6 +7,7 @@ mod access;
 mod acl;
 mod attributes;
 mod buckets;
+mod catalogue;
 mod conditions;
 mod copy;
 mod cors;
@@ -22,6 +23,7 @@ mod inspect;
 mod lifecycle;
 mod listing;
 mod locks;
+pub mod logging;
 mod multipart;
 mod notification;
 mod objects;
@@ -51,6 +53,7 @@ use holdfast_meta_raft_machine::{
     command::{Command, Outcome},
 };
 use holdfast_meta_raft_server::Meta;
+use logging::AccessLog;
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     config::{S3Config, StaticConfigProvider},
@@ -73,6 +76,8 @@ pub struct S3Door {
     pub(crate) directory: Arc<Directory>,
     buckets: Arc<Buckets>,
     pub(crate) keyring: Arc<Keyring>,
+    /// Lines of access logs that wait to be written.
+    pub(crate) log: AccessLog,
 }
 
 impl S3Door {
@@ -80,7 +85,13 @@ impl S3Door {
     pub fn new(engine: Engine, credentials: Credentials) -> Self {
         let directory = Arc::new(Directory::new(engine.meta().clone(), credentials));
         let keyring = Keyring::new(engine.meta().clone(), directory.clone(), Arc::new(LocalKeys));
-        Self { engine, directory, buckets: Arc::default(), keyring: Arc::new(keyring) }
+        Self {
+            engine,
+            directory,
+            buckets: Arc::default(),
+            keyring: Arc::new(keyring),
+            log: AccessLog::default(),
+        }
     }
 
     /// The protocol in front of the door.
@@ -101,6 +112,11 @@ impl S3Door {
         config.form_max_parts = 100;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.build()
+    }
+
+    /// A bucket as it was seen last.
+    pub fn seen(&self, bucket: &str) -> Option<Arc<BucketView>> {
+        self.buckets.get(bucket)
     }
 
     pub fn meta(&self) -> &Meta {
@@ -163,6 +179,16 @@ operations! {
     website::put_bucket_website: PutBucketWebsiteInput => PutBucketWebsiteOutput;
     website::delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
     notification::put_bucket_notification_configuration: PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
+    catalogue::put_bucket_analytics_configuration: PutBucketAnalyticsConfigurationInput => PutBucketAnalyticsConfigurationOutput;
+    catalogue::delete_bucket_analytics_configuration: DeleteBucketAnalyticsConfigurationInput => DeleteBucketAnalyticsConfigurationOutput;
+    catalogue::put_bucket_intelligent_tiering_configuration: PutBucketIntelligentTieringConfigurationInput => PutBucketIntelligentTieringConfigurationOutput;
+    catalogue::delete_bucket_intelligent_tiering_configuration: DeleteBucketIntelligentTieringConfigurationInput => DeleteBucketIntelligentTieringConfigurationOutput;
+    catalogue::put_bucket_inventory_configuration: PutBucketInventoryConfigurationInput => PutBucketInventoryConfigurationOutput;
+    catalogue::delete_bucket_inventory_configuration: DeleteBucketInventoryConfigurationInput => DeleteBucketInventoryConfigurationOutput;
+    catalogue::put_bucket_metrics_configuration: PutBucketMetricsConfigurationInput => PutBucketMetricsConfigurationOutput;
+    catalogue::delete_bucket_metrics_configuration: DeleteBucketMetricsConfigurationInput => DeleteBucketMetricsConfigurationOutput;
+    catalogue::put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput => PutBucketAccelerateConfigurationOutput;
+    logging::put_bucket_logging: PutBucketLoggingInput => PutBucketLoggingOutput;
     encryption::put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput;
     encryption::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
@@ -208,11 +234,20 @@ operations! {
     documents::get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput;
     website::get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput;
     notification::get_bucket_notification_configuration: GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput;
+    catalogue::get_bucket_analytics_configuration: GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput;
+    catalogue::list_bucket_analytics_configurations: ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput;
+    catalogue::get_bucket_intelligent_tiering_configuration: GetBucketIntelligentTieringConfigurationInput => GetBucketIntelligentTieringConfigurationOutput;
+    catalogue::list_bucket_intelligent_tiering_configurations: ListBucketIntelligentTieringConfigurationsInput => ListBucketIntelligentTieringConfigurationsOutput;
+    catalogue::get_bucket_inventory_configuration: GetBucketInventoryConfigurationInput => GetBucketInventoryConfigurationOutput;
+    catalogue::list_bucket_inventory_configurations: ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput;
+    catalogue::get_bucket_metrics_configuration: GetBucketMetricsConfigurationInput => GetBucketMetricsConfigurationOutput;
+    catalogue::list_bucket_metrics_configurations: ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput;
+    logging::get_bucket_logging: GetBucketLoggingInput => GetBucketLoggingOutput;
     encryption::get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput;
     documents::get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
     documents::get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
     documents::get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
-    documents::get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;
+    catalogue::get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;
     tagging::get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput;
     tagging::get_object_tagging: GetObjectTaggingInput => GetObjectTaggingOutput;
     locks::get_object_lock_configuration: GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput;

@@ -3,7 +3,8 @@
 use std::{path::Path, process::Command};
 
 /// Each stands alone, and shares users with the others.
-const SUITES: [&str; 4] = ["access_suite.py", "encryption_suite.py", "iam_suite.py", "web_suite.py"];
+const SUITES: [&str; 5] =
+    ["access_suite.py", "encryption_suite.py", "iam_suite.py", "web_suite.py", "services_suite.py"];
 
 /// Runs a client, and gives back what it printed.
 pub fn run(mut command: Command) -> String {

@@ -12,6 +12,7 @@ use super::{
     S3Door,
     acl::{Acl, Permission},
     error,
+    logging::{Note, Noted},
     settings::{BucketView, Ownership},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 };
 use actions::{Grant, Rule, rule_of};
 use facts::{Asked, Facts};
-use holdfast_gateway_policy::Effect;
+use holdfast_gateway_policy::{Caller, Effect};
 use holdfast_meta_raft_machine::{
     ask::{BucketNamed, CurrentVersion, Look, LookAt, LookedUp, Object},
     command::{Command, Rejection, VersionChange},
@@ -378,6 +379,11 @@ impl S3Door {
         } else if bucket.is_none() {
             return Err(s3_error!(NoSuchBucket, "The specified bucket does not exist"));
         }
+        if bucket.as_ref().is_some_and(|bucket| bucket.logging.is_some())
+            && let Some(note) = context.extensions_mut().get::<Note>()
+        {
+            note.take(Noted { requester: requester(&who), key: key.clone().unwrap_or_default() });
+        }
         let form = context.s3_op().name() == "PostObject";
         let scene = Scene { who, bucket, object, form, facts };
         if let Some(bucket) = &scene.bucket {
@@ -514,6 +520,15 @@ impl S3Door {
             session::BadToken::Invalid => invalid_token(),
             session::BadToken::Expired => s3_error!(ExpiredToken, "The provided token has expired."),
         })
+    }
+}
+
+/// Whoever sends a request, as access logs call them.
+fn requester(who: &Who) -> String {
+    match who.caller() {
+        Caller::User { arn, canonical, .. } if arn.ends_with(":root") => canonical.to_owned(),
+        Caller::User { arn, .. } => arn.to_owned(),
+        Caller::Anonymous | Caller::Federated(_) => String::new(),
     }
 }
 

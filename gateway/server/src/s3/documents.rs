@@ -12,18 +12,18 @@ use hyper::StatusCode;
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
-        self, CORSConfiguration, CORSRule, DeleteBucketCorsInput, DeleteBucketCorsOutput,
+        CORSConfiguration, CORSRule, DeleteBucketCorsInput, DeleteBucketCorsOutput,
         DeleteBucketOwnershipControlsInput, DeleteBucketOwnershipControlsOutput, DeleteBucketPolicyInput,
         DeleteBucketPolicyOutput, DeletePublicAccessBlockInput, DeletePublicAccessBlockOutput,
-        GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput, GetBucketCorsInput,
-        GetBucketCorsOutput, GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput,
-        GetBucketPolicyInput, GetBucketPolicyOutput, GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput,
-        GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput, GetPublicAccessBlockInput,
-        GetPublicAccessBlockOutput, ObjectOwnership, OwnershipControls, Payer, PolicyStatus,
-        PublicAccessBlockConfiguration, PutBucketCorsInput, PutBucketCorsOutput,
-        PutBucketOwnershipControlsInput, PutBucketOwnershipControlsOutput, PutBucketPolicyInput,
-        PutBucketPolicyOutput, PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput,
-        PutPublicAccessBlockInput, PutPublicAccessBlockOutput,
+        GetBucketCorsInput, GetBucketCorsOutput, GetBucketOwnershipControlsInput,
+        GetBucketOwnershipControlsOutput, GetBucketPolicyInput, GetBucketPolicyOutput,
+        GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput, GetBucketRequestPaymentInput,
+        GetBucketRequestPaymentOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
+        ObjectOwnership, OwnershipControls, Payer, PolicyStatus, PublicAccessBlockConfiguration,
+        PutBucketCorsInput, PutBucketCorsOutput, PutBucketOwnershipControlsInput,
+        PutBucketOwnershipControlsOutput, PutBucketPolicyInput, PutBucketPolicyOutput,
+        PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput, PutPublicAccessBlockInput,
+        PutPublicAccessBlockOutput,
     },
     s3_error,
     xml::{Serialize, Serializer},
@@ -288,13 +288,4 @@ pub async fn put_bucket_request_payment(
     };
     set(door, scene.bucket()?, "requester-pays", text).await?;
     Ok(S3Response::new(PutBucketRequestPaymentOutput::default()))
-}
-
-/// Nothing is ever accelerated, which is what S3 says of a bucket that never was.
-pub fn get_bucket_accelerate_configuration(
-    _door: &S3Door,
-    request: S3Request<GetBucketAccelerateConfigurationInput>,
-) -> S3Result<S3Response<GetBucketAccelerateConfigurationOutput>> {
-    scene(&request)?;
-    Ok(S3Response::new(dto::GetBucketAccelerateConfigurationOutput::default()))
 }

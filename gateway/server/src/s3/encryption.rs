@@ -234,6 +234,27 @@ impl Encryption {
         }
     }
 
+    /// How an object of the system's own is encrypted in a bucket.
+    ///
+    /// # Errors
+    /// Where the bucket's key cannot be used.
+    pub async fn of_log(door: &S3Door, bucket: &BucketView) -> S3Result<Option<Self>> {
+        match &bucket.encryption {
+            None => Ok(None),
+            Some(Ok(Default::System)) => Self::system(door).await.map(Some),
+            Some(Ok(Default::Kms { key, bucket_key })) => {
+                let shown = key.as_deref().unwrap_or(DEFAULT_KEY).to_owned();
+                let key = key_id(&shown).to_owned();
+                let (version, seal) = door.keyring.newest(&key).await.map_err(keyring_error)?;
+                let kept = Kept::Kms { key, version, shown, context: None, bucket_key: *bucket_key };
+                Ok(Some(Self { kept, seal, customer_md5: None }))
+            }
+            Some(Err(())) => {
+                Err(s3_error!(InternalError, "The bucket's encryption configuration cannot be read"))
+            }
+        }
+    }
+
     async fn system(door: &S3Door) -> S3Result<Self> {
         let (version, seal) = door.keyring.newest(SYSTEM_KEY).await.map_err(keyring_error)?;
         Ok(Self { kept: Kept::System { version }, seal, customer_md5: None })

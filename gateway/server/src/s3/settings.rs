@@ -1,6 +1,6 @@
 //! What buckets are set to, read once for each change.
 
-use super::{acl::Acl, encryption};
+use super::{acl::Acl, encryption, logging};
 use crate::lifecycle::rules::Rule;
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::records::{Bucket, BucketConfig, ENCRYPTION};
@@ -51,6 +51,8 @@ pub struct BucketView {
     pub cors: Option<CORSConfiguration>,
     pub lifecycle: Vec<Rule>,
     pub website: Option<WebsiteConfiguration>,
+    /// Where its access log goes.
+    pub logging: Option<logging::Target>,
     /// Whether somebody is told of what happens in it.
     pub notifies: bool,
     /// What is encrypted of which nobody says how. One that cannot be read lets nothing be written.
@@ -104,6 +106,7 @@ impl BucketView {
             ownership: document("ownership").map_or(Ownership::ObjectWriter, |text| ownership(text)),
             cors: document("cors").and_then(|text| from_xml(text)),
             lifecycle: super::lifecycle::lifecycle_of(&config),
+            logging: document("logging").and_then(|text| logging::target(text)),
             notifies: document("notification").is_some(),
             website: document("website").and_then(|text| from_xml(text)),
             encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),

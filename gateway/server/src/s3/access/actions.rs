@@ -101,6 +101,30 @@ pub fn rule_of(operation: &str) -> Option<Rule> {
         }
         "GetObjectLockConfiguration" => rule("s3:GetBucketObjectLockConfiguration", Bucket, Nobody),
         "PutObjectLockConfiguration" => rule("s3:PutBucketObjectLockConfiguration", Bucket, Nobody),
+        "GetBucketAnalyticsConfiguration" | "ListBucketAnalyticsConfigurations" => {
+            rule("s3:GetAnalyticsConfiguration", Bucket, Nobody)
+        }
+        "PutBucketAnalyticsConfiguration" | "DeleteBucketAnalyticsConfiguration" => {
+            rule("s3:PutAnalyticsConfiguration", Bucket, Nobody)
+        }
+        "GetBucketIntelligentTieringConfiguration" | "ListBucketIntelligentTieringConfigurations" => {
+            rule("s3:GetIntelligentTieringConfiguration", Bucket, Nobody)
+        }
+        "PutBucketIntelligentTieringConfiguration" | "DeleteBucketIntelligentTieringConfiguration" => {
+            rule("s3:PutIntelligentTieringConfiguration", Bucket, Nobody)
+        }
+        "GetBucketInventoryConfiguration" | "ListBucketInventoryConfigurations" => {
+            rule("s3:GetInventoryConfiguration", Bucket, Nobody)
+        }
+        "PutBucketInventoryConfiguration" | "DeleteBucketInventoryConfiguration" => {
+            rule("s3:PutInventoryConfiguration", Bucket, Nobody)
+        }
+        "GetBucketMetricsConfiguration" | "ListBucketMetricsConfigurations" => {
+            rule("s3:GetMetricsConfiguration", Bucket, Nobody)
+        }
+        "PutBucketMetricsConfiguration" | "DeleteBucketMetricsConfiguration" => {
+            rule("s3:PutMetricsConfiguration", Bucket, Nobody)
+        }
         "GetBucketLogging" => rule("s3:GetBucketLogging", Bucket, Nobody),
         "PutBucketLogging" => rule("s3:PutBucketLogging", Bucket, Nobody),
         "GetBucketNotificationConfiguration" => rule("s3:GetBucketNotification", Bucket, Nobody),
