@@ -4,7 +4,7 @@ use s3s::{
     S3Result,
     host::{S3Host, VirtualHost},
 };
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 /// What a host is beyond the address of the whole service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +23,23 @@ pub enum Named<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Domains(Arc<[String]>);
 
-/// A host without its port, if it can be a name.
-fn name_of(host: &str) -> Option<&str> {
+tokio::task_local! {
+    /// The bucket whose own domain the request of this task came to, as was found before it is read.
+    static FOREIGN: Option<String>;
+}
+
+/// Carries a request out whose host is `bucket`'s own domain, where it is one.
+pub async fn with_foreign<F: Future>(bucket: Option<String>, carried: F) -> F::Output {
+    FOREIGN.scope(bucket, carried).await
+}
+
+/// A host's name as it is compared: in lower case, without its port and the dot that may end it.
+pub fn host_name(host: &str) -> String {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         Some(_) | None => host,
     };
-    let is_address = name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok();
-    (!is_address && !name.is_empty()).then_some(name)
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 impl Domains {
@@ -44,13 +53,20 @@ impl Domains {
         };
         match domains.iter().find(|domain| !good(domain)) {
             Some(bad) => Err(format!("{bad:?} is no domain, in lower case and without a port")),
-            None => Ok(Self(domains.into())),
+            None => {
+                // The longest first: one may lie in another.
+                let mut domains = domains.to_vec();
+                domains.sort_by_key(|domain| std::cmp::Reverse(domain.len()));
+                Ok(Self(domains.into()))
+            }
         }
     }
 
-    /// What a `Host` header names.
-    pub fn named<'a>(&self, host: &'a str) -> Named<'a> {
-        let Some(name) = name_of(host) else { return Named::Nothing };
+    /// What a host names, as [`host_name`] gives it.
+    pub fn named<'a>(&self, name: &'a str) -> Named<'a> {
+        if name.is_empty() || name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok() {
+            return Named::Nothing;
+        }
         for domain in self.0.iter() {
             let Some(rest) = name.strip_suffix(domain.as_str()) else { continue };
             if rest.is_empty() {
@@ -72,17 +88,17 @@ impl Domains {
     }
 }
 
-/// Domains as s3s asks for them; `is_bucket` says whether a foreign one was found to be a bucket's.
-pub struct Hosts<F> {
-    pub domains: Domains,
-    pub is_bucket: F,
-}
+/// Domains as s3s asks for them.
+pub struct Hosts(pub Domains);
 
-impl<F: Fn(&str) -> bool + Send + Sync + 'static> S3Host for Hosts<F> {
+impl S3Host for Hosts {
     fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
-        Ok(match self.domains.named(host) {
-            Named::Bucket(bucket) => VirtualHost::new(host).with_bucket(bucket),
-            Named::Foreign(name) if (self.is_bucket)(name) => VirtualHost::new(host).with_bucket(name),
+        let name = host_name(host);
+        let foreign =
+            |name: &str| FOREIGN.try_with(|bucket| bucket.as_deref() == Some(name)).unwrap_or(false);
+        Ok(match self.0.named(&name) {
+            Named::Bucket(bucket) => VirtualHost::new(host).with_bucket(bucket.to_owned()),
+            Named::Foreign(name) if foreign(name) => VirtualHost::new(host).with_bucket(name.to_owned()),
             Named::Nothing | Named::Website(_) | Named::Foreign(_) => VirtualHost::new(host),
         })
     }
@@ -94,7 +110,8 @@ mod tests {
 
     #[test]
     fn hosts_name_buckets_under_the_domains_alone() {
-        let domains = Domains::new(&["s3.example.com".to_owned(), "localhost".to_owned()]).expect("domains");
+        let domains = Domains::new(&["s3.example.com", "localhost", "eu.s3.example.com"].map(str::to_owned))
+            .expect("domains");
         for (host, expected) in [
             ("s3.example.com", Named::Nothing),
             ("s3.example.com:9000", Named::Nothing),
@@ -110,8 +127,10 @@ mod tests {
             ("127.0.0.1:9000", Named::Nothing),
             ("[::1]:9000", Named::Nothing),
             ("", Named::Nothing),
+            ("B.S3.Example.COM.:9000", Named::Bucket("b")),
+            ("b.eu.s3.example.com", Named::Bucket("b")),
         ] {
-            assert_eq!(domains.named(host), expected, "{host}");
+            assert_eq!(domains.named(&host_name(host)), expected, "{host}");
         }
         assert_eq!(Domains::default().named("b.s3.example.com"), Named::Nothing);
         assert!(Domains::new(&["Example.com".to_owned()]).is_err());

@@ -2,13 +2,14 @@
 
 mod heard;
 mod metrics_page;
+mod patience;
 mod refusals;
 mod website;
 
 pub use metrics_page::serve_metrics;
 
 use crate::{
-    addressing::{Domains, Named},
+    addressing::{self, Domains, Named, host_name},
     aws_chunked::Bounded,
     iam::{self, Iam},
     metrics::GatewayMetrics,
@@ -77,10 +78,13 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// Bytes that a client of HTTP/2 may send ahead: on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 2 << 20;
 
 /// Forms that are taken at once: each is held in memory.
 const FORMS_MAX: usize = 4;
+
+/// Forms for the interfaces of identities that are read at once.
+const QUERIES_MAX: usize = 128;
 
 /// How long a form may take to come.
 const FORM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -129,7 +133,9 @@ pub async fn serve(
     let Doorway { domains, tls } = doorway;
     let service = door.service(domains.clone());
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-    let front = Front { service, iam: Iam::new(door.clone()), door, domains, metrics, forms, requests };
+    let queries = Arc::new(Semaphore::new(QUERIES_MAX));
+    let iam = Iam::new(door.clone());
+    let front = Front { service, iam, door, domains, metrics, forms, queries, requests };
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stop = std::pin::pin!(stop);
@@ -215,6 +221,7 @@ struct Front {
     iam: Iam,
     metrics: GatewayMetrics,
     forms: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
     requests: Arc<Semaphore>,
 }
 
@@ -224,6 +231,8 @@ struct Place {
     bucket: String,
     /// The path is the key's alone: the host names the bucket.
     by_host: bool,
+    /// The host is no name under the service's domains, and a bucket's own.
+    foreign: bool,
     /// The website that is visited.
     website: Option<Arc<BucketView>>,
 }
@@ -236,7 +245,11 @@ impl Front {
     {
         let answer = service_fn(move |request| {
             let front = self.clone();
-            async move { front.answer(peer, request).await }
+            async move {
+                let answer = front.answer(peer, request).await?;
+                let patient = |body| if is_2 { patience::patient(body, WRITE_TIMEOUT) } else { body };
+                Ok::<_, s3s::HttpError>(answer.map(patient))
+            }
         });
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -264,16 +277,21 @@ impl Front {
 
     /// What a request's host and path are about.
     async fn place(&self, request: &Request<Incoming>) -> s3s::S3Result<Place> {
-        let host =
-            request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let by_host = |bucket: &str, website| Place { bucket: bucket.to_owned(), by_host: true, website };
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host_name(host.unwrap_or_default());
+        let by_host = |bucket: &str, website| Place {
+            bucket: bucket.to_owned(),
+            by_host: true,
+            foreign: false,
+            website,
+        };
         let by_path = || {
             let path = request.uri().path().trim_start_matches('/');
             let bucket = path.split('/').next().unwrap_or_default().to_owned();
-            Place { bucket, by_host: false, website: None }
+            Place { bucket, by_host: false, foreign: false, website: None }
         };
         let no_bucket = || s3s::s3_error!(NoSuchBucket, "The specified bucket does not exist");
-        Ok(match self.domains.named(host) {
+        Ok(match self.domains.named(&host) {
             Named::Nothing => by_path(),
             Named::Bucket(bucket) => by_host(bucket, None),
             Named::Website(bucket) => {
@@ -286,7 +304,7 @@ impl Front {
                     let signed = request.headers().contains_key(header::AUTHORIZATION)
                         || request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature"));
                     let visited = view.website.is_some() && !signed;
-                    by_host(name, Some(view).filter(|_| visited))
+                    Place { foreign: true, ..by_host(name, Some(view).filter(|_| visited)) }
                 }
                 None => by_path(),
             },
@@ -317,13 +335,17 @@ impl Front {
         let span = tracing::info_span!("request", id, %method, path);
         let heard = Heard::of(&mut request);
         let mut bucket = String::new();
-        let mut response = match (self.requests.try_acquire(), self.place(&request).await) {
-            (Err(_), _) => refuse_form(),
-            (Ok(_), Err(refused)) => refusal_of(&refused),
-            (Ok(_permit), Ok(place)) => {
-                bucket.clone_from(&place.bucket);
-                self.carry_out(request, &id, &place).instrument(span).await?
-            }
+        let mut response = match self.requests.try_acquire() {
+            Err(_) => refuse_form(),
+            Ok(_permit) => match self.place(&request).await {
+                Err(refused) => refusal_of(&refused),
+                Ok(place) => {
+                    bucket.clone_from(&place.bucket);
+                    let foreign = place.foreign.then(|| place.bucket.clone());
+                    let carried = self.carry_out(request, &id, &place).instrument(span);
+                    addressing::with_foreign(foreign, carried).await?
+                }
+            },
         };
         if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
             *response.status_mut() = status;
@@ -413,7 +435,7 @@ impl Front {
 
     /// A form for the interfaces of identities.
     async fn take_query(&self, request: Request<Incoming>, id: &str) -> Response<s3s::Body> {
-        let Ok(_permit) = self.forms.try_acquire() else { return refuse_form() };
+        let Ok(permit) = self.queries.try_acquire() else { return refuse_form() };
         let (head, body) = request.into_parts();
         let body = Limited::new(body, iam::FORM_BYTES_MAX).collect();
         let Ok(Ok(body)) = tokio::time::timeout(FORM_TIMEOUT, body).await else {
@@ -423,6 +445,7 @@ impl Front {
                 "The form is too large or too slow",
             );
         };
+        drop(permit);
         let Some(peer) = head.extensions.get::<Peer>().copied() else { return refuse_form() };
         self.iam.answer(&head.headers, head.uri.path(), body.to_bytes(), peer, id).await
     }
@@ -433,6 +456,10 @@ impl Front {
         id: &str,
         place: &Place,
     ) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        if request.method() == Method::OPTIONS {
+            let answer = self.door.preflight(&place.bucket, request.headers()).await;
+            return Ok(answer.unwrap_or_else(|refused| refusal_of(&refused)));
+        }
         if let Some(bucket) = &place.website {
             let (head, _) = request.into_parts();
             let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -445,10 +472,6 @@ impl Front {
                 extensions: head.extensions.clone(),
             };
             return self.visit(visit, bucket).await;
-        }
-        if request.method() == Method::OPTIONS {
-            let answer = self.door.preflight(&place.bucket, request.headers()).await;
-            return Ok(answer.unwrap_or_else(|refused| refusal_of(&refused)));
         }
         if is_form(&request) {
             return self.take_form(request).await;
@@ -522,6 +545,10 @@ fn hoist(request: &mut Request<Incoming>) -> bool {
         let name = name.to_ascii_lowercase();
         if !name.starts_with("x-amz-") || SIGNATURE.contains(&name.as_str()) {
             continue;
+        }
+        if name.contains("-customer-key") {
+            // A URL is written down in too many places to hold a key.
+            return false;
         }
         let (Ok(name), Ok(value)) =
             (header::HeaderName::from_bytes(name.as_bytes()), header::HeaderValue::from_str(value))

@@ -11,7 +11,7 @@ use crate::{
     clock::unix_ms,
     http::Peer,
     identity::{
-        OWNER_ACCOUNT, PrincipalKind, Who,
+        Global, OWNER_ACCOUNT, PrincipalKind, Who,
         change::{IdentityError, change},
         iam::Provider,
     },
@@ -41,15 +41,17 @@ pub struct Iam {
 
 /// A question to policies about an action of IAM.
 struct Asked<'a> {
-    who: &'a Who,
+    global: Global<'a>,
     action: &'a str,
     resource: &'a str,
-    source_ip: IpAddr,
+    /// The managed policy that the action is about, and the boundary that it sets or that is set.
+    policy: Option<&'a str>,
+    boundary: Option<String>,
 }
 
 impl Request for Asked<'_> {
     fn caller(&self) -> Caller<'_> {
-        self.who.caller()
+        self.global.who.caller()
     }
 
     fn action(&self) -> &str {
@@ -61,19 +63,17 @@ impl Request for Asked<'_> {
     }
 
     fn values(&self, key: &str, visit: &mut dyn FnMut(&str)) {
-        match (key, self.who, self.who.caller()) {
-            ("aws:username", Who::User(principal), _) if principal.kind == PrincipalKind::User => {
-                visit(&principal.name);
+        match key {
+            "iam:policyarn" => self.policy.into_iter().for_each(visit),
+            "iam:permissionsboundary" => self.boundary.iter().for_each(|arn| visit(arn)),
+            _ => {
+                self.global.values(key, visit);
             }
-            ("aws:userid", Who::User(principal), _) => visit(&principal.id),
-            ("aws:principalarn", _, Caller::User { arn, role, .. }) => visit(role.unwrap_or(arn)),
-            ("aws:principalaccount", _, Caller::User { account, .. }) => visit(account),
-            _ => {}
         }
     }
 
     fn source_ip(&self) -> Option<IpAddr> {
-        Some(self.source_ip)
+        self.global.peer.map(|peer| peer.address.ip())
     }
 }
 
@@ -146,10 +146,21 @@ impl Iam {
             Some(signed) => self.identify(signed, headers, path, body, now_ms).await?,
             None => (Who::Anonymous, None),
         };
-        let source_ip = peer.address.ip();
+        let by_token = signed.as_ref().is_some_and(|signed| signed.token.is_some());
         let xml = match signed.as_ref().map(|signed| signed.service) {
-            Some("iam") => self.iam(&action, &params, &who, holder, source_ip, now_ms).await?,
-            None | Some("sts") => self.sts(&who, holder, &params, source_ip, now_ms).await?,
+            Some("iam") => {
+                // A key that was stolen for an hour must not make one that lasts.
+                let borrowed = match &who {
+                    Who::User(principal) => by_token && principal.kind != PrincipalKind::AssumedRole,
+                    Who::Owner | Who::Anonymous => by_token,
+                };
+                if borrowed {
+                    return Err(Refusal::denied("Sessions of GetSessionToken cannot call IAM"));
+                }
+                let global = Global { who: &who, peer: Some(peer), now_ms };
+                self.iam(&action, &params, global, holder).await?
+            }
+            None | Some("sts") => self.sts(&who, holder, &params, peer, now_ms).await?,
             Some(_) => {
                 return Err(Refusal::new(
                     StatusCode::FORBIDDEN,
@@ -174,11 +185,11 @@ impl Iam {
         let unavailable = |error: &dyn std::fmt::Display| {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string())
         };
-        // These interfaces are asked rarely, and what they answer is what is.
-        self.door.directory.refresh(u64::MAX).await.map_err(|error| unavailable(&error))?;
         let secret = self.door.secret_of(signed.access_key).await.map_err(|error| unavailable(&error))?;
         let secret = secret.ok_or_else(unknown_token)?;
         signed.check(secret.expose(), headers, path, body, now_ms / 1000)?;
+        // What these interfaces answer is what is; strangers do not have it read.
+        self.door.directory.refresh(u64::MAX).await.map_err(|error| unavailable(&error))?;
         let who = self.door.identify(signed.access_key, &secret, signed.token).await;
         let who = who.map_err(|_| unknown_token())?;
         let holder = match (&who, signed.token) {
@@ -193,11 +204,10 @@ impl Iam {
         &self,
         action: &str,
         params: &Params,
-        who: &Who,
+        global: Global<'_>,
         holder: Option<String>,
-        source_ip: IpAddr,
-        now_ms: u64,
     ) -> Result<Xml, Refusal> {
+        let (who, now_ms) = (global.who, global.now_ms);
         let Caller::User { account, arn, .. } = who.caller() else { return Err(unknown_token()) };
         let me = match who {
             Who::User(principal) if principal.kind == PrincipalKind::User => Some(principal.name.as_str()),
@@ -208,19 +218,24 @@ impl Iam {
         let meta = self.door.meta();
         let qualified = format!("iam:{action}");
         let may = |records: &Records| {
-            let resource = actions::resource(&call, records);
-            let asked = Asked { who, action: &qualified, resource: &resource, source_ip };
-            let allowed = match who {
-                Who::Owner => true,
-                Who::Anonymous => false,
-                Who::User(principal) => match principal.effect(&asked) {
-                    Some(effect) => effect == Effect::Allow,
-                    None => !principal.is_restricted(),
-                },
-            };
-            let refused =
-                || format!("User: {arn} is not authorized to perform: {qualified} on resource: {resource}");
-            if allowed { Ok(()) } else { Err(Refusal::denied(refused())) }
+            for resource in actions::resources(&call, records) {
+                let (policy, boundary) = actions::about(&call, records);
+                let asked = Asked { global, action: &qualified, resource: &resource, policy, boundary };
+                let allowed = match who {
+                    Who::Owner => true,
+                    Who::Anonymous => false,
+                    Who::User(principal) => match principal.effect(&asked) {
+                        Some(effect) => effect == Effect::Allow,
+                        None => !principal.is_restricted(),
+                    },
+                };
+                if !allowed {
+                    return Err(Refusal::denied(format!(
+                        "User: {arn} is not authorized to perform: {qualified} on resource: {resource}"
+                    )));
+                }
+            }
+            Ok(())
         };
         if ["Get", "List"].iter().any(|verb| action.starts_with(verb)) {
             let (_, records) = meta.ask(IdentitiesNow {}).await.map_err(IdentityError::from)?;
@@ -231,27 +246,27 @@ impl Iam {
         // Judged and carried out on the same records.
         let done = change(meta, |records| {
             may(records)?;
-            actions::run(&call, records)
+            let answer = actions::run(&call, records)?;
+            actions::check_room(&call, records)?;
+            Ok(answer)
         });
         done.await
     }
 
     /// The provider that an issuer is, of the account or of the system's owner's, and whose it is.
     async fn provider(&self, account: &str, issuer: &str) -> Result<Option<(String, Provider)>, Refusal> {
-        let asked = self.door.meta().ask(IdentitiesNow {}).await;
-        let (_, records) = asked.map_err(IdentityError::from)?;
-        let of = |(name, text): &(String, String)| {
-            let rest = name.strip_prefix("iam/")?;
-            let (owner, _) = rest.split_once("/oidc-provider/")?;
-            let ours = owner == account || owner == OWNER_ACCOUNT;
-            let provider = serde_json::from_str::<Provider>(text).ok()?;
-            (ours && provider.url == issuer).then(|| (owner.to_owned(), provider))
+        let find = || {
+            let known = self.door.directory.now();
+            let of = |owner: &str| {
+                let ours = known.providers.iter().filter(|(of, _)| of == owner);
+                ours.map(|(_, provider)| provider).find(|provider| provider.url == issuer).cloned()
+            };
+            [account, OWNER_ACCOUNT].into_iter().find_map(|owner| Some((owner.to_owned(), of(owner)?)))
         };
-        let mut found: Vec<_> = records.iter().filter_map(of).collect();
-        found.sort_by_key(|(owner, _)| owner != account);
-        // The roles that are asked for next are to be as new.
-        self.door.directory.refresh(u64::MAX).await.map_err(IdentityError::from)?;
-        Ok(found.into_iter().next())
+        if find().is_none() {
+            self.door.directory.look_again().await.map_err(IdentityError::from)?;
+        }
+        Ok(find())
     }
 }
 

@@ -17,10 +17,12 @@ use std::{
 use subtle::ConstantTimeEq;
 
 pub mod change;
+mod global;
 pub mod iam;
 pub mod kms;
 mod principal;
 
+pub use global::Global;
 pub use principal::{OWNER_ACCOUNT, Principal, PrincipalKind, Read, Who, read_policy};
 
 /// What the system's owner is called where S3 shows owners.
@@ -78,6 +80,8 @@ pub struct Identities {
     pub number: u64,
     pub users: BTreeMap<String, Arc<Known>>,
     keys: HashMap<String, Key>,
+    /// Who vouches for whom, with the account that says so.
+    pub providers: Vec<(String, iam::Provider)>,
     /// Users and roles in accounts, by the accounts' digits.
     pub accounts: BTreeMap<String, iam::Account>,
     /// Keys that objects are encrypted with.
@@ -107,6 +111,7 @@ impl Identities {
         let owners =
             identities.users.values().map(|known| (known.user.account.clone(), known.user.name.clone()));
         identities.accounts = iam::read(records, &owners.collect());
+        identities.providers = iam::providers(records);
         for (access, text) in of("key/") {
             match serde_json::from_str(text) {
                 Ok(key) => drop(identities.keys.insert(access.to_owned(), key)),

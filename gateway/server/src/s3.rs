@@ -49,7 +49,7 @@ use crate::{
 };
 use access::Guard;
 use holdfast_meta_raft_machine::{
-    ask::Question,
+    ask::{HeaderNow, Question},
     command::{Command, Outcome},
 };
 use holdfast_meta_raft_server::Meta;
@@ -98,8 +98,7 @@ impl S3Door {
     pub fn service(&self, domains: Domains) -> S3Service {
         let guard = Guard(self.clone());
         let mut builder = S3ServiceBuilder::new(self.clone());
-        let buckets = self.buckets.clone();
-        builder.set_host(Hosts { domains, is_bucket: move |name: &str| buckets.get(name).is_some() });
+        builder.set_host(Hosts(domains));
         builder.set_auth(guard.clone());
         builder.set_access(guard);
         builder.set_validation(buckets::BucketNames);
@@ -121,6 +120,11 @@ impl S3Door {
 
     pub fn meta(&self) -> &Meta {
         self.engine.meta()
+    }
+
+    /// Whether the cluster is not yet of `version`.
+    async fn is_before(&self, version: u32) -> S3Result<bool> {
+        Ok(self.ask(HeaderNow {}).await?.is_some_and(|header| header.cluster_version < version))
     }
 
     async fn run(&self, command: Command) -> S3Result<Outcome> {

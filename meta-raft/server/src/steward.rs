@@ -4,12 +4,15 @@
 //! is lost with its leader is done again by the next one.
 
 use crate::{Beats, MetaError, MetaHandle, NetPeers};
-use holdfast_core::ids::{DeviceId, HostId};
+use holdfast_core::{
+    ids::{DeviceId, HostId},
+    roles::Role,
+};
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
     ask::{HeaderNow, Topology, TopologyNow},
     command::{Command, Request},
-    records::{Device, Duty},
+    records::{Device, Duty, Host},
 };
 use holdfast_meta_raft_planner::{Plan, change};
 use holdfast_meta_raft_pump::{MemberChange, MemberId};
@@ -101,11 +104,14 @@ impl Steward {
         Ok(())
     }
 
-    /// When every member understands it: who does not could not apply what follows.
+    /// When every member understands it, and every gateway: members that do not could not apply what follows, and gateways would
+    /// misread what others write.
     async fn raise_version(&self, topology: &Topology) -> Result<(), MetaError> {
         let version = self.meta.glance(&HeaderNow {})?.map_or(0, |header| header.cluster_version);
         let ready = |id: &HostId| self.beats.version(*id).is_some_and(|known| known >= CLUSTER_VERSION);
-        if version < CLUSTER_VERSION && topology.members().all(|(id, _)| ready(&id)) {
+        let matters = |host: &Host| host.roles.has(Role::Meta) || host.roles.has(Role::Gateway);
+        let mut concerned = topology.hosts.iter().filter(|(_, host)| !host.revoked && matters(host));
+        if version < CLUSTER_VERSION && concerned.all(|(id, _)| ready(id)) {
             self.command(Command::RaiseClusterVersion { version: CLUSTER_VERSION }).await?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 """The interfaces of IAM and STS through boto3. Exits with 0 where every expectation holds."""
 
 import json
-import time
+import urllib.request
 
 from suite import alice, bob, client, fails, nobody, owner, pairs, read, run
 
@@ -61,6 +61,24 @@ def users():
     carol.put_object(Bucket="carols", Key="k", Body=b"carol")
     assert read(alice, "carols", "k") == b"carol"
     assert "carols" in [bucket["Name"] for bucket in alice.list_buckets()["Buckets"]]
+    # What the bucket's policy denies, only the account itself may mend.
+    shut = {"Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:*BucketPolicy", "Resource": "arn:aws:s3:::carols"}]}
+    alice.put_bucket_policy(Bucket="carols", Policy=json.dumps(shut))
+    fails("AccessDenied", 403, carol.delete_bucket_policy, Bucket="carols")
+    alice.delete_bucket_policy(Bucket="carols")
+    # Her own policies let her make keys for herself, and for nobody else however that is said.
+    iam.put_user_policy(UserName="Carol", PolicyName="self", PolicyDocument=policy("iam:*AccessKey*", f"arn:aws:iam::{account}:user/staff/Carol"))
+    iam.create_user(UserName="Boss")
+    for name in ("Boss", "BOSS"):
+        fails("AccessDenied", 403, as_carol.create_access_key, UserName=name)
+    assert as_carol.list_access_keys()["AccessKeyMetadata"][0]["AccessKeyId"] == pair[0]
+    # Denials ask what every door knows.
+    for condition in ({"Bool": {"aws:SecureTransport": "false"}}, {"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}):
+        deny = policy("iam:*", effect="Deny", Condition=condition)
+        iam.put_user_policy(UserName="Carol", PolicyName="no", PolicyDocument=deny)
+        fails("AccessDenied", 403, as_carol.list_access_keys)
+    for name in ("no", "self"):
+        iam.delete_user_policy(UserName="Carol", PolicyName=name)
     iam.detach_user_policy(UserName="Carol", PolicyArn="arn:aws:iam::aws:policy/AmazonS3FullAccess")
     fails("AccessDenied", 403, carol.delete_object, Bucket="carols", Key="k")
     # A bucket's policy that names her is enough; one that names the account is the account's to pass on.
@@ -146,6 +164,8 @@ def roles():
     limited = session(other_sts.assume_role(ExternalId="ext", Policy=policy("s3:ListBucket"), **asked))
     assert limited.list_objects_v2(Bucket="iam-roles")["KeyCount"] == 1
     fails("AccessDenied", 403, limited.get_object, Bucket="iam-roles", Key="k")
+    managed = [{"arn": "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"}]
+    fails("ValidationError", 400, other_sts.assume_role, ExternalId="ext", PolicyArns=managed, **asked)
     # The token is part of the credentials, whole and unchanged; and a presigned URL has it with it.
     given = answer["Credentials"]
     pair = given["AccessKeyId"], given["SecretAccessKey"]
@@ -155,7 +175,6 @@ def roles():
     theirs = other_sts.assume_role(ExternalId="ext", **asked)["Credentials"]["SessionToken"]
     fails("InvalidToken", 400, client(pair, token=theirs).get_object, Bucket="iam-roles", Key="k")
     fails("InvalidToken", 400, client(pairs[1], token=theirs).get_object, Bucket="iam-roles", Key="k")
-    import urllib.request
     url = visitor.generate_presigned_url("get_object", Params={"Bucket": "iam-roles", "Key": "k"})
     assert urllib.request.urlopen(url).read() == b"x"
     fails("AccessDenied", 403, session(answer, "sts").get_session_token)
@@ -175,6 +194,15 @@ def tokens():
     mine.put_object(Bucket="iam-tokens", Key="k", Body=b"by a session")
     assert read(alice, "iam-tokens", "k") == b"by a session"
     fails("AccessDenied", 403, bob.get_object, Bucket="iam-tokens", Key="k")
+    fails("AccessDenied", 403, session(answer, "iam").create_access_key)
+    made = mine.generate_presigned_post("iam-tokens", "formed")
+    boundary, lines = "b", []
+    for name, value in made["fields"].items():
+        lines.append(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n')
+    lines.append(f'--{boundary}\r\nContent-Disposition: form-data; name="file"\r\n\r\nby a form\r\n--{boundary}--\r\n')
+    kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    request = urllib.request.Request(made["url"], data="".join(lines).encode(), headers=kind, method="POST")
+    assert urllib.request.urlopen(request).status == 204 and read(alice, "iam-tokens", "formed") == b"by a form"
     root = client(pairs[0], "sts").get_session_token()
     assert read(session(root), "iam-tokens", "k") == b"by a session"
     fails("ValidationError", 400, sts.get_session_token, DurationSeconds=36 * 3600 + 1)

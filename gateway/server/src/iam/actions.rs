@@ -150,30 +150,73 @@ fn check_policy(text: &str) -> Result<(), Refusal> {
     Policy::of_identity(text).map(drop).map_err(|wrong| Refusal::malformed_policy(wrong.to_string()))
 }
 
-/// What the action is about, as policies name it.
-pub fn resource(call: &Call<'_>, records: &Records) -> String {
-    if let Some(named) = call.maybe("PolicyArn").filter(|_| {
-        !call.action.contains("User") && !call.action.contains("Role") && !call.action.contains("Group")
-    }) {
-        return named.to_owned();
-    }
-    let of = |kind: Kind, name: &str| {
+/// What the action is about, as policies name it: what it reads to be carried out, and nothing else that the form says.
+pub fn resources(call: &Call<'_>, records: &Records) -> Vec<String> {
+    let everything = || vec!["*".to_owned()];
+    if let Some(kind) = entities::kind_of(call.action) {
+        let Some(name) = entities::named(call, kind) else { return everything() };
         let known = read::<Entity>(records, &call.key(kind, name)).ok().flatten();
-        let path = known.map_or_else(|| call.path().unwrap_or_else(|_| "/".to_owned()), |entity| entity.path);
-        arn(call.account, kind, &path, name)
+        let (name, path) = match known {
+            Some(known) => (known.name, known.path),
+            None => (name.to_owned(), call.path().unwrap_or_else(|_| "/".to_owned())),
+        };
+        let own = arn(call.account, kind, &path, &name);
+        // What it is to become must be the caller's too.
+        let new = ["UpdateUser", "UpdateGroup"].contains(&call.action).then(|| {
+            let name = call.maybe(&format!("New{}Name", kind.title())).unwrap_or(&name);
+            arn(call.account, kind, call.maybe("NewPath").unwrap_or(&path), name)
+        });
+        return [own].into_iter().chain(new).collect();
+    }
+    if keys::ACTIONS.contains(&call.action) {
+        let Some(name) = call.maybe("UserName").or(call.me) else {
+            return vec![format!("arn:aws:iam::{}:root", call.account)];
+        };
+        let known = read::<Entity>(records, &call.key(Kind::User, name)).ok().flatten();
+        let (name, path) = known.map_or((name.to_owned(), "/".to_owned()), |known| (known.name, known.path));
+        return vec![arn(call.account, Kind::User, &path, &name)];
+    }
+    match call.action {
+        "CreatePolicy" => {
+            let path = call.path().unwrap_or_else(|_| "/".to_owned());
+            vec![arn(call.account, "policy", &path, call.maybe("PolicyName").unwrap_or_default())]
+        }
+        action if managed::WITH_POLICY.contains(&action) => {
+            vec![call.maybe("PolicyArn").unwrap_or("*").to_owned()]
+        }
+        "CreateOpenIDConnectProvider" => {
+            vec![providers::arn_of(call.account, call.maybe("Url").unwrap_or_default())]
+        }
+        action if action.contains("OpenIDConnectProvider") => {
+            vec![call.maybe("OpenIDConnectProviderArn").unwrap_or("*").to_owned()]
+        }
+        _ => everything(),
+    }
+}
+
+/// The managed policy that the action is about, and the boundary that it sets, or that is set already.
+pub fn about<'a>(call: &Call<'a>, records: &Records) -> (Option<&'a str>, Option<String>) {
+    let Some(kind) = entities::kind_of(call.action) else { return (call.maybe("PolicyArn"), None) };
+    let given = call.maybe("PermissionsBoundary").map(str::to_owned);
+    let known = entities::named(call, kind).and_then(|name| entity(records, call, kind, name).ok());
+    (call.maybe("PolicyArn"), given.or_else(|| known.and_then(|known| known.boundary)))
+}
+
+/// Bytes of what one account may have here, and of all accounts together: the rest is for accounts and keys themselves.
+const ACCOUNT_BYTES_MAX: usize = 1 << 20;
+const ACCOUNTS_BYTES_MAX: usize = 6 << 20;
+
+/// # Errors
+/// Where the account, or all of them, would have more than there is room for.
+pub fn check_room(call: &Call<'_>, records: &Records) -> Result<(), Refusal> {
+    let below = |prefix: &str| -> usize {
+        let from = records.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        from.map(|(key, text)| key.len() + text.len()).sum()
     };
-    if let Some(name) = call.maybe("RoleName") {
-        return of(Kind::Role, name);
-    }
-    if let Some(name) = call.maybe("GroupName") {
-        return of(Kind::Group, name);
-    }
-    if let Some(name) = call.maybe("UserName").or(call.me) {
-        return of(Kind::User, name);
-    }
-    match call.maybe("PolicyName") {
-        Some(name) => arn(call.account, "policy", &call.path().unwrap_or_else(|_| "/".to_owned()), name),
-        None => "*".to_owned(),
+    let own = below(&format!("iam/{}/", call.account));
+    match own <= ACCOUNT_BYTES_MAX && below("iam/") <= ACCOUNTS_BYTES_MAX {
+        true => Ok(()),
+        false => Err(Refusal::limit("The identities and policies of the account would be too large")),
     }
 }
 
@@ -182,10 +225,8 @@ pub fn resource(call: &Call<'_>, records: &Records) -> String {
 /// # Errors
 /// Why it was not.
 pub fn run(call: &Call<'_>, records: &mut Records) -> Outcome {
-    for kind in Kind::ALL {
-        if let Some(done) = entities::run(call, kind, records) {
-            return done;
-        }
+    if let Some(done) = entities::kind_of(call.action).and_then(|kind| entities::run(call, kind, records)) {
+        return done;
     }
     let done = keys::run(call, records)
         .or_else(|| managed::run(call, records))
@@ -220,3 +261,6 @@ pub fn run(call: &Call<'_>, records: &mut Records) -> Outcome {
 }
 
 pub use providers::{arn_of as provider_arn, name_of as provider_name};
+
+#[cfg(test)]
+mod tests;

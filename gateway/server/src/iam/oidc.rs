@@ -2,11 +2,11 @@
 
 use crate::identity::iam::Provider;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use lru::LruCache;
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
-    sync::Mutex,
-    sync::PoisonError,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,10 @@ const REMEMBERED_AT_LEAST: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The largest answer that is taken from a provider.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Providers whose keys are remembered.
+const PROVIDERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
 
 /// The algorithms that are believed. Those with shared secrets are none of them.
 const ALGORITHMS: [Algorithm; 8] = [
@@ -80,23 +83,37 @@ pub fn claimed_issuer(token: &str) -> Option<String> {
 }
 
 /// Providers' keys, as they were read last.
-#[derive(Default)]
 pub struct Providers {
-    known: Mutex<BTreeMap<String, (Instant, JwkSet)>>,
+    /// By URL, and whether it was trusted.
+    known: Mutex<LruCache<(String, bool), Known>>,
+}
+
+/// When a provider was asked, and its keys or why there are none.
+type Known = (Instant, Result<Arc<JwkSet>, String>);
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self { known: Mutex::new(LruCache::new(PROVIDERS_MAX)) }
+    }
 }
 
 impl Providers {
-    /// What a token of `provider` says.
+    /// What a token of `provider` says. One that is not `trusted` is asked at public addresses only, and encrypted.
     ///
     /// # Errors
     /// Where it is not to be believed, or the provider does not answer.
-    pub async fn check(&self, provider: &Provider, token: &str) -> Result<Claims, Disbelieved> {
+    pub async fn check(
+        &self,
+        provider: &Provider,
+        token: &str,
+        trusted: bool,
+    ) -> Result<Claims, Disbelieved> {
         let wrong = |what: &dyn std::fmt::Display| Disbelieved(format!("the token: {what}"));
         let header = decode_header(token).map_err(|error| wrong(&error))?;
         if !ALGORITHMS.contains(&header.alg) {
             return Err(wrong(&"its algorithm is none of those that are believed"));
         }
-        let keys = self.keys(provider, header.kid.as_deref()).await?;
+        let keys = self.keys(provider, header.kid.as_deref(), trusted).await?;
         let key = match &header.kid {
             Some(kid) => keys.find(kid),
             None => keys.keys.first().filter(|_| keys.keys.len() == 1),
@@ -112,32 +129,51 @@ impl Providers {
         decode(token, &key, &validation).map(|data| data.claims).map_err(|error| wrong(&error))
     }
 
-    async fn keys(&self, provider: &Provider, kid: Option<&str>) -> Result<JwkSet, Disbelieved> {
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, keys)) = lock().get(&provider.url) {
-            let has = kid.is_none_or(|kid| keys.find(kid).is_some());
+    async fn keys(
+        &self,
+        provider: &Provider,
+        kid: Option<&str>,
+        trusted: bool,
+    ) -> Result<Arc<JwkSet>, Disbelieved> {
+        let name = (provider.url.clone(), trusted);
+        if let Some((at, known)) = self.lock().get(&name) {
+            let has = known.as_ref().is_ok_and(|keys| kid.is_none_or(|kid| keys.find(kid).is_some()));
             if at.elapsed() < REMEMBERED_AT_LEAST || (has && at.elapsed() < REMEMBERED) {
-                return Ok(keys.clone());
+                return known.clone().map_err(Disbelieved);
             }
         }
+        let read = self.read(provider, trusted).await.map(Arc::new);
+        let known = read.as_ref().map(Arc::clone).map_err(|wrong| wrong.0.clone());
+        self.lock().put(name, (Instant::now(), known));
+        read
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<(String, bool), Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(&self, provider: &Provider, trusted: bool) -> Result<JwkSet, Disbelieved> {
         let discovery: Discovery =
-            fetch(&format!("{}/.well-known/openid-configuration", provider.url)).await?;
+            fetch(&format!("{}/.well-known/openid-configuration", provider.url), trusted).await?;
         if discovery.issuer.trim_end_matches('/') != provider.url {
             return Err(Disbelieved("the provider calls itself otherwise".to_owned()));
         }
-        let keys: JwkSet = fetch(&discovery.jwks_uri).await?;
-        lock().insert(provider.url.clone(), (Instant::now(), keys.clone()));
-        Ok(keys)
+        fetch(&discovery.jwks_uri, trusted).await
     }
 }
 
-async fn fetch<T: serde::de::DeserializeOwned>(url: &str) -> Result<T, Disbelieved> {
+async fn fetch<T: serde::de::DeserializeOwned>(url: &str, trusted: bool) -> Result<T, Disbelieved> {
     // What an address answers that an account's owner chose is told to operators only.
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(url, %error, "an identity provider cannot be asked");
         Disbelieved("the identity provider's keys cannot be read".to_owned())
     };
-    let client = crate::outbound::client(PATIENCE).map_err(|error| failed(&error))?;
+    let client = match trusted {
+        true => crate::outbound::client(PATIENCE),
+        false if crate::outbound::may_be_public(url) => crate::outbound::public_client(PATIENCE),
+        false => return Err(failed(&"it is no public https address")),
+    };
+    let client = client.map_err(|error| failed(&error))?;
     let mut answer = client.get(url).send().await.map_err(|error| failed(&error))?;
     if !answer.status().is_success() {
         return Err(failed(&answer.status()));

@@ -19,8 +19,11 @@ pub const PREFIX: &str = "ASIA";
 pub enum Holder {
     /// The system's owner.
     Owner,
-    /// An account's principal or a user's, by the name that keys have of it.
-    Principal(String),
+    /// An account's principal or a user's, by the name that keys have of it, and its id: names are used again.
+    Principal {
+        name: String,
+        id: String,
+    },
     Role {
         account: String,
         role: String,
@@ -120,8 +123,9 @@ pub async fn resolve(
     match token.holder {
         Holder::Owner if limit.is_none() => Ok(Who::Owner),
         Holder::Owner => Err(BadToken::Invalid),
-        Holder::Principal(name) => {
-            let principal = identities.principal(&name).ok_or(BadToken::Invalid)?;
+        Holder::Principal { name, id } => {
+            let found = identities.principal(&name).filter(|principal| principal.id == id);
+            let principal = found.ok_or(BadToken::Invalid)?;
             let mut principal = (*principal).clone();
             principal.limits.extend(limit);
             Ok(Who::User(Arc::new(principal)))

@@ -7,7 +7,10 @@ use super::{
     oidc::{Claims, claimed_issuer},
     session::{self, Holder, Temporary},
 };
-use crate::identity::{Identities, OWNER_ACCOUNT, Principal, PrincipalKind, Who, iam::Role, read_policy};
+use crate::http::Peer;
+use crate::identity::{
+    Global, Identities, OWNER_ACCOUNT, Principal, PrincipalKind, Who, iam::Role, read_policy,
+};
 use holdfast_gateway_policy::{Caller, Effect, Policy, Request};
 use hyper::StatusCode;
 use std::net::IpAddr;
@@ -28,7 +31,7 @@ struct Assumption<'a> {
     caller: Caller<'a>,
     params: &'a Params,
     claims: Option<(&'a str, &'a Claims)>,
-    source_ip: IpAddr,
+    global: Global<'a>,
 }
 
 impl Request for Assumption<'_> {
@@ -45,21 +48,14 @@ impl Request for Assumption<'_> {
     }
 
     fn values(&self, key: &str, visit: &mut dyn FnMut(&str)) {
+        if self.global.values(key, visit) {
+            return;
+        }
         let param = |name: &str| self.params.get(name).map(String::as_str);
         let mut some = |value: Option<&str>| value.into_iter().for_each(&mut *visit);
         match key {
             "sts:externalid" => some(param("ExternalId")),
             "sts:rolesessionname" => some(param("RoleSessionName")),
-            "aws:principalarn" => {
-                if let Caller::User { arn, role, .. } = self.caller {
-                    some(Some(role.unwrap_or(arn)));
-                }
-            }
-            "aws:principalaccount" => {
-                if let Caller::User { account, .. } = self.caller {
-                    some(Some(account));
-                }
-            }
             _ => {
                 let Some((provider, claims)) = self.claims else { return };
                 let field =
@@ -81,7 +77,7 @@ impl Request for Assumption<'_> {
     }
 
     fn source_ip(&self) -> Option<IpAddr> {
-        Some(self.source_ip)
+        self.global.peer.map(|peer| peer.address.ip())
     }
 }
 
@@ -101,6 +97,12 @@ fn life_s(params: &Params, default: u64, max: u64) -> Result<u64, Refusal> {
 }
 
 fn session_policy(params: &Params) -> Result<Option<String>, Refusal> {
+    if params.keys().any(|name| name.starts_with("PolicyArns.")) {
+        // To leave them out would be to allow more than was meant.
+        return Err(Refusal::invalid(
+            "Managed session policies are not supported: give the policy as Policy",
+        ));
+    }
     let Some(text) = params.get("Policy") else { return Ok(None) };
     if text.len() > POLICY_BYTES_MAX {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "PackedPolicyTooLarge", "The policy is too large"));
@@ -193,12 +195,12 @@ impl Iam {
         who: &Who,
         holder: Option<String>,
         params: &Params,
-        source_ip: IpAddr,
+        peer: Peer,
         now_ms: u64,
     ) -> Result<Xml, Refusal> {
         let action = params.get("Action").map(String::as_str).unwrap_or_default();
         if action == "AssumeRoleWithWebIdentity" {
-            return self.assume_with_token(params, source_ip, now_ms).await;
+            return self.assume_with_token(params, peer, now_ms).await;
         }
         let caller = match who.caller() {
             Caller::Anonymous | Caller::Federated(_) => {
@@ -226,7 +228,7 @@ impl Iam {
                 let holder = match (who, holder) {
                     (Who::Owner, Some(_)) => Holder::Owner,
                     (Who::User(principal), Some(holder)) if principal.kind != PrincipalKind::AssumedRole => {
-                        Holder::Principal(holder)
+                        Holder::Principal { name: holder, id: principal.id.clone() }
                     }
                     _ => return Err(Refusal::denied("Cannot call GetSessionToken with session credentials")),
                 };
@@ -238,14 +240,9 @@ impl Iam {
             }
             "AssumeRole" => {
                 let role_arn = need(params, "RoleArn")?;
-                let asked = Assumption {
-                    action: "sts:AssumeRole",
-                    role_arn,
-                    caller,
-                    params,
-                    claims: None,
-                    source_ip,
-                };
+                let global = Global { who, peer: Some(peer), now_ms };
+                let asked =
+                    Assumption { action: "sts:AssumeRole", role_arn, caller, params, claims: None, global };
                 let own = match who {
                     Who::User(principal) => principal.effect(&asked),
                     Who::Owner | Who::Anonymous => None,
@@ -263,6 +260,13 @@ impl Iam {
                         || of_role == account && own != Some(Effect::Deny) && names(&identities, &asked);
                     by_own || named()
                 })?;
+                // Who has a role takes another for an hour at most.
+                let chained =
+                    matches!(who, Who::User(principal) if principal.kind == PrincipalKind::AssumedRole);
+                if chained && granted.life_s > LIFE_S {
+                    let text = "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining";
+                    return Err(Refusal::invalid(text));
+                }
                 self.assumed(granted, None, now_ms).await
             }
             other => Err(Refusal::new(
@@ -273,12 +277,7 @@ impl Iam {
         }
     }
 
-    async fn assume_with_token(
-        &self,
-        params: &Params,
-        source_ip: IpAddr,
-        now_ms: u64,
-    ) -> Result<Xml, Refusal> {
+    async fn assume_with_token(&self, params: &Params, peer: Peer, now_ms: u64) -> Result<Xml, Refusal> {
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "InvalidIdentityToken", text);
         let (role_arn, token) = (need(params, "RoleArn")?, need(params, "WebIdentityToken")?);
         let issuer = claimed_issuer(token).ok_or_else(|| bad("The token is no JSON Web Token".to_owned()))?;
@@ -291,7 +290,8 @@ impl Iam {
         if account != OWNER_ACCOUNT && !provider.url.starts_with("https://") {
             return Err(bad("The provider is not asked: its URL does not begin with https://".to_owned()));
         }
-        let claims = self.providers.check(&provider, token).await.map_err(|wrong| bad(wrong.0))?;
+        let trusted = account == OWNER_ACCOUNT;
+        let claims = self.providers.check(&provider, token, trusted).await.map_err(|wrong| bad(wrong.0))?;
         let arn = super::actions::provider_arn(&account, &provider.url);
         let asked = Assumption {
             action: "sts:AssumeRoleWithWebIdentity",
@@ -299,7 +299,7 @@ impl Iam {
             caller: Caller::Federated(&arn),
             params,
             claims: Some((super::actions::provider_name(&provider.url), &claims)),
-            source_ip,
+            global: Global { who: &Who::Anonymous, peer: Some(peer), now_ms },
         };
         let granted = granted(&self.door.directory.now(), &asked, &claims.sub, |_, _| true)?;
         self.assumed(granted, Some((&claims, &arn)), now_ms).await

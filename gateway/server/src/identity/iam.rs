@@ -177,6 +177,15 @@ pub struct Account {
     pub roles: BTreeMap<String, Role>,
 }
 
+/// The identity providers of all accounts. What cannot be read is nobody's.
+pub fn providers(records: &[(String, String)]) -> Vec<(String, Provider)> {
+    let of = |(key, text): &(String, String)| {
+        let (account, _, _) = parts(key).filter(|(_, kind, _)| *kind == "oidc-provider")?;
+        Some((account.to_owned(), serde_json::from_str(text).ok()?))
+    };
+    records.iter().filter_map(of).collect()
+}
+
 /// A record of an account: `iam/ACCOUNT/KIND/NAME`.
 fn parts(key: &str) -> Option<(&str, &str, &str)> {
     let mut parts = key.strip_prefix("iam/")?.splitn(3, '/');

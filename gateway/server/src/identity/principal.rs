@@ -65,6 +65,11 @@ impl Principal {
         self.kind != PrincipalKind::Account || !self.policies.is_empty() || !self.limits.is_empty()
     }
 
+    /// Whether it is the account itself, and no session with limits.
+    pub fn is_whole_account(&self) -> bool {
+        self.kind == PrincipalKind::Account && self.limits.is_empty()
+    }
+
     /// What its own policies say of a request.
     pub fn effect(&self, request: &impl Request) -> Option<holdfast_gateway_policy::Effect> {
         use holdfast_gateway_policy::Effect;

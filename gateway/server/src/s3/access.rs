@@ -12,6 +12,7 @@ use super::{
     S3Door,
     acl::{Acl, Permission},
     error,
+    forms::FormFields,
     logging::{Note, Noted},
     settings::{BucketView, Ownership},
 };
@@ -242,7 +243,11 @@ fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<
     if own == Some(Effect::Deny) || policy == Some(Effect::Deny) {
         // The owner of a bucket can always mend its policy.
         let mends = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
-        let mender = !stranger || matches!(asked.scene.who, Who::Owner);
+        let mender = match &asked.scene.who {
+            Who::Owner => true,
+            Who::User(principal) => !stranger && principal.is_whole_account(),
+            Who::Anonymous => false,
+        };
         let free = !restricted || own == Some(Effect::Allow);
         return own != Some(Effect::Deny) && mender && free && mends.contains(&asked.action);
     }
@@ -260,7 +265,7 @@ fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<
     };
     if asked.scene.who.canonical() == Some(owner) {
         // What the policy allows the account, the account passes on by policies of its users and roles.
-        let by_name = || says(&asked.by_name(), bucket) == Some(Effect::Allow);
+        let by_name = || !stranger && says(&asked.by_name(), bucket) == Some(Effect::Allow);
         return !restricted || own == Some(Effect::Allow) || by_name();
     }
     let by_resource = policy == Some(Effect::Allow) || granted(asked, bucket, grant, object);
@@ -368,6 +373,9 @@ impl S3Door {
         // Only now it is known whether the key that the request was checked with is still good.
         let token = facts.headers.get("x-amz-security-token");
         let token = token.map(|token| token.to_str().map_err(|_| invalid_token())).transpose()?;
+        // Of a form, it is one of the fields that its policy is about.
+        let in_form = context.extensions_mut().get::<FormFields>().and_then(|fields| fields.token.clone());
+        let token = token.or(in_form.as_deref());
         let who = match context.credentials() {
             Some(given) => self.identify(&given.access_key, &given.secret_key, token).await?,
             None => Who::Anonymous,

@@ -73,7 +73,7 @@ macro_rules! kinds {
                 let scene = scene(&request)?;
                 let name = format!("{}/{}", $kind, request.input.id);
                 let text = scene.bucket()?.config.documents.get(&name).ok_or_else(missing)?;
-                Ok(S3Response::new($get_out { $field: from_xml(text), ..Default::default() }))
+                Ok(S3Response::new($get_out { $field: from_xml(text) }))
             }
 
             pub fn $all(_door: &S3Door, request: S3Request<$all_in>) -> S3Result<S3Response<$all_out>> {

@@ -26,6 +26,8 @@ pub const FORM_BYTES_MAX: usize = FILE_BYTES_MAX as usize + (1 << 20);
 pub struct FormFields {
     acl: Option<String>,
     tagging: Option<String>,
+    /// Of temporary credentials.
+    pub token: Option<String>,
     /// What the file is called where it comes from.
     filename: Option<String>,
     /// Its key has a place for that.
@@ -53,6 +55,7 @@ impl FormFields {
                 "key" => fields.key_is_open = field.text().await.is_ok_and(|key| key.contains("${filename}")),
                 "acl" => fields.acl = field.text().await.ok(),
                 "tagging" => fields.tagging = field.text().await.ok(),
+                "x-amz-security-token" => fields.token = field.text().await.ok(),
                 "file" => {
                     fields.filename = field.file_name().map(str::to_owned);
                     break;

@@ -65,8 +65,9 @@ pub async fn find(
     let id = parse_upload_id(id)?;
     let key = key.as_bytes().to_vec();
     let found = match door.engine.meta().ask(UploadWith { bucket: bucket.id, key: key.clone(), id }).await {
-        // A member of a version before, where nothing is encrypted and all is the system's owner's.
-        Err(MetaError::Refused(_)) => {
+        // A member of a version before, where nothing is encrypted and all is the system's owner's. What is refused for
+        // another reason must not become a plain part of an encrypted upload.
+        Err(MetaError::Refused(_)) if door.is_before(5).await? => {
             let upload = door.ask(UploadOf { bucket: bucket.id, key, id }).await?;
             upload.map(|upload| (upload, Extra::default()))
         }

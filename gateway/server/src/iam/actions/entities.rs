@@ -265,15 +265,32 @@ fn root(call: &Call<'_>) -> Xml {
     answer
 }
 
-/// Carries out what is about entities of `kind`; `None` where the action is not.
+/// Of which kind of entity an action is about one.
+pub fn kind_of(action: &str) -> Option<Kind> {
+    match action {
+        "AddUserToGroup" | "RemoveUserFromGroup" => Some(Kind::Group),
+        "ListGroupsForUser" | "GetLoginProfile" => Some(Kind::User),
+        "ListInstanceProfilesForRole" => Some(Kind::Role),
+        _ => Kind::ALL.into_iter().find(|kind| around(action, kind.title()).is_some()),
+    }
+}
+
+/// The name of the entity that the action is about, as the form has it; none of those that are about all.
+pub fn named<'a>(call: &Call<'a>, kind: Kind) -> Option<&'a str> {
+    if around(call.action, kind.title()) == Some(("List", "s")) {
+        return None;
+    }
+    call.maybe(&format!("{}Name", kind.title())).or(call.me.filter(|_| kind == Kind::User))
+}
+
+/// Carries out what is about entities of `kind`; `None` where the action is not known.
 pub fn run(call: &Call<'_>, kind: Kind, records: &mut Records) -> Option<Outcome> {
     let title = kind.title();
     let (verb, rest) = match call.action {
         "AddUserToGroup" => return Some(members(call, records, true)),
         "RemoveUserFromGroup" => return Some(members(call, records, false)),
-        "UpdateAssumeRolePolicy" if kind == Kind::Role => ("UpdateTrust", ""),
-        "ListGroupsForUser" | "GetLoginProfile" if kind == Kind::User => (call.action, ""),
-        "ListInstanceProfilesForRole" if kind == Kind::Role => (call.action, ""),
+        "UpdateAssumeRolePolicy" => ("UpdateTrust", ""),
+        "ListGroupsForUser" | "GetLoginProfile" | "ListInstanceProfilesForRole" => (call.action, ""),
         action => around(action, title)?,
     };
     match (verb, rest) {
@@ -281,14 +298,13 @@ pub fn run(call: &Call<'_>, kind: Kind, records: &mut Records) -> Option<Outcome
         ("List", "s") => return Some(Ok(list(call, kind, records))),
         _ => {}
     }
-    let field = format!("{title}Name");
-    let named = call.maybe(&field).or(call.me.filter(|_| kind == Kind::User));
+    let named = named(call, kind);
     if named.is_none() && (kind, verb, rest) == (Kind::User, "Get", "") {
         return Some(Ok(root(call)));
     }
     let of = |records: &Records| match named {
         Some(name) => entity(records, call, kind, name),
-        None => call.need(&field).and_then(|name| entity(records, call, kind, name)),
+        None => call.need(&format!("{title}Name")).and_then(|name| entity(records, call, kind, name)),
     };
     let known = || of(records);
     Some(match (kind, verb, rest) {

@@ -75,6 +75,9 @@ fn change(call: &Call<'_>, records: &mut Records) -> Outcome {
     Ok(Xml::default())
 }
 
+/// What is done to keys.
+pub const ACTIONS: [&str; 4] = ["CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey", "ListAccessKeys"];
+
 pub fn run(call: &Call<'_>, records: &mut Records) -> Option<Outcome> {
     Some(match call.action {
         "CreateAccessKey" => create(call, records),

@@ -7,6 +7,21 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// What is done to a policy by its ARN.
+pub const WITH_POLICY: [&str; 11] = [
+    "GetPolicy",
+    "DeletePolicy",
+    "ListPolicyVersions",
+    "GetPolicyVersion",
+    "CreatePolicyVersion",
+    "SetDefaultPolicyVersion",
+    "DeletePolicyVersion",
+    "TagPolicy",
+    "UntagPolicy",
+    "ListPolicyTags",
+    "ListEntitiesForPolicy",
+];
+
 /// Versions of one policy, as in AWS.
 const VERSIONS_MAX: usize = 5;
 
@@ -224,19 +239,6 @@ fn list(call: &Call<'_>, records: &Records) -> Xml {
 }
 
 pub fn run(call: &Call<'_>, records: &mut Records) -> Option<Outcome> {
-    const WITH_POLICY: [&str; 11] = [
-        "GetPolicy",
-        "DeletePolicy",
-        "ListPolicyVersions",
-        "GetPolicyVersion",
-        "CreatePolicyVersion",
-        "SetDefaultPolicyVersion",
-        "DeletePolicyVersion",
-        "TagPolicy",
-        "UntagPolicy",
-        "ListPolicyTags",
-        "ListEntitiesForPolicy",
-    ];
     match call.action {
         "CreatePolicy" => Some(create(call, records)),
         "ListPolicies" => Some(Ok(list(call, records))),

@@ -4,7 +4,7 @@ use super::Scene;
 use crate::{
     clock::unix_ms,
     http::Peer,
-    identity::{OWNER, PrincipalKind, Who, shown},
+    identity::{Global, Who},
 };
 use holdfast_gateway_policy::{Caller, Request};
 use holdfast_meta_raft_machine::records::Extra;
@@ -12,7 +12,6 @@ use hyper::HeaderMap;
 use percent_encoding::percent_decode_str;
 use s3s::access::S3AccessContext;
 use std::net::IpAddr;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// A request's query with names and values decoded once, as s3s reads them.
 #[derive(Debug, Clone, Default)]
@@ -136,41 +135,12 @@ impl Request for Asked<'_> {
 
     fn values(&self, key: &str, visit: &mut dyn FnMut(&str)) {
         let facts = &self.scene.facts;
+        let global = Global { who: &self.scene.who, peer: facts.peer, now_ms: facts.now_ms };
+        if global.values(key, visit) {
+            return;
+        }
         let mut some = |value: Option<&str>| value.into_iter().for_each(&mut *visit);
         match key {
-            "aws:username" => match &self.scene.who {
-                Who::User(principal) if principal.kind == PrincipalKind::AssumedRole => {}
-                Who::User(principal) => some(Some(&principal.name)),
-                Who::Owner => some(Some(OWNER)),
-                Who::Anonymous => {}
-            },
-            "aws:userid" => match &self.scene.who {
-                Who::User(principal) if principal.kind != PrincipalKind::Account => some(Some(&principal.id)),
-                who @ Who::Anonymous | who @ Who::Owner | who @ Who::User(_) => {
-                    some(who.canonical().map(shown))
-                }
-            },
-            "aws:principalaccount" => match self.scene.who.caller() {
-                Caller::User { account, .. } => some(Some(account)),
-                Caller::Anonymous | Caller::Federated(_) => {}
-            },
-            "aws:principaltype" => some(Some(match &self.scene.who {
-                Who::Anonymous => "Anonymous",
-                Who::Owner => "Account",
-                Who::User(principal) => match principal.kind {
-                    PrincipalKind::Account => "Account",
-                    PrincipalKind::User => "User",
-                    PrincipalKind::AssumedRole => "AssumedRole",
-                },
-            })),
-            "aws:securetransport" => {
-                some(Some(if facts.peer.is_some_and(|peer| peer.secure) { "true" } else { "false" }));
-            }
-            "aws:currenttime" => {
-                let now = OffsetDateTime::from_unix_timestamp((facts.now_ms / 1000) as i64).ok();
-                some(now.and_then(|now| now.format(&Rfc3339).ok()).as_deref());
-            }
-            "aws:epochtime" => some(Some(&(facts.now_ms / 1000).to_string())),
             "aws:useragent" => some(facts.header("user-agent")),
             "aws:referer" => some(facts.header("referer")),
             "s3:prefix" | "s3:delimiter" | "s3:max-keys" => some(facts.query.get(&key[3..])),
@@ -183,11 +153,6 @@ impl Request for Asked<'_> {
             "s3:authtype" if self.scene.form => some(Some("POST")),
             "s3:authtype" if facts.headers.contains_key("authorization") => some(Some("REST-HEADER")),
             "s3:x-amz-copy-source" => some(facts.copy_source().as_deref()),
-            "aws:principalarn" => match self.scene.who.caller() {
-                // Of whoever has assumed a role, the role's.
-                Caller::User { arn, role, .. } => some(Some(role.unwrap_or(arn))),
-                Caller::Anonymous | Caller::Federated(_) => {}
-            },
             "s3:if-match" | "s3:if-none-match" => some(facts.header(&key[3..])),
             "s3:object-lock-mode" => some(facts.header("x-amz-object-lock-mode")),
             "s3:object-lock-legal-hold" => some(facts.header("x-amz-object-lock-legal-hold")),
