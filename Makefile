@@ -39,6 +39,7 @@ chaos: setup-test build ## Torments a cluster in network namespaces: make chaos 
 bench: setup ## Measures every figure beside its budget
 	@$(CARGO) bench --locked -p holdfast-erasure
 	@$(CARGO) bench --locked -p holdfast-gateway-md5
+	@$(CARGO) bench --locked -p holdfast-gateway-policy
 	@$(CARGO) bench --locked -p holdfast-net
 	@$(CARGO) bench --locked -p holdfast-server
 

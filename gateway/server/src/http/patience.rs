@@ -44,7 +44,7 @@ impl Body for Patient {
         };
         let polled = Pin::new(body).poll_frame(context);
         state.done = matches!(polled, Poll::Ready(None));
-        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        polled
     }
 
     fn size_hint(&self) -> SizeHint {
