@@ -199,3 +199,71 @@ fn restic_backs_up_and_restores() {
     restic(&["restore", "latest", "--target", &back.display().to_string()]);
     same(&source, &back.join(source.strip_prefix("/").expect("an absolute path")));
 }
+
+/// Whether an interpreter finds a library.
+fn has_library(program: &str, args: &[&str]) -> bool {
+    let found = Command::new(program).args(args).output().is_ok_and(|output| output.status.success());
+    if !found {
+        println!("SKIPPED: {program} has no library for {args:?}");
+    }
+    found
+}
+
+#[test]
+fn minios_libraries_for_python_and_javascript_work() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    if has_library("python3", &["-c", "import minio"]) {
+        let mut python = Command::new("python3");
+        python.arg(clients.join("minio_client.py")).args([&server.s3, ACCESS_KEY, SECRET_KEY]);
+        run(python);
+    }
+    if has_library("node", &["-e", "require('minio')"]) {
+        let (host, port) = server.s3.split_once(':').expect("a port");
+        let mut node = Command::new("node");
+        node.arg(clients.join("minio_client.js")).args([host, port, ACCESS_KEY, SECRET_KEY]);
+        run(node);
+    }
+    assert_eq!(server.client().request("GET", "/", &[], b"").elements("Bucket").len(), 0);
+}
+
+#[test]
+fn s3fs_mounts_a_bucket() {
+    if !installed("s3fs") || !common::can("/dev/fuse", || Path::new("/dev/fuse").exists()) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    server.client().create_bucket("shelf");
+    let (mount, keys) = (dir.path().join("mount"), dir.path().join("keys"));
+    std::fs::create_dir(&mount).expect("a directory");
+    std::fs::write(&keys, format!("{ACCESS_KEY}:{SECRET_KEY}")).expect("a file");
+    std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("permissions");
+    let mut s3fs = Command::new("s3fs");
+    s3fs.arg("shelf").arg(&mount).args(["-o", &format!("passwd_file={}", keys.display())]);
+    s3fs.args(["-o", &format!("url=http://{}", server.s3), "-o", "use_path_request_style"]);
+    run(s3fs);
+    let mounted = || {
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("Linux says it");
+        mounts.contains(&mount.display().to_string())
+    };
+    common::eventually("the bucket is mounted", mounted);
+    let used = std::panic::catch_unwind(|| {
+        let (source, target) = (dir.path().join("source"), mount.join("dir"));
+        tree(&source);
+        let mut copy = Command::new("cp");
+        copy.arg("-r").arg(&source).arg(&target);
+        run(copy);
+        same(&source, &target);
+        std::fs::rename(target.join("a"), target.join("moved")).expect("a rename");
+        assert_eq!(server.client().get("/shelf/dir/moved").len(), 10);
+        std::fs::remove_dir_all(&target).expect("it is removed");
+        assert_eq!(server.client().list("shelf", "").len(), 0);
+    });
+    let mut unmount = Command::new("umount");
+    unmount.arg(&mount);
+    run(unmount);
+    used.expect("the mounted bucket is a file system");
+}
