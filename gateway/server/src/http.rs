@@ -32,7 +32,9 @@ use hyper_util::{
     server::graceful::{GracefulShutdown, Watcher},
 };
 use percent_encoding::percent_decode_str;
-use refusals::{as_s3_refuses, escaped, refusal_of, refuse, refuse_form, refuse_region, rewritten};
+use refusals::{
+    as_s3_refuses, escaped, quote_etag, refusal_of, refuse, refuse_form, refuse_region, rewritten,
+};
 use s3s::service::S3Service;
 use std::{
     future::Future,
@@ -143,15 +145,20 @@ pub async fn serve(
     if let Some(tls) = tls.clone() {
         tasks.spawn(tls.follow());
     }
-    let writing = front.door.clone();
-    tasks.spawn(async move {
+    let log = front.door.clone();
+    let (stop_writing, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(FLUSH_EVERY);
         loop {
-            ticks.tick().await;
-            writing.flush_log().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // The last lines are those of requests that were let finish.
+                _ = &mut stopped => break,
+            }
+            log.flush_log().await;
         }
+        log.flush_log().await;
     });
-    let log = front.door.clone();
     loop {
         while tasks.try_join_next().is_some() {}
         let next = async {
@@ -190,7 +197,10 @@ pub async fn serve(
         tracing::warn!("requests were still running when the process stopped");
     }
     tasks.shutdown().await;
-    log.flush_log().await;
+    drop(stop_writing);
+    if timeout(DRAIN, writing).await.is_err() {
+        tracing::warn!("parts of access logs could not be written before the process stopped");
+    }
     Ok(())
 }
 
@@ -418,6 +428,13 @@ impl Front {
                     "The body of your POST request is not well-formed multipart/form-data.",
                 ));
             }
+            if fields.misdated {
+                return Ok(refuse(
+                    StatusCode::BAD_REQUEST,
+                    "InvalidPolicyDocument",
+                    "Invalid Policy: Invalid 'expiration' value",
+                ));
+            }
             if fields.unsigned {
                 return Ok(refuse(
                     StatusCode::BAD_REQUEST,
@@ -428,7 +445,7 @@ impl Front {
             head.headers.remove(header::CONTENT_LENGTH);
             head.extensions.insert(fields);
             let answer = self.service.call(Request::from_parts(head, s3s::Body::from(body))).await?;
-            Ok(as_s3_refuses(answer).await)
+            Ok(as_s3_refuses(quote_etag(answer)).await)
         };
         tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(refuse_form()))
     }

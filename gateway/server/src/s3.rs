@@ -36,10 +36,9 @@ pub use access::Query;
 pub(crate) use attributes::unix_ms_of;
 pub use forms::{FORM_BYTES_MAX, FormFields};
 pub use lifecycle::lifecycle_of;
-pub use notification::{
-    CURSOR as NOTIFICATION_CURSOR, MADE as NOTIFICATION_MADE, Subscription, subscriptions,
-};
+pub use notification::{MADE as NOTIFICATION_MADE, Subscription, cursors, subscriptions};
 pub use settings::BucketView;
+pub use versions::version_id;
 
 use crate::{
     addressing::{Domains, Hosts},

@@ -9,6 +9,7 @@ use axum::{
 use holdfast_gateway_server::{
     identity::change::{self, IdentityError},
     notify::Webhook,
+    s3::version_id,
 };
 use holdfast_meta_raft_machine::{
     ask::{BucketNamed, IdentitiesNow, JournalFrom},
@@ -161,12 +162,13 @@ async fn changes(
             Change::Delete => "delete".to_owned(),
         },
         key: String::from_utf8_lossy(&record.key).into_owned(),
-        version: record.version.0.to_string(),
+        version: version_id(record.version),
         index: record.index,
     };
     Ok(Json(Changes {
         changes: page.records.iter().map(show).collect(),
-        next: page.records.last().map_or(page.next.max(wanted.from), |(number, _)| number + 1),
-        gap: first > wanted.from,
+        next: page.records.last().map_or(page.next, |(number, _)| number + 1),
+        // Or the bucket is another one of that name.
+        gap: first > wanted.from || wanted.from > page.next,
     }))
 }

@@ -38,6 +38,16 @@ fn text(value: Option<&HeaderValue>) -> Option<&str> {
     value.and_then(|value| value.to_str().ok())
 }
 
+/// A URL without what is as good as a key for as long as it lasts.
+fn without_signature(url: &str) -> String {
+    let Some((path, query)) = url.split_once('?') else { return url.to_owned() };
+    let hide = |pair: &str| match pair.split_once('=') {
+        Some((name @ ("X-Amz-Signature" | "X-Amz-Security-Token"), _)) => format!("{name}=-"),
+        Some(_) | None => pair.to_owned(),
+    };
+    format!("{path}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
+}
+
 impl Heard {
     pub fn of(request: &mut Request<Incoming>) -> Self {
         let note = Note::default();
@@ -66,18 +76,9 @@ impl Heard {
     ) {
         let length = answered.sent.headers().get(header::CONTENT_LENGTH);
         let target_text = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        // A signature in a URL is as good as the key for as long as it lasts.
-        let presigned = target_text.split_once('?').filter(|(_, query)| query.contains("X-Amz-Signature"));
-        let shown = match presigned {
-            Some((path, query)) => {
-                let hide = |pair: &str| match pair.split_once('=') {
-                    Some((name @ ("X-Amz-Signature" | "X-Amz-Security-Token"), _)) => format!("{name}=-"),
-                    Some(_) | None => pair.to_owned(),
-                };
-                format!("{path}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
-            }
-            None => target_text.to_owned(),
-        };
+        let is_presigned = target_text.contains("X-Amz-Signature=");
+        let (shown, referer) =
+            (without_signature(target_text), text(self.referer.as_ref()).map(without_signature));
         let line = Line {
             owner: crate::identity::shown(&bucket.config.owner),
             bucket: &bucket.bucket.name,
@@ -89,15 +90,15 @@ impl Heard {
             version: if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
             status: answered.status.as_u16(),
             error: answered.code,
-            sent: text(length).and_then(|length| length.parse().ok()),
+            sent: text(length).and_then(|length| length.parse().ok()).filter(|_| self.method != Method::HEAD),
             total_ms: answered.took.as_millis(),
-            referer: text(self.referer.as_ref()),
+            referer: referer.as_deref(),
             agent: text(self.agent.as_ref()),
             host: text(self.host.as_ref()),
-            signed: match (self.by_header, presigned) {
+            signed: match (self.by_header, is_presigned) {
                 (true, _) => Some("AuthHeader"),
-                (false, Some(_)) => Some("QueryString"),
-                (false, None) => None,
+                (false, true) => Some("QueryString"),
+                (false, false) => None,
             },
             secure: peer.secure,
         };

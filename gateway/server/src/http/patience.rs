@@ -8,7 +8,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -19,7 +19,10 @@ struct State {
     /// `None` once it was given up.
     body: Option<s3s::Body>,
     polls: u64,
+    /// It was asked, and has nothing yet: that is not its client's fault.
+    waiting: bool,
     done: bool,
+    waker: Option<Waker>,
 }
 
 /// A body that is given up when it is not asked for so long.
@@ -43,7 +46,9 @@ impl Body for Patient {
             return Poll::Ready(Some(Err("the client did not take its answer".into())));
         };
         let polled = Pin::new(body).poll_frame(context);
+        state.waiting = polled.is_pending();
         state.done = matches!(polled, Poll::Ready(None));
+        state.waker = Some(context.waker().clone());
         polled
     }
 
@@ -61,7 +66,8 @@ pub fn patient(body: s3s::Body, patience: Duration) -> s3s::Body {
     if body.size_hint().upper().is_some_and(|bytes| bytes <= SMALL) {
         return body;
     }
-    let state = Arc::new(Mutex::new(State { body: Some(body), polls: 0, done: false }));
+    let state =
+        Arc::new(Mutex::new(State { body: Some(body), polls: 0, waiting: false, done: false, waker: None }));
     let watched = Arc::downgrade(&state);
     tokio::spawn(async move {
         let mut seen = 0;
@@ -69,8 +75,12 @@ pub fn patient(body: s3s::Body, patience: Duration) -> s3s::Body {
             tokio::time::sleep(patience).await;
             let Some(state) = watched.upgrade() else { return };
             let mut state = lock(&state);
-            if state.polls == seen || state.done {
+            if state.done {
+                return;
+            }
+            if state.polls == seen && !state.waiting {
                 state.body = None;
+                state.waker.take().into_iter().for_each(Waker::wake);
                 return;
             }
             seen = state.polls;

@@ -85,3 +85,15 @@ pub fn refusal(status: StatusCode, text: String) -> Response<s3s::Body> {
     headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }
+
+/// Where a form leads its sender to, an entity tag is told with its quotes.
+pub fn quote_etag(mut answer: Response<s3s::Body>) -> Response<s3s::Body> {
+    let location = answer.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let parts = location.and_then(|location| location.rsplit_once("&etag="));
+    if let Some((before, etag)) = parts.filter(|(_, etag)| etag.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && let Ok(quoted) = header::HeaderValue::from_str(&format!("{before}&etag=%22{etag}%22"))
+    {
+        answer.headers_mut().insert(header::LOCATION, quoted);
+    }
+    answer
+}

@@ -196,10 +196,21 @@ pub fn resources(call: &Call<'_>, records: &Records) -> Vec<String> {
 
 /// The managed policy that the action is about, and the boundary that it sets, or that is set already.
 pub fn about<'a>(call: &Call<'a>, records: &Records) -> (Option<&'a str>, Option<String>) {
-    let Some(kind) = entities::kind_of(call.action) else { return (call.maybe("PolicyArn"), None) };
-    let given = call.maybe("PermissionsBoundary").map(str::to_owned);
-    let known = entities::named(call, kind).and_then(|name| entity(records, call, kind, name).ok());
-    (call.maybe("PolicyArn"), given.or_else(|| known.and_then(|known| known.boundary)))
+    // What the action does not read, the form may say as it likes.
+    const SET_BOUNDARY: [&str; 4] =
+        ["CreateUser", "CreateRole", "PutUserPermissionsBoundary", "PutRolePermissionsBoundary"];
+    let Some(kind) = entities::kind_of(call.action) else {
+        let of_policy = managed::WITH_POLICY.contains(&call.action);
+        return (call.maybe("PolicyArn").filter(|_| of_policy), None);
+    };
+    let attaches = ["Attach", "Detach"].iter().any(|verb| call.action.starts_with(verb));
+    let boundary = match SET_BOUNDARY.contains(&call.action) {
+        true => call.maybe("PermissionsBoundary").map(str::to_owned),
+        false => entities::named(call, kind)
+            .and_then(|name| entity(records, call, kind, name).ok())
+            .and_then(|known| known.boundary),
+    };
+    (call.maybe("PolicyArn").filter(|_| attaches), boundary)
 }
 
 /// Bytes of what one account may have here, and of all accounts together: the rest is for accounts and keys themselves.

@@ -39,11 +39,21 @@ pub fn to_xml<T: Serialize>(value: &T) -> S3Result<String> {
     String::from_utf8(bytes).map_err(|error| s3_error!(error, InternalError))
 }
 
+/// Bytes of one document of a bucket, and of all: they are one record, which is read with the bucket.
+const DOCUMENT_BYTES_MAX: usize = 512 << 10;
+const DOCUMENTS_BYTES_MAX: usize = 2 << 20;
+
 /// Keeps a document with a bucket, or removes it.
 ///
 /// # Errors
 /// Where the metadata refuses.
 pub async fn set(door: &S3Door, bucket: &BucketView, name: &str, text: Option<String>) -> S3Result<()> {
+    let others = bucket.config.documents.iter().filter(|(other, _)| *other != name);
+    let size = text.as_ref().map_or(0, String::len);
+    let whole = others.map(|(_, text)| text.len()).sum::<usize>() + size;
+    if text.is_some() && (size > DOCUMENT_BYTES_MAX || whole > DOCUMENTS_BYTES_MAX) {
+        return Err(s3_error!(EntityTooLarge, "The bucket's configuration would be too large"));
+    }
     let change = ConfigChange::Document(name.to_owned(), text);
     door.run(Command::ConfigureBucket { bucket: bucket.bucket.id, change }).await?;
     Ok(())

@@ -2,6 +2,7 @@
 //! to write the key.
 
 use super::{access::Scene, documents::malformed, settings::from_xml};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{
     HeaderMap,
@@ -14,6 +15,7 @@ use s3s::{
     s3_error,
 };
 use std::{collections::BTreeSet, sync::Arc};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The largest file in a form, in bytes: forms are held in memory.
 pub const FILE_BYTES_MAX: u64 = 32 << 20;
@@ -34,6 +36,8 @@ pub struct FormFields {
     key_is_open: bool,
     /// It says something twice, or in a way that can be read in two ways.
     pub malformed: bool,
+    /// Its policy ends at no moment that can be read.
+    pub misdated: bool,
     /// It says what it may do, and by whose leave it does not say.
     pub unsigned: bool,
 }
@@ -55,6 +59,7 @@ impl FormFields {
                 "key" => fields.key_is_open = field.text().await.is_ok_and(|key| key.contains("${filename}")),
                 "acl" => fields.acl = field.text().await.ok(),
                 "tagging" => fields.tagging = field.text().await.ok(),
+                "policy" => fields.misdated = !field.text().await.is_ok_and(|policy| is_dated(&policy)),
                 "x-amz-security-token" => fields.token = field.text().await.ok(),
                 "file" => {
                     fields.filename = field.file_name().map(str::to_owned);
@@ -94,6 +99,15 @@ impl FormFields {
         let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
         [&body[..at], name.as_bytes(), &body[at + PLACE.len()..]].concat().into()
     }
+}
+
+/// Whether a form's policy says when it ends, as S3 demands: `2007-12-01T12:00:00.000Z`.
+fn is_dated(policy: &str) -> bool {
+    let text: String = policy.split_whitespace().collect();
+    let Ok(json) = BASE64_STANDARD.decode(text) else { return false };
+    let Ok(policy) = serde_json::from_slice::<serde_json::Value>(&json) else { return false };
+    let ends = policy.get("expiration").and_then(serde_json::Value::as_str);
+    ends.is_some_and(|ends| ends.contains('T') && OffsetDateTime::parse(ends, &Rfc3339).is_ok())
 }
 
 /// Tags as forms have them, as headers have them.

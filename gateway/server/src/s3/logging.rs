@@ -3,7 +3,7 @@
 
 use super::{
     S3Door,
-    access::scene,
+    access::{Scene, scene},
     documents::{malformed, set, to_xml},
     objects::put_command,
     settings::{BucketView, from_xml},
@@ -11,6 +11,7 @@ use super::{
 use crate::{digest::BodyDigest, engine::EngineError, upload::Incoming};
 use bytes::Bytes;
 use holdfast_meta_raft_machine::{
+    ask::LookedUp,
     command::{Condition, NewObject},
     records::{Attributes, Etag, Extra},
 };
@@ -35,23 +36,31 @@ const DOCUMENT: &str = "logging";
 /// How often lines become objects.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(5);
 
-/// Bytes of lines that wait for one target, at most: more are dropped, and that is said.
-const WAITING_MAX: usize = 4 << 20;
+/// Bytes of lines that wait, of all targets together: more are dropped, and that is said.
+const WAITING_MAX: usize = 16 << 20;
+
+/// Bytes of one of a client's own words in a line.
+const WORD_MAX: usize = 2048;
 
 /// What a key keeps as it is.
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
+
+/// What a host keeps as it is.
+const HOST: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b':').remove(b'[').remove(b']');
 
 /// Where a bucket's log goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     pub bucket: String,
     pub prefix: String,
+    /// Whose the log is, and the bucket that it goes to must be.
+    pub owner: String,
 }
 
 /// Where a bucket wants its log.
-pub fn target(text: &str) -> Option<Target> {
+pub fn target(text: &str, owner: &str) -> Option<Target> {
     let enabled = from_xml::<BucketLoggingStatus>(text)?.logging_enabled?;
-    Some(Target { bucket: enabled.target_bucket, prefix: enabled.target_prefix })
+    Some(Target { bucket: enabled.target_bucket, prefix: enabled.target_prefix, owner: owner.to_owned() })
 }
 
 /// What is learned of a request while it is carried out.
@@ -126,6 +135,7 @@ const SUBRESOURCES: [&str; 21] = [
 
 /// A text between quotes, in which nothing ends a line or the quotes.
 fn quoted(text: &str) -> String {
+    let text: String = text.chars().take(WORD_MAX).collect();
     let plain =
         |c: char| if c == '"' || c.is_control() { format!("%{:02X}", u32::from(c)) } else { c.to_string() };
     format!("\"{}\"", text.chars().map(plain).collect::<String>())
@@ -182,7 +192,7 @@ impl Line<'_> {
             if self.signed.is_some() { "SigV4".to_owned() } else { "-".to_owned() },
             "-".to_owned(),
             dash(self.signed),
-            dash(self.host),
+            dash(self.host.map(|host| utf8_percent_encode(host, HOST).to_string()).as_deref()),
             if self.secure { "TLSv1.3".to_owned() } else { "-".to_owned() },
             "-".to_owned(),
             "-".to_owned(),
@@ -194,26 +204,32 @@ impl Line<'_> {
 
 /// Lines on their way into objects.
 #[derive(Clone, Default)]
-pub struct AccessLog(Arc<Mutex<BTreeMap<Target, String>>>);
+pub struct AccessLog(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    lines: BTreeMap<Target, String>,
+    bytes: usize,
+}
 
 impl AccessLog {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Target, String>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn note(&self, target: &Target, line: &Line<'_>) {
         let text = line.text(OffsetDateTime::now_utc());
         let mut waiting = self.lock();
-        let lines = waiting.entry(target.clone()).or_default();
-        if lines.len() + text.len() > WAITING_MAX {
-            tracing::warn!(bucket = line.bucket, "its access log is late: lines are dropped");
+        if waiting.bytes + text.len() > WAITING_MAX {
+            tracing::warn!(bucket = line.bucket, "access logs are late: lines are dropped");
             return;
         }
-        lines.push_str(&text);
+        waiting.bytes += text.len();
+        waiting.lines.entry(target.clone()).or_default().push_str(&text);
     }
 
     fn take(&self) -> BTreeMap<Target, String> {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut *self.lock()).lines
     }
 }
 
@@ -228,9 +244,10 @@ impl S3Door {
     }
 
     async fn write_log(&self, target: &Target, lines: String) -> Result<(), EngineError> {
-        let Ok((Some(bucket), _)) = self.look(&target.bucket, None).await else {
-            return Err(EngineError::Gone);
-        };
+        let found = self.look(&target.bucket, None).await.ok().and_then(|(bucket, _)| bucket);
+        // A bucket of that name may be somebody else's now, or keep for years what is put into it.
+        let fits = |bucket: &Arc<BucketView>| bucket.config.owner == target.owner && !locks(bucket);
+        let bucket = found.filter(fits).ok_or(EngineError::Gone)?;
         let format = parse_borrowed::<2>("[year]-[month]-[day]-[hour]-[minute]-[second]");
         let now = OffsetDateTime::now_utc();
         let time = format.ok().and_then(|format| now.format(&format).ok()).unwrap_or_default();
@@ -272,9 +289,14 @@ pub fn get_bucket_logging(
     Ok(S3Response::new(GetBucketLoggingOutput { logging_enabled }))
 }
 
+/// Whether what is written into a bucket cannot be removed for a while.
+fn locks(bucket: &BucketView) -> bool {
+    bucket.config.object_lock && bucket.config.default_retention.is_some()
+}
+
 /// # Errors
 /// Where the log cannot go there.
-async fn check(door: &S3Door, bucket: &BucketView, wanted: &LoggingEnabled) -> S3Result<()> {
+async fn check(door: &S3Door, scene: &Scene, bucket: &BucketView, wanted: &LoggingEnabled) -> S3Result<()> {
     if wanted.target_grants.as_ref().is_some_and(|grants| !grants.is_empty()) {
         return Err(s3_error!(NotImplemented, "Grants on the objects of a log are not implemented"));
     }
@@ -290,7 +312,11 @@ async fn check(door: &S3Door, bucket: &BucketView, wanted: &LoggingEnabled) -> S
             "The target bucket for logging does not exist, is not owned by you, or does not have the appropriate grants for the log-delivery group.",
         ));
     };
-    if target.config.object_lock && target.config.default_retention.is_some() {
+    let of_target = scene.about(target.clone(), LookedUp::NotAsked);
+    if !of_target.may_write(&wanted.target_prefix) {
+        return Err(s3_error!(AccessDenied, "Access Denied"));
+    }
+    if locks(&target) {
         return Err(s3_error!(InvalidRequest, "A bucket that locks objects cannot be the target of a log"));
     }
     Ok(())
@@ -305,7 +331,7 @@ pub async fn put_bucket_logging(
     let status = &request.input.bucket_logging_status;
     let text = match &status.logging_enabled {
         Some(wanted) => {
-            check(door, bucket, wanted).await?;
+            check(door, &scene, bucket, wanted).await?;
             Some(to_xml(status)?)
         }
         None => None,

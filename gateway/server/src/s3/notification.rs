@@ -2,13 +2,13 @@
 
 use super::{
     S3Door,
-    access::scene,
+    access::{Scene, scene},
     documents::{malformed, set, to_xml},
-    settings::{BucketView, from_xml},
+    settings::from_xml,
 };
-use crate::notify::Webhook;
+use crate::{identity::Who, notify::Webhook};
 use holdfast_meta_raft_machine::{
-    ask::{IdentitiesNow, UsageOf},
+    ask::{HeaderNow, IdentitiesNow, UsageOf},
     command::Command,
     records::BucketConfig,
 };
@@ -21,14 +21,18 @@ use s3s::{
     },
     s3_error,
 };
+use std::collections::BTreeSet;
 
 const DOCUMENT: &str = "notification";
 
 /// Under this name a version says how it was made, where that is neither by a PUT nor by parts.
 pub const MADE: &str = "made";
 
-/// Under this name the cursor of notifications is kept.
-pub const CURSOR: &str = "notifications";
+/// Under these names is kept how far a subscription is in the journal, and from which version on versions are new to it.
+pub fn cursors(id: &str) -> (String, String) {
+    let id = blake3::hash(id.as_bytes()).to_hex();
+    (format!("events/{id}"), format!("fresh/{id}"))
+}
 
 /// Configurations that a bucket may have, as in S3.
 const CONFIGURATIONS_MAX: usize = 100;
@@ -46,6 +50,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// Whether it may be about an event of which only is known that something was made.
+    pub fn wants_created(&self, key: &str) -> bool {
+        let created = |wanted: &String| wanted.starts_with("ObjectCreated");
+        key.starts_with(&self.prefix) && key.ends_with(&self.suffix) && self.events.iter().any(created)
+    }
+
     /// Whether it is about an event, as `ObjectCreated:Put`, of a key.
     pub fn wants(&self, event: &str, key: &str) -> bool {
         let named = |wanted: &String| match wanted.strip_suffix('*') {
@@ -118,7 +128,7 @@ pub fn subscriptions(config: &BucketConfig) -> Vec<Subscription> {
 
 /// # Errors
 /// Where somebody is to be told of what there is not, or cannot be told.
-async fn check(door: &S3Door, bucket: &BucketView, wanted: &[Subscription]) -> S3Result<()> {
+async fn check(door: &S3Door, scene: &Scene, wanted: &[Subscription], targets: bool) -> S3Result<()> {
     const KINDS: [&str; 2] = ["ObjectCreated:", "ObjectRemoved:"];
     const NAMES: [&str; 6] = ["*", "Put", "Post", "Copy", "CompleteMultipartUpload", "Delete"];
     let known = |event: &String| {
@@ -134,13 +144,25 @@ async fn check(door: &S3Door, bucket: &BucketView, wanted: &[Subscription]) -> S
     if wanted.iter().any(|wanted| wanted.events.is_empty()) {
         return Err(malformed());
     }
+    let ids: BTreeSet<&String> = wanted.iter().map(|wanted| &wanted.id).collect();
+    if ids.len() != wanted.len() || ids.iter().any(|id| id.len() > 255) {
+        return Err(s3_error!(
+            InvalidArgument,
+            "Same ID used for multiple configurations. IDs must be unique"
+        ));
+    }
+    // Addresses of their own choice are for whoever's host this is.
+    let is_owner = matches!(scene.who, Who::Owner);
+    let is_address = |wanted: &Subscription| wanted.target.contains("://");
     let (_, records) = door.ask(IdentitiesNow {}).await?;
     let by_name = |name: &str| records.iter().any(|(key, _)| *key == Webhook::path(name));
-    // Addresses of their own choice are for those whose host this is.
-    let by_address = |target: &str| target.contains("://") && bucket.config.owner.is_empty();
-    match wanted.iter().find(|wanted| !by_name(&wanted.target) && !by_address(&wanted.target)) {
-        None => Ok(()),
-        Some(_) => {
+    let known = |wanted: &Subscription| match is_address(wanted) {
+        true => is_owner,
+        false => !targets || by_name(&wanted.target),
+    };
+    match wanted.iter().all(known) {
+        true => Ok(()),
+        false => {
             Err(s3_error!(InvalidArgument, "Unable to validate the following destination configurations"))
         }
     }
@@ -179,19 +201,21 @@ pub async fn put_bucket_notification_configuration(
         *id = Some(format!("{:032x}", rand::random::<u128>()));
     }
     let wanted = read(&config).ok_or_else(malformed)?;
-    if request.input.skip_destination_validation != Some(true) {
-        check(door, bucket, &wanted).await?;
-    }
+    check(door, &scene, &wanted, request.input.skip_destination_validation != Some(true)).await?;
     let id = bucket.bucket.id;
     if wanted.is_empty() {
         set(door, bucket, DOCUMENT, None).await?;
         return Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()));
     }
-    if !bucket.notifies {
-        // What happened before is nobody's news.
-        let usage = door.ask(UsageOf { bucket: id }).await?.unwrap_or_default();
-        let (name, position) = (CURSOR.to_owned(), usage.journal_next);
-        door.run(Command::NoteCursor { bucket: id, name, position }).await?;
+    // What happened before is nobody's news.
+    let known = subscriptions(&bucket.config);
+    let usage = door.ask(UsageOf { bucket: id }).await?.unwrap_or_default();
+    let next_version = door.ask(HeaderNow {}).await?.map_or(0, |header| header.next_version);
+    for new in wanted.iter().filter(|wanted| !known.iter().any(|known| known.id == wanted.id)) {
+        let (cursor, fresh) = cursors(&new.id);
+        for (name, position) in [(cursor, usage.journal_next), (fresh, next_version)] {
+            door.run(Command::NoteCursor { bucket: id, name, position }).await?;
+        }
     }
     set(door, bucket, DOCUMENT, Some(to_xml(&config)?)).await?;
     Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))

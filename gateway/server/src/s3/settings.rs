@@ -106,7 +106,7 @@ impl BucketView {
             ownership: document("ownership").map_or(Ownership::ObjectWriter, |text| ownership(text)),
             cors: document("cors").and_then(|text| from_xml(text)),
             lifecycle: super::lifecycle::lifecycle_of(&config),
-            logging: document("logging").and_then(|text| logging::target(text)),
+            logging: document("logging").and_then(|text| logging::target(text, &config.owner)),
             notifies: document("notification").is_some(),
             website: document("website").and_then(|text| from_xml(text)),
             encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),

@@ -33,6 +33,11 @@ pub fn show(name: VersionName) -> String {
     }
 }
 
+/// A version's id as clients have it.
+pub fn version_id(id: VersionId) -> String {
+    show(VersionName::Id(id))
+}
+
 /// The name of a version by which it is known to clients.
 pub fn name_of(id: VersionId, extra: &Extra) -> VersionName {
     if extra.named { VersionName::Id(id) } else { VersionName::Null }

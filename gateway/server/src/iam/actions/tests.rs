@@ -79,6 +79,32 @@ fn other_fields_do_not_decide_what_an_action_is_about() {
     assert_eq!(both, ["user/me", "user/board/chief"].map(|name| format!("arn:aws:iam::{ACCOUNT}:{name}")));
 }
 
+/// What conditions ask of boundaries and policies is what the action reads, too.
+#[test]
+fn a_boundary_that_is_only_said_does_not_count() {
+    let mut records = account();
+    let boundary = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess";
+    done(
+        &mut records,
+        "PutUserPermissionsBoundary",
+        &[("UserName", "me"), ("PermissionsBoundary", boundary)],
+    )
+    .expect("it is set");
+    for (action, user, expected) in [
+        ("PutUserPolicy", "Boss", None),
+        ("DeleteUserPermissionsBoundary", "me", Some(boundary)),
+        ("PutUserPolicy", "me", Some(boundary)),
+        ("CreateUser", "new", Some("stray")),
+    ] {
+        let fields = [("UserName", user), ("PermissionsBoundary", "stray"), ("PolicyArn", "stray")];
+        let params = params(&fields);
+        let (policy, found) = about(&call(action, &params, None), &records);
+        assert_eq!((policy, found.as_deref()), (None, expected), "{action}");
+    }
+    let params = params(&[("UserName", "me"), ("PolicyArn", boundary)]);
+    assert_eq!(about(&call("AttachUserPolicy", &params, None), &records).0, Some(boundary));
+}
+
 #[test]
 fn an_account_does_not_fill_what_all_share() {
     let mut records = account();
