@@ -46,6 +46,10 @@ impl Maintenance {
             if after.is_none() {
                 self.engine.metrics().degraded_packs.set(degraded.len() as i64);
             }
+            if !degraded.is_empty() {
+                // What was paused before any of these was found is known here, whichever host found it.
+                self.clone().follow_settings().await?;
+            }
             let mine = degraded.iter().map(|(_, pack)| *pack).filter(|pack| self.is_due(*pack));
             let repaired = futures::stream::iter(mine.collect::<Vec<PackId>>().into_iter().map(Ok));
             repaired.try_for_each_concurrent(AT_ONCE, async |pack| self.repair_or_later(pack).await).await?;
