@@ -3,8 +3,7 @@
 mod users;
 
 pub use users::{
-    KeyArgs, KeyCommand, KmsArgs, KmsCommand, KmsKeyCommand, PolicyArgs, PolicyCommand, UserArgs,
-    UserCommand, UsersCommand, Way, WebhookArgs, WebhookCommand,
+    At, KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way, WebhookCommand,
 };
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -41,16 +40,8 @@ pub enum Command {
     Cluster(FoundCommand),
     #[command(flatten)]
     Operator(OperatorCommand),
-    /// Makes, lists and removes the users of S3
-    User(UserArgs),
-    /// Makes, lists and removes their access keys
-    Key(KeyArgs),
-    /// Keeps policies, and attaches them to users
-    Policy(PolicyArgs),
-    /// Makes, rotates and disables the keys that objects are encrypted with
-    Kms(KmsArgs),
-    /// Makes webhooks that buckets send events to, and shows a bucket's changes
-    Webhook(WebhookArgs),
+    #[command(flatten)]
+    Users(UsersCommand),
     /// Brings back a cluster whose metadata is lost, from its devices or from one member that is left
     Recover(RecoverArgs),
     /// Lets garbage collection go on after the auditor stopped it, and what it found was looked into

@@ -11,8 +11,7 @@ mod recover;
 mod system;
 
 use args::{
-    Args, ClusterCommand, Command, FoundCommand, KeyArgs, KmsArgs, OperatorArgs, OperatorCommand, PolicyArgs,
-    ServerArgs, TokenCommand, UserArgs, UsersCommand, WebhookArgs,
+    Args, ClusterCommand, Command, FoundCommand, OperatorArgs, OperatorCommand, ServerArgs, TokenCommand,
 };
 use clap::Parser;
 use cluster::config::HostConfig;
@@ -68,25 +67,8 @@ fn main() -> ExitCode {
             with(Ok(()), async |()| operator::run(&operator, json, command).await)
         }
         Command::Operator(command) => with(Ok(()), async |()| operator::run(&operator, json, command).await),
-        Command::User(UserArgs { way, command }) => {
-            let command = UsersCommand::User(command);
-            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
-        }
-        Command::Key(KeyArgs { way, command }) => {
-            let command = UsersCommand::Key(command);
-            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
-        }
-        Command::Webhook(WebhookArgs { way, command }) => {
-            let command = UsersCommand::Webhook(command);
-            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
-        }
-        Command::Kms(KmsArgs { way, command }) => {
-            let command = UsersCommand::Kms(command);
-            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
-        }
-        Command::Policy(PolicyArgs { way, command }) => {
-            let command = UsersCommand::Policy(command);
-            with(Ok(()), async |()| operator::users::run(&operator, json, way, command).await)
+        Command::Users(command) => {
+            with(Ok(()), async |()| operator::users::run(&operator, json, command).await)
         }
         Command::Recover(recover) => with(Ok(()), async |()| recover::run(recover, &operator).await),
         Command::ResumeCollection(resume) => finish(system::resume_collection(&resume.data)),

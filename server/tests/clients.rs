@@ -16,6 +16,7 @@ fn boto3_finds_what_applications_rely_on() {
     let server = Server::start(&dir.path().join("data"), &[]);
     let mut python = Command::new("python3");
     python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/boto3_suite.py"));
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
     python.args([&format!("http://{}", server.s3), ACCESS_KEY, SECRET_KEY]);
     println!("{}", run(python));
     // A secret that was used in every request is in no log.

@@ -4,10 +4,22 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The wall clock, in milliseconds since 1970.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A moment as text (RFC 3339), to the millisecond where it is not a whole second.
+pub fn rfc3339(unix_ms: u64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000).ok();
+    at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// The same to the second.
+pub fn rfc3339_s(unix_ms: u64) -> String {
+    rfc3339(unix_ms - unix_ms % 1000)
 }
 
 /// A monotone clock for sessions that take durations.

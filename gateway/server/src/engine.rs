@@ -103,6 +103,14 @@ pub enum EngineError {
     ShuttingDown,
 }
 
+impl EngineError {
+    /// The error itself, where it is one of a body that comes from here.
+    pub fn of_body(self) -> Self {
+        let Self::Body(source) = self else { return self };
+        source.downcast::<Self>().map_or_else(Self::Body, |ours| *ours)
+    }
+}
+
 /// The pipeline of one gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {

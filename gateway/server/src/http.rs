@@ -1,5 +1,6 @@
 //! Listeners: S3, and metrics on a port of its own.
 
+mod asked;
 mod heard;
 mod metrics_page;
 mod patience;
@@ -16,6 +17,7 @@ use crate::{
     s3::{BucketView, FORM_BYTES_MAX, FormFields, Query, S3Door, logging::FLUSH_EVERY},
     tls::DoorTls,
 };
+use asked::RequestBody;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use heard::{Answered, Heard};
@@ -32,9 +34,7 @@ use hyper_util::{
     server::graceful::{GracefulShutdown, Watcher},
 };
 use percent_encoding::percent_decode_str;
-use refusals::{
-    as_s3_refuses, escaped, quote_etag, refusal_of, refuse, refuse_form, refuse_region, rewritten,
-};
+use refusals::{as_s3_refuses, escaped, quote_etag, refusal_of, refuse, refuse_region, rewritten, slow_down};
 use s3s::service::S3Service;
 use std::{
     future::Future,
@@ -286,7 +286,7 @@ impl Front {
     }
 
     /// What a request's host and path are about.
-    async fn place(&self, request: &Request<Incoming>) -> s3s::S3Result<Place> {
+    async fn place(&self, request: &Request<RequestBody>) -> s3s::S3Result<Place> {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         let host = host_name(host.unwrap_or_default());
         let by_host = |bucket: &str, website| Place {
@@ -344,9 +344,12 @@ impl Front {
         let _flight = InFlight::enter(&self.metrics);
         let span = tracing::info_span!("request", id, %method, path);
         let heard = Heard::of(&mut request);
+        let (head, body) = request.into_parts();
+        let (body, expectation) = RequestBody::of(body, head.version, &head.headers);
+        let request = Request::from_parts(head, body);
         let mut bucket = String::new();
         let mut response = match self.requests.try_acquire() {
-            Err(_) => refuse_form(),
+            Err(_) => slow_down(),
             Ok(_permit) => match self.place(&request).await {
                 Err(refused) => refusal_of(&refused),
                 Ok(place) => {
@@ -395,6 +398,9 @@ impl Front {
         if let Ok(id) = header::HeaderValue::from_str(&id) {
             response.headers_mut().insert("x-amz-request-id", id);
         }
+        if expectation.is_pending() {
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
         let label = method_label(&method);
         self.metrics.requests.with_label_values(&[label, status.as_str()]).inc();
         self.metrics.request_seconds.with_label_values(&[label]).observe(start.elapsed().as_secs_f64());
@@ -407,8 +413,8 @@ impl Front {
     }
 
     /// A form is read into memory before anybody knows who sent it: few at a time, and none for long.
-    async fn take_form(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, s3s::HttpError> {
-        let Ok(_permit) = self.forms.try_acquire() else { return Ok(refuse_form()) };
+    async fn take_form(&self, request: Request<RequestBody>) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        let Ok(_permit) = self.forms.try_acquire() else { return Ok(slow_down()) };
         let answer = async {
             let (mut head, body) = request.into_parts();
             let Ok(body) = Limited::new(body, FORM_BYTES_MAX).collect().await else {
@@ -447,12 +453,12 @@ impl Front {
             let answer = self.service.call(Request::from_parts(head, s3s::Body::from(body))).await?;
             Ok(as_s3_refuses(quote_etag(answer)).await)
         };
-        tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(refuse_form()))
+        tokio::time::timeout(FORM_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(slow_down()))
     }
 
     /// A form for the interfaces of identities.
-    async fn take_query(&self, request: Request<Incoming>, id: &str) -> Response<s3s::Body> {
-        let Ok(permit) = self.queries.try_acquire() else { return refuse_form() };
+    async fn take_query(&self, request: Request<RequestBody>, id: &str) -> Response<s3s::Body> {
+        let Ok(permit) = self.queries.try_acquire() else { return slow_down() };
         let (head, body) = request.into_parts();
         let body = Limited::new(body, iam::FORM_BYTES_MAX).collect();
         let Ok(Ok(body)) = tokio::time::timeout(FORM_TIMEOUT, body).await else {
@@ -463,13 +469,13 @@ impl Front {
             );
         };
         drop(permit);
-        let Some(peer) = head.extensions.get::<Peer>().copied() else { return refuse_form() };
+        let Some(peer) = head.extensions.get::<Peer>().copied() else { return slow_down() };
         self.iam.answer(&head.headers, head.uri.path(), body.to_bytes(), peer, id).await
     }
 
     async fn carry_out(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         id: &str,
         place: &Place,
     ) -> Result<Response<s3s::Body>, s3s::HttpError> {
@@ -518,7 +524,6 @@ impl Front {
         let attributes = of_object
             && request.method() == Method::GET
             && Query::parse(request.uri().query().unwrap_or_default()).get("attributes").is_some();
-        let unasked = expects_nothing(&request);
         if !hoist(&mut request) {
             return Ok(refuse(
                 StatusCode::BAD_REQUEST,
@@ -527,9 +532,6 @@ impl Front {
             ));
         }
         let mut response = self.service.call(bounded(request)).await?;
-        if unasked {
-            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-        }
         if attributes && response.status() == StatusCode::OK {
             // Here alone S3 leaves an entity tag's quotes away.
             let bare = |text: &str| {
@@ -544,7 +546,7 @@ impl Front {
 
 /// Presigned URLs may carry `x-amz-*` headers in their query, where they are signed like all of it. Here they become headers,
 /// so that what judges a request and what carries it out read the same. Whether all of them could.
-fn hoist(request: &mut Request<Incoming>) -> bool {
+fn hoist(request: &mut Request<RequestBody>) -> bool {
     const SIGNATURE: [&str; 7] = [
         "x-amz-algorithm",
         "x-amz-credential",
@@ -593,7 +595,7 @@ impl RawBody {
 }
 
 /// The request with a body that s3s can take without growing beyond bounds.
-fn bounded(mut request: Request<Incoming>) -> Request<s3s::Body> {
+fn bounded(mut request: Request<RequestBody>) -> Request<s3s::Body> {
     let framed = request.headers().get("x-amz-content-sha256");
     if framed.is_some_and(|kind| kind.as_bytes().starts_with(b"STREAMING-")) {
         return request.map(|body| {
@@ -613,30 +615,23 @@ fn bounded(mut request: Request<Incoming>) -> Request<s3s::Body> {
             s3s::Body::http_body_unsync(StreamBody::new(kept))
         });
     }
-    request.map(s3s::Body::from)
+    request.map(s3s::Body::http_body)
 }
 
 /// A form of a browser.
-fn is_form(request: &Request<Incoming>) -> bool {
+fn is_form(request: &Request<RequestBody>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
     request.method() == Method::POST && kind.is_some_and(|kind| kind.starts_with(b"multipart/form-data"))
 }
 
 /// A signature for a region that cannot be one's name. s3cmd begins with `US`, and signs anew once it is told the region.
-fn signed_elsewhere(request: &Request<Incoming>) -> bool {
+fn signed_elsewhere(request: &Request<RequestBody>) -> bool {
     let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let region = header.and_then(|header| header.split("Credential=").nth(1)?.split('/').nth(2));
     let named = |region: &str| {
         region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     region.is_some_and(|region| !named(region))
-}
-
-/// A request that waits for leave to send an empty body. It gets its answer without, which is right, but botocore then
-/// takes the next answer on the connection for the same one: the connection ends here.
-fn expects_nothing(request: &Request<Incoming>) -> bool {
-    let empty = request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
-    empty && request.headers().contains_key(header::EXPECT)
 }
 
 /// A request's method as a label: what clients make up is not one.

@@ -115,10 +115,11 @@ impl Iam {
         peer: Peer,
         request_id: &str,
     ) -> Response<s3s::Body> {
+        let signed = Signed::read(headers);
         let of_sts =
-            Signed::read(headers).is_ok_and(|signed| signed.is_none_or(|signed| signed.service == "sts"));
+            matches!(&signed, Ok(signed) if signed.as_ref().is_none_or(|signed| signed.service == "sts"));
         let namespace = if of_sts { STS } else { IAM };
-        let Answered(status, text) = match self.carry_out(headers, path, &body, peer).await {
+        let Answered(status, text) = match self.carry_out(signed, headers, path, &body, peer).await {
             Ok((action, xml)) => Answered(StatusCode::OK, xml.finish(namespace, &action, request_id)),
             Err(refusal) => Answered(refusal.status, refusal.finish(namespace, request_id)),
         };
@@ -130,6 +131,7 @@ impl Iam {
 
     async fn carry_out(
         &self,
+        signed: Result<Option<Signed<'_>>, Refusal>,
         headers: &HeaderMap,
         path: &str,
         body: &[u8],
@@ -141,7 +143,7 @@ impl Iam {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "MissingAction", "The request has no action"));
         }
         let now_ms = unix_ms();
-        let signed = Signed::read(headers)?;
+        let signed = signed?;
         let (who, holder) = match &signed {
             Some(signed) => self.identify(signed, headers, path, body, now_ms).await?,
             None => (Who::Anonymous, None),

@@ -4,7 +4,7 @@
 //! taken. What was taken is told again where a member stopped in between: at least once, and in order for each key.
 
 use crate::{
-    clock::unix_ms,
+    clock::{rfc3339, unix_ms},
     outbound,
     s3::{NOTIFICATION_MADE as MADE, Subscription, cursors, subscriptions, version_id},
 };
@@ -124,11 +124,6 @@ fn name_of(record: &JournalRecord, version: Option<&(Version, Extra)>, is_new: b
     }
 }
 
-fn time_of(unix_ms: u64) -> String {
-    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000).ok();
-    at.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
-}
-
 /// An event as S3 writes it ("Event message structure", Amazon S3 user guide).
 fn message(bucket: &Bucket, config: &BucketConfig, event: &Event<'_>, subscription: &str) -> Value {
     let key = String::from_utf8_lossy(&event.record.key).into_owned();
@@ -150,7 +145,7 @@ fn message(bucket: &Bucket, config: &BucketConfig, event: &Event<'_>, subscripti
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
         "awsRegion": crate::s3::REGION,
-        "eventTime": time_of(version.map_or_else(unix_ms, |version| version.modified_ms)),
+        "eventTime": rfc3339(version.map_or_else(unix_ms, |version| version.modified_ms)),
         "eventName": event.name,
         "userIdentity": {"principalId": owner(event.version.map_or("", |(_, extra)| &extra.owner))},
         "s3": {

@@ -180,7 +180,7 @@ operations! {
     documents::put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput;
     documents::delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput;
     website::put_bucket_website: PutBucketWebsiteInput => PutBucketWebsiteOutput;
-    website::delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
+    documents::delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
     notification::put_bucket_notification_configuration: PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
     catalogue::put_bucket_analytics_configuration: PutBucketAnalyticsConfigurationInput => PutBucketAnalyticsConfigurationOutput;
     catalogue::delete_bucket_analytics_configuration: DeleteBucketAnalyticsConfigurationInput => DeleteBucketAnalyticsConfigurationOutput;
@@ -193,7 +193,7 @@ operations! {
     catalogue::put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput => PutBucketAccelerateConfigurationOutput;
     logging::put_bucket_logging: PutBucketLoggingInput => PutBucketLoggingOutput;
     encryption::put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput;
-    encryption::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
+    documents::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
     documents::delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput;
     documents::put_bucket_ownership_controls: PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput;

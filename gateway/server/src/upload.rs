@@ -204,25 +204,7 @@ impl Engine {
         let mut digest = BodyDigest::new(&self.shared.md5, Some(version.bytes), None);
         let length = Some(version.bytes);
         let incoming = Incoming { body, length, limit: version.bytes, digest: &mut digest, seal: to };
-        let ingested = self.ingest(incoming, true).await.map_err(|failed| match failed {
-            EngineError::Body(source) => match source.downcast::<EngineError>() {
-                Ok(ours) => *ours,
-                Err(other) => EngineError::Body(other),
-            },
-            failed @ EngineError::Stalled
-            | failed @ EngineError::TooLarge
-            | failed @ EngineError::BelowQuorum { .. }
-            | failed @ EngineError::Full
-            | failed @ EngineError::Unreadable(_)
-            | failed @ EngineError::Gone
-            | failed @ EngineError::OtherKey
-            | failed @ EngineError::Archive(_)
-            | failed @ EngineError::Rejected(_)
-            | failed @ EngineError::Meta(_)
-            | failed @ EngineError::Kv(_)
-            | failed @ EngineError::Thread(_)
-            | failed @ EngineError::ShuttingDown => failed,
-        })?;
+        let ingested = self.ingest(incoming, true).await.map_err(EngineError::of_body)?;
         if ingested.bytes == version.bytes { Ok(ingested) } else { Err(EngineError::Gone) }
     }
 

@@ -20,54 +20,28 @@ pub struct Way {
     pub ca: Option<PathBuf>,
 }
 
+/// A command, and the system that it is for.
 #[derive(Debug, ClapArgs)]
-pub struct UserArgs {
+pub struct At<C: Subcommand> {
     #[command(flatten)]
     pub way: Way,
     #[command(subcommand)]
-    pub command: UserCommand,
+    pub command: C,
 }
 
-#[derive(Debug, ClapArgs)]
-pub struct KeyArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: KeyCommand,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct PolicyArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: PolicyCommand,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct WebhookArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: WebhookCommand,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct KmsArgs {
-    #[command(flatten)]
-    pub way: Way,
-    #[command(subcommand)]
-    pub command: KmsCommand,
-}
-
-/// What is about users and their keys.
-#[derive(Debug)]
+/// What is about users, their keys, and what they are told.
+#[derive(Debug, Subcommand)]
 pub enum UsersCommand {
-    User(UserCommand),
-    Key(KeyCommand),
-    Policy(PolicyCommand),
-    Kms(KmsCommand),
-    Webhook(WebhookCommand),
+    /// Makes, lists and removes the users of S3
+    User(At<UserCommand>),
+    /// Makes, lists and removes their access keys
+    Key(At<KeyCommand>),
+    /// Keeps policies, and attaches them to users
+    Policy(At<PolicyCommand>),
+    /// Makes, rotates and disables the keys that objects are encrypted with
+    Kms(At<KmsCommand>),
+    /// Makes webhooks that buckets send events to, and shows a bucket's changes
+    Webhook(At<WebhookCommand>),
 }
 
 #[derive(Debug, Subcommand)]

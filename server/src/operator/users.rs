@@ -10,7 +10,8 @@ use crate::{
         users::{KeyOrder, UserChange, UserOrder},
     },
     args::{
-        KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way, WebhookCommand,
+        At, KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way,
+        WebhookCommand,
     },
     cluster::identity::HostIdentity,
     system::{SystemError, io_at, refuse},
@@ -143,14 +144,16 @@ const USER_COLUMNS: [&str; 7] =
 ///
 /// # Errors
 /// Where the system cannot be reached or refuses.
-pub async fn run(operator: &Path, json: bool, way: Way, command: UsersCommand) -> Result<(), SystemError> {
-    let reach = Reach::find(way, operator)?;
+pub async fn run(operator: &Path, json: bool, command: UsersCommand) -> Result<(), SystemError> {
+    let reach = |way| Reach::find(way, operator);
     match command {
-        UsersCommand::User(command) => user(&reach, json, command).await,
-        UsersCommand::Key(command) => key(&reach, json, command).await,
-        UsersCommand::Policy(command) => policy(&reach, json, command).await,
-        UsersCommand::Kms(KmsCommand::Key(command)) => kms(&reach, json, command).await,
-        UsersCommand::Webhook(command) => webhook(&reach, json, command).await,
+        UsersCommand::User(At { way, command }) => user(&reach(way)?, json, command).await,
+        UsersCommand::Key(At { way, command }) => key(&reach(way)?, json, command).await,
+        UsersCommand::Policy(At { way, command }) => policy(&reach(way)?, json, command).await,
+        UsersCommand::Kms(At { way, command: KmsCommand::Key(command) }) => {
+            kms(&reach(way)?, json, command).await
+        }
+        UsersCommand::Webhook(At { way, command }) => webhook(&reach(way)?, json, command).await,
     }
 }
 

@@ -8,7 +8,8 @@ import urllib.error
 import urllib.request
 
 from botocore.exceptions import ClientError
-from suite import alice, bob, endpoint, fails, nobody, owner, read, run
+from expectations import fails
+from suite import alice, bob, endpoint, nobody, owner, read, run
 
 LATER = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
 MUCH_LATER = LATER + datetime.timedelta(days=1)

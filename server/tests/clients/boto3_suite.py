@@ -15,6 +15,7 @@ import zlib
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from expectations import fails
 
 endpoint, access, secret = sys.argv[1:4]
 config = Config(signature_version="s3v4", retries={"max_attempts": 1}, s3={"addressing_style": "path"})
@@ -22,16 +23,6 @@ s3 = boto3.client(
     "s3", endpoint_url=endpoint, region_name="us-east-1",
     aws_access_key_id=access, aws_secret_access_key=secret, config=config,
 )
-
-
-def fails(code, status, call, **arguments):
-    try:
-        call(**arguments)
-    except ClientError as error:
-        got = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        assert got == (code, status), f"{got} instead of {(code, status)}"
-        return
-    raise AssertionError(f"{code} was expected, and the call went through")
 
 
 def buckets():

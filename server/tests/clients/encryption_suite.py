@@ -4,7 +4,8 @@ import base64
 import hashlib
 import os
 
-from suite import alice, bob, fails, nobody, read, run
+from expectations import fails
+from suite import alice, bob, nobody, read, run
 
 MARKER = b"the plain text of a secret ledger\n"
 PART = 5 << 20

@@ -3,7 +3,8 @@
 import json
 import urllib.request
 
-from suite import alice, bob, client, fails, nobody, owner, pairs, read, run
+from expectations import fails
+from suite import alice, bob, client, nobody, owner, pairs, read, run
 
 iam, sts = client(pairs[1], "iam"), client(pairs[1], "sts")
 other_iam, other_sts = client(pairs[2], "iam"), client(pairs[2], "sts")

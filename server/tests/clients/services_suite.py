@@ -3,7 +3,8 @@
 import time
 import urllib.request
 
-from suite import alice, bob, fails, nobody, run
+from expectations import fails
+from suite import alice, bob, nobody, run
 
 
 def logs():

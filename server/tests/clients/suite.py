@@ -7,7 +7,6 @@ import time
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError
 
 endpoint = sys.argv[1]
 
@@ -25,16 +24,6 @@ def client(pair, service="s3", token=None):
 pairs = [tuple(sys.argv[at : at + 2]) for at in (2, 4, 6)]
 owner, alice, bob = map(client, pairs)
 nobody = client(None)
-
-
-def fails(code, status, call, **arguments):
-    try:
-        call(**arguments)
-    except ClientError as error:
-        got = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        assert got == (code, status), f"{got} instead of {(code, status)}"
-        return error.response
-    raise AssertionError(f"{code} was expected, and the call went through")
 
 
 def read(who, bucket, key, **more):

@@ -8,7 +8,8 @@ import urllib.request
 
 import boto3
 from botocore.config import Config
-from suite import alice, endpoint, fails, pairs, read, run
+from expectations import fails
+from suite import alice, endpoint, pairs, read, run
 
 # Names of hosts lead here, as they would with an operator's name server.
 address, port = urllib.parse.urlsplit(endpoint).hostname, urllib.parse.urlsplit(endpoint).port

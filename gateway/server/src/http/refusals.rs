@@ -29,10 +29,9 @@ pub async fn rewritten(
     Response::from_parts(head, s3s::Body::from(text))
 }
 
-pub fn refuse_form() -> Response<s3s::Body> {
-    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate");
-    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-    response
+/// Whoever asks is to come again later; when, is said where all answers go out.
+pub fn slow_down() -> Response<s3s::Body> {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate")
 }
 
 /// A form that breaks its policy's conditions is denied; s3s calls its policy invalid.

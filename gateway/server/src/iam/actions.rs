@@ -6,7 +6,10 @@ mod managed;
 mod providers;
 
 use super::answer::{Refusal, Xml};
-use crate::identity::iam::{Entity, Kind, arn};
+use crate::identity::{
+    change::{ID_LETTERS, random_text},
+    iam::{Entity, Kind, arn},
+};
 use holdfast_gateway_policy::Policy;
 use hyper::StatusCode;
 use std::collections::BTreeMap;
@@ -95,9 +98,7 @@ impl<'a> Call<'a> {
 
 /// A random id as AWS has them.
 fn new_id(prefix: &str) -> String {
-    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let random: [u8; 17] = rand::random();
-    prefix.chars().chain(random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)]))).collect()
+    format!("{prefix}{}", random_text(ID_LETTERS, 17))
 }
 
 fn damaged(error: impl std::fmt::Display) -> Refusal {

@@ -49,7 +49,8 @@ impl Xml {
         self.text("IsTruncated", "false")
     }
 
-    pub fn raw(&mut self, text: &str) -> &mut Self {
+    /// The text of the element itself.
+    pub fn content(&mut self, text: &str) -> &mut Self {
         self.0.push_str(&escape(text));
         self
     }
@@ -67,13 +68,6 @@ impl Xml {
             "<{action}Response xmlns=\"{namespace}\">{result}<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{action}Response>"
         )
     }
-}
-
-/// A moment as the query interfaces print it.
-pub fn date(unix_ms: u64) -> String {
-    let at = time::OffsetDateTime::from_unix_timestamp((unix_ms / 1000) as i64);
-    let at = at.unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
 
 /// Why an action was not carried out.

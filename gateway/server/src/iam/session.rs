@@ -2,7 +2,11 @@
 //! follows, and the token says, sealed with the same key, whose they are and until when.
 
 use crate::{
-    identity::{Identities, OWNER_ACCOUNT, Read, Who, read_policy},
+    identity::{
+        Identities, OWNER_ACCOUNT, Read, Who,
+        change::{ID_LETTERS, random_text},
+        read_policy,
+    },
     keyring::{Keyring, KeyringError, SESSION_KEY},
     seal::Seal,
 };
@@ -80,11 +84,8 @@ pub async fn make(
     limit: Option<String>,
     expires_ms: u64,
 ) -> Result<Temporary, KeyringError> {
-    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let (version, seal) = keyring.newest(SESSION_KEY).await?;
-    let random: [u8; 12] = rand::random();
-    let random: String = random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
-    let access = format!("{PREFIX}{version:04X}{random}");
+    let access = format!("{PREFIX}{version:04X}{}", random_text(ID_LETTERS, 12));
     let token = Token { access: access.clone(), expires_ms, holder, limit };
     let text = serde_json::to_vec(&token).map_err(|error| KeyringError::Service(error.to_string()))?;
     let secret = secret(&seal, &access);

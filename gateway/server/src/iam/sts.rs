@@ -3,10 +3,11 @@
 use super::{
     Iam,
     actions::Params,
-    answer::{Refusal, Xml, date},
+    answer::{Refusal, Xml},
     oidc::{Claims, claimed_issuer},
     session::{self, Holder, Temporary},
 };
+use crate::clock::rfc3339_s;
 use crate::http::Peer;
 use crate::identity::{
     Global, Identities, OWNER_ACCOUNT, Principal, PrincipalKind, Who, iam::Role, read_policy,
@@ -129,7 +130,7 @@ fn show(xml: &mut Xml, made: &Temporary) {
         xml.text("AccessKeyId", &made.access)
             .text("SecretAccessKey", &made.secret)
             .text("SessionToken", &made.token)
-            .text("Expiration", date(made.expires_ms));
+            .text("Expiration", rfc3339_s(made.expires_ms));
     });
 }
 

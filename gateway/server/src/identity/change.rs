@@ -219,16 +219,18 @@ pub struct Pair {
     pub secret: String,
 }
 
+/// Letters of ids, as AWS has them.
+pub const ID_LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
 /// Random characters of an alphabet of which no part is left out for a reason but that shells and URLs take it as it is.
-fn random_text(alphabet: &[u8], len: usize) -> String {
+pub fn random_text(alphabet: &[u8], len: usize) -> String {
     (0..len).map(|_| char::from(alphabet[rand::random_range(0..alphabet.len())])).collect()
 }
 
 impl Pair {
     pub fn random() -> Self {
-        const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
         const ALL: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-        Self { access: format!("HF{}", random_text(UPPER, 18)), secret: random_text(ALL, 40) }
+        Self { access: format!("HF{}", random_text(ID_LETTERS, 18)), secret: random_text(ALL, 40) }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Condition keys that policies may ask of every request, whatever door it came through.
 
 use super::{OWNER, PrincipalKind, Who, shown};
-use crate::http::Peer;
+use crate::{clock::rfc3339_s, http::Peer};
 use holdfast_gateway_policy::Caller;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// A request, as far as every door knows of it.
 #[derive(Clone, Copy)]
@@ -54,10 +53,7 @@ impl Global<'_> {
             "aws:securetransport" => {
                 visit(if self.peer.is_some_and(|peer| peer.secure) { "true" } else { "false" });
             }
-            "aws:currenttime" => {
-                let now = OffsetDateTime::from_unix_timestamp((self.now_ms / 1000) as i64).ok();
-                now.and_then(|now| now.format(&Rfc3339).ok()).iter().for_each(|now| visit(now));
-            }
+            "aws:currenttime" => visit(&rfc3339_s(self.now_ms)),
             "aws:epochtime" => visit(&(self.now_ms / 1000).to_string()),
             _ => return false,
         }

@@ -52,6 +52,19 @@ impl From<IdentityError> for KeyringError {
     }
 }
 
+impl KmsKey {
+    /// A key with its first version.
+    fn new(id: &str, description: &str, first: KeyVersion) -> Self {
+        Self {
+            id: id.to_owned(),
+            description: description.to_owned(),
+            created_ms: first.created_ms,
+            disabled: false,
+            versions: vec![first],
+        }
+    }
+}
+
 fn path(id: &str) -> String {
     format!("kms/{id}")
 }
@@ -85,13 +98,7 @@ pub async fn create(
         if records.contains_key(&path(id)) {
             return Err(IdentityError::Exists("key"));
         }
-        let key = KmsKey {
-            id: id.to_owned(),
-            description: description.to_owned(),
-            created_ms,
-            disabled: false,
-            versions: vec![version.clone()],
-        };
+        let key = KmsKey::new(id, description, version.clone());
         write(records, path(id), &key)?;
         Ok(key)
     })
@@ -113,13 +120,7 @@ pub async fn ensure(
         if records.contains_key(&path(id)) {
             return Ok(());
         }
-        let key = KmsKey {
-            id: id.to_owned(),
-            description: String::new(),
-            created_ms,
-            disabled: false,
-            versions: vec![version.clone()],
-        };
+        let key = KmsKey::new(id, "", version.clone());
         write(records, path(id), &key)
     })
     .await

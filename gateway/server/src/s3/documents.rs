@@ -13,17 +13,18 @@ use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
         CORSConfiguration, CORSRule, DeleteBucketCorsInput, DeleteBucketCorsOutput,
-        DeleteBucketOwnershipControlsInput, DeleteBucketOwnershipControlsOutput, DeleteBucketPolicyInput,
-        DeleteBucketPolicyOutput, DeletePublicAccessBlockInput, DeletePublicAccessBlockOutput,
-        GetBucketCorsInput, GetBucketCorsOutput, GetBucketOwnershipControlsInput,
-        GetBucketOwnershipControlsOutput, GetBucketPolicyInput, GetBucketPolicyOutput,
-        GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput, GetBucketRequestPaymentInput,
-        GetBucketRequestPaymentOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
-        ObjectOwnership, OwnershipControls, Payer, PolicyStatus, PublicAccessBlockConfiguration,
-        PutBucketCorsInput, PutBucketCorsOutput, PutBucketOwnershipControlsInput,
-        PutBucketOwnershipControlsOutput, PutBucketPolicyInput, PutBucketPolicyOutput,
-        PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput, PutPublicAccessBlockInput,
-        PutPublicAccessBlockOutput,
+        DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketOwnershipControlsInput,
+        DeleteBucketOwnershipControlsOutput, DeleteBucketPolicyInput, DeleteBucketPolicyOutput,
+        DeleteBucketWebsiteInput, DeleteBucketWebsiteOutput, DeletePublicAccessBlockInput,
+        DeletePublicAccessBlockOutput, GetBucketCorsInput, GetBucketCorsOutput,
+        GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput, GetBucketPolicyInput,
+        GetBucketPolicyOutput, GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput,
+        GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput, GetPublicAccessBlockInput,
+        GetPublicAccessBlockOutput, ObjectOwnership, OwnershipControls, Payer, PolicyStatus,
+        PublicAccessBlockConfiguration, PutBucketCorsInput, PutBucketCorsOutput,
+        PutBucketOwnershipControlsInput, PutBucketOwnershipControlsOutput, PutBucketPolicyInput,
+        PutBucketPolicyOutput, PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput,
+        PutPublicAccessBlockInput, PutPublicAccessBlockOutput,
     },
     s3_error,
     xml::{Serialize, Serializer},
@@ -145,6 +146,8 @@ macro_rules! deletions {
 }
 
 deletions! {
+    delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput, "encryption";
+    delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput, "website";
     delete_bucket_policy: DeleteBucketPolicyInput => DeleteBucketPolicyOutput, "policy";
     delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput, "cors";
     delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput, "public-access-block";

@@ -5,6 +5,7 @@ use super::{
     access::{Scene, scene},
     documents::{kept, malformed, set, to_xml},
     error,
+    extras::header,
     settings::{BucketView, from_xml},
 };
 use crate::{
@@ -19,9 +20,8 @@ use hyper::{HeaderMap, StatusCode};
 use s3s::{
     S3Error, S3Request, S3Response, S3Result,
     dto::{
-        self, DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, GetBucketEncryptionInput,
-        GetBucketEncryptionOutput, PutBucketEncryptionInput, PutBucketEncryptionOutput, ServerSideEncryption,
-        ServerSideEncryptionConfiguration,
+        self, GetBucketEncryptionInput, GetBucketEncryptionOutput, PutBucketEncryptionInput,
+        PutBucketEncryptionOutput, ServerSideEncryption, ServerSideEncryptionConfiguration,
     },
     s3_error,
 };
@@ -29,8 +29,17 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 const METHOD: &str = "x-amz-server-side-encryption";
-const CUSTOMER: &str = "x-amz-server-side-encryption-customer";
-const SOURCE_CUSTOMER: &str = "x-amz-copy-source-server-side-encryption-customer";
+const KMS_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const CUSTOMER: [&str; 3] = [
+    "x-amz-server-side-encryption-customer-algorithm",
+    "x-amz-server-side-encryption-customer-key",
+    "x-amz-server-side-encryption-customer-key-md5",
+];
+const SOURCE_CUSTOMER: [&str; 3] = [
+    "x-amz-copy-source-server-side-encryption-customer-algorithm",
+    "x-amz-copy-source-server-side-encryption-customer-key",
+    "x-amz-copy-source-server-side-encryption-customer-key-md5",
+];
 
 /// How an object is encrypted, as it is kept with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +60,23 @@ enum Kept {
     },
     /// SSE-C. Of the key a salted hash is kept, in hexadecimal both.
     Customer { salt: String, check: String },
+}
+
+impl Kept {
+    fn method(&self) -> Option<ServerSideEncryption> {
+        match self {
+            Self::System { .. } => Some(ServerSideEncryption::from_static(ServerSideEncryption::AES256)),
+            Self::Kms { .. } => Some(ServerSideEncryption::from_static(ServerSideEncryption::AWS_KMS)),
+            Self::Customer { .. } => None,
+        }
+    }
+
+    fn kms_key(&self) -> Option<String> {
+        match self {
+            Self::Kms { shown, .. } => Some(shown.clone()),
+            Self::System { .. } | Self::Customer { .. } => None,
+        }
+    }
 }
 
 /// What buckets encrypt with that nobody gave a key for.
@@ -92,16 +118,11 @@ struct Brought {
     md5: String,
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> S3Result<Option<&'a str>> {
-    let value = headers.get(name).map(|value| value.to_str());
-    value.transpose().map_err(|_| s3_error!(InvalidArgument, "{name} is malformed"))
-}
-
 impl Brought {
-    /// The key in headers that begin with `prefix`.
-    fn read(headers: &HeaderMap, prefix: &str) -> S3Result<Option<Self>> {
-        let part = |name: &str| text(headers, &format!("{prefix}-{name}"));
-        let (algorithm, key, md5) = (part("algorithm")?, part("key")?, part("key-md5")?);
+    /// The key in headers of these names: algorithm, key and the key's MD5.
+    fn read(headers: &HeaderMap, names: [&str; 3]) -> S3Result<Option<Self>> {
+        let [algorithm, key, md5] = names.map(|name| header(headers, name));
+        let (algorithm, key, md5) = (algorithm?, key?, md5?);
         if algorithm.is_none() && key.is_none() && md5.is_none() {
             return Ok(None);
         }
@@ -192,8 +213,8 @@ impl Encryption {
         headers: &HeaderMap,
         bucket: &BucketView,
     ) -> S3Result<Option<Self>> {
-        let (brought, method) = (Brought::read(headers, CUSTOMER)?, text(headers, METHOD)?);
-        let key = text(headers, "x-amz-server-side-encryption-aws-kms-key-id")?;
+        let (brought, method) = (Brought::read(headers, CUSTOMER)?, header(headers, METHOD)?);
+        let key = header(headers, KMS_KEY)?;
         if key.is_some() && method != Some(ServerSideEncryption::AWS_KMS) {
             return Err(s3_error!(
                 InvalidArgument,
@@ -213,24 +234,15 @@ impl Encryption {
             }
             (None, Some(ServerSideEncryption::AES256)) => Self::system(door).await.map(Some),
             (None, Some(ServerSideEncryption::AWS_KMS)) => {
-                let context = text(headers, "x-amz-server-side-encryption-context")?;
-                let wanted = text(headers, "x-amz-server-side-encryption-bucket-key-enabled")?;
+                let context = header(headers, "x-amz-server-side-encryption-context")?;
+                let wanted = header(headers, "x-amz-server-side-encryption-bucket-key-enabled")?;
                 let bucket_key = wanted.is_some_and(|wanted| wanted.eq_ignore_ascii_case("true"));
-                Self::kms(door, scene, key, context, bucket_key).await.map(Some)
+                Self::kms(door, Some(scene), key, context, bucket_key).await.map(Some)
             }
             (None, Some(_)) => {
                 Err(s3_error!(InvalidArgument, "The encryption method specified is not supported"))
             }
-            (None, None) => match &bucket.encryption {
-                None => Ok(None),
-                Some(Ok(Default::System)) => Self::system(door).await.map(Some),
-                Some(Ok(Default::Kms { key, bucket_key })) => {
-                    Self::kms(door, scene, key.as_deref(), None, *bucket_key).await.map(Some)
-                }
-                Some(Err(())) => {
-                    Err(s3_error!(InternalError, "The bucket's encryption configuration cannot be read"))
-                }
-            },
+            (None, None) => Self::by_default(door, Some(scene), bucket).await,
         }
     }
 
@@ -239,15 +251,16 @@ impl Encryption {
     /// # Errors
     /// Where the bucket's key cannot be used.
     pub async fn of_log(door: &S3Door, bucket: &BucketView) -> S3Result<Option<Self>> {
+        Self::by_default(door, None, bucket).await
+    }
+
+    /// What a bucket encrypts with; what the system writes itself has no scene.
+    async fn by_default(door: &S3Door, scene: Option<&Scene>, bucket: &BucketView) -> S3Result<Option<Self>> {
         match &bucket.encryption {
             None => Ok(None),
             Some(Ok(Default::System)) => Self::system(door).await.map(Some),
             Some(Ok(Default::Kms { key, bucket_key })) => {
-                let shown = key.as_deref().unwrap_or(DEFAULT_KEY).to_owned();
-                let key = key_id(&shown).to_owned();
-                let (version, seal) = door.keyring.newest(&key).await.map_err(keyring_error)?;
-                let kept = Kept::Kms { key, version, shown, context: None, bucket_key: *bucket_key };
-                Ok(Some(Self { kept, seal, customer_md5: None }))
+                Self::kms(door, scene, key.as_deref(), None, *bucket_key).await.map(Some)
             }
             Some(Err(())) => {
                 Err(s3_error!(InternalError, "The bucket's encryption configuration cannot be read"))
@@ -262,7 +275,7 @@ impl Encryption {
 
     async fn kms(
         door: &S3Door,
-        scene: &Scene,
+        scene: Option<&Scene>,
         named: Option<&str>,
         context: Option<&str>,
         bucket_key: bool,
@@ -272,7 +285,9 @@ impl Encryption {
         if key.starts_with("holdfast/") {
             return Err(keyring_error(KeyringError::Unknown(key.to_owned())));
         }
-        check_key(scene, "kms:GenerateDataKey", key)?;
+        if let Some(scene) = scene {
+            check_key(scene, "kms:GenerateDataKey", key)?;
+        }
         let is_map = |text: &str| {
             let bytes = BASE64_STANDARD.decode(text).ok();
             bytes.is_some_and(|bytes| {
@@ -300,8 +315,7 @@ impl Encryption {
         headers: &HeaderMap,
         extra: &Extra,
     ) -> S3Result<Option<Self>> {
-        if headers.contains_key(METHOD) || headers.contains_key("x-amz-server-side-encryption-aws-kms-key-id")
-        {
+        if headers.contains_key(METHOD) || headers.contains_key(KMS_KEY) {
             return Err(s3_error!(
                 InvalidArgument,
                 "x-amz-server-side-encryption header is not supported for this operation."
@@ -422,18 +436,11 @@ impl Encryption {
 
     /// `x-amz-server-side-encryption`, of those that have a method.
     pub fn method(&self) -> Option<ServerSideEncryption> {
-        match self.kept {
-            Kept::System { .. } => Some(ServerSideEncryption::from_static(ServerSideEncryption::AES256)),
-            Kept::Kms { .. } => Some(ServerSideEncryption::from_static(ServerSideEncryption::AWS_KMS)),
-            Kept::Customer { .. } => None,
-        }
+        self.kept.method()
     }
 
     pub fn kms_key(&self) -> Option<String> {
-        match &self.kept {
-            Kept::Kms { shown, .. } => Some(shown.clone()),
-            Kept::System { .. } | Kept::Customer { .. } => None,
-        }
+        self.kept.kms_key()
     }
 
     pub fn bucket_key(&self) -> Option<bool> {
@@ -446,16 +453,8 @@ impl Encryption {
 
 /// Takes the object's own word for how it is encrypted, for answers that need no key.
 pub fn shown(extra: &Extra) -> (Option<ServerSideEncryption>, Option<String>) {
-    let kept = extra.documents.get(ENCRYPTION).and_then(|text| serde_json::from_str(text).ok());
-    match kept {
-        Some(Kept::System { .. }) => {
-            (Some(ServerSideEncryption::from_static(ServerSideEncryption::AES256)), None)
-        }
-        Some(Kept::Kms { shown, .. }) => {
-            (Some(ServerSideEncryption::from_static(ServerSideEncryption::AWS_KMS)), Some(shown))
-        }
-        Some(Kept::Customer { .. }) | None => (None, None),
-    }
+    let kept = extra.documents.get(ENCRYPTION).and_then(|text| serde_json::from_str::<Kept>(text).ok());
+    kept.map_or((None, None), |kept| (kept.method(), kept.kms_key()))
 }
 
 /// Sets the fields that answers about encrypted objects share.
@@ -515,16 +514,4 @@ pub async fn put_bucket_encryption(
     }
     set(door, scene.bucket()?, ENCRYPTION, Some(text)).await?;
     Ok(S3Response::new(PutBucketEncryptionOutput::default()))
-}
-
-pub async fn delete_bucket_encryption(
-    door: &S3Door,
-    request: S3Request<DeleteBucketEncryptionInput>,
-) -> S3Result<S3Response<DeleteBucketEncryptionOutput>> {
-    let scene = scene(&request)?;
-    let bucket = scene.bucket()?;
-    if bucket.config.documents.contains_key(ENCRYPTION) {
-        set(door, bucket, ENCRYPTION, None).await?;
-    }
-    Ok(S3Response::new(DeleteBucketEncryptionOutput::default()))
 }

@@ -102,22 +102,9 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
 
 /// What `failed` is told as, where it is the `expected` rejection; any other error as always.
 pub fn expecting(expected: &Rejection, told: S3Error) -> impl FnOnce(EngineError) -> S3Error {
-    move |failed| match failed {
-        EngineError::Rejected(rejected) if rejected == *expected => told,
-        failed @ EngineError::Body(_)
-        | failed @ EngineError::Stalled
-        | failed @ EngineError::TooLarge
-        | failed @ EngineError::BelowQuorum { .. }
-        | failed @ EngineError::Full
-        | failed @ EngineError::Unreadable(_)
-        | failed @ EngineError::Gone
-        | failed @ EngineError::OtherKey
-        | failed @ EngineError::Archive(_)
-        | failed @ EngineError::Rejected(_)
-        | failed @ EngineError::Meta(_)
-        | failed @ EngineError::Kv(_)
-        | failed @ EngineError::Thread(_)
-        | failed @ EngineError::ShuttingDown => engine(failed),
+    move |failed| match matches!(&failed, EngineError::Rejected(rejected) if rejected == expected) {
+        true => told,
+        false => engine(failed),
     }
 }
 

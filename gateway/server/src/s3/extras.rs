@@ -47,7 +47,11 @@ const STORAGE_CLASSES: [&str; 10] = [
     "EXPRESS_ONEZONE",
 ];
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> S3Result<Option<&'a str>> {
+/// A header's text.
+///
+/// # Errors
+/// Where it is none.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> S3Result<Option<&'a str>> {
     let value = headers.get(name).map(|value| value.to_str());
     value.transpose().map_err(|_| s3_error!(InvalidArgument, "{name} is malformed"))
 }

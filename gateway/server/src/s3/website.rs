@@ -11,8 +11,8 @@ use hyper::StatusCode;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
-        DeleteBucketWebsiteInput, DeleteBucketWebsiteOutput, GetBucketWebsiteInput, GetBucketWebsiteOutput,
-        PutBucketWebsiteInput, PutBucketWebsiteOutput, RoutingRule, WebsiteConfiguration,
+        GetBucketWebsiteInput, GetBucketWebsiteOutput, PutBucketWebsiteInput, PutBucketWebsiteOutput,
+        RoutingRule, WebsiteConfiguration,
     },
     s3_error,
 };
@@ -108,16 +108,4 @@ pub async fn put_bucket_website(
     from_xml::<WebsiteConfiguration>(&text).ok_or_else(malformed)?;
     set(door, scene.bucket()?, DOCUMENT, Some(text)).await?;
     Ok(S3Response::new(PutBucketWebsiteOutput::default()))
-}
-
-pub async fn delete_bucket_website(
-    door: &S3Door,
-    request: S3Request<DeleteBucketWebsiteInput>,
-) -> S3Result<S3Response<DeleteBucketWebsiteOutput>> {
-    let scene = scene(&request)?;
-    let bucket = scene.bucket()?;
-    if bucket.config.documents.contains_key(DOCUMENT) {
-        set(door, bucket, DOCUMENT, None).await?;
-    }
-    Ok(S3Response::new(DeleteBucketWebsiteOutput::default()))
 }

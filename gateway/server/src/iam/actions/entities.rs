@@ -2,7 +2,8 @@
 
 use super::{Call, Outcome, Records, add, all, check_policy, entity, new_id, write};
 use crate::{
-    iam::answer::{Refusal, Xml, date},
+    clock::rfc3339_s,
+    iam::answer::{Refusal, Xml},
     identity::{
         Key,
         iam::{Entity, Kind, arn, built_in},
@@ -24,7 +25,7 @@ fn show(call: &Call<'_>, kind: Kind, entity: &Entity, xml: &mut Xml) {
         .text(&format!("{title}Name"), &entity.name)
         .text(&format!("{title}Id"), &entity.id)
         .text("Arn", arn(call.account, kind, &entity.path, &entity.name))
-        .text("CreateDate", date(entity.created_ms));
+        .text("CreateDate", rfc3339_s(entity.created_ms));
     if let Some(trust) = &entity.trust {
         xml.text("AssumeRolePolicyDocument", encoded(trust))
             .text("Description", &entity.description)
@@ -190,7 +191,7 @@ fn own_policies(call: &Call<'_>, title: &str, verb: &str, known: &mut Entity) ->
     let mut answer = Xml::default();
     if verb == "List" {
         answer.members("PolicyNames", known.policies.keys(), |xml, name| {
-            xml.raw(name);
+            xml.content(name);
         });
         return Ok(std::mem::take(answer.all()));
     }
@@ -260,7 +261,7 @@ fn root(call: &Call<'_>) -> Xml {
             .maybe("UserName", call.holder)
             .text("UserId", call.account)
             .text("Arn", format!("arn:aws:iam::{}:root", call.account))
-            .text("CreateDate", date(0));
+            .text("CreateDate", rfc3339_s(0));
     });
     answer
 }

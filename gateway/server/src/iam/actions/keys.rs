@@ -2,7 +2,8 @@
 
 use super::{Call, Outcome, Records, entity, read, write};
 use crate::{
-    iam::answer::{Refusal, Xml, date},
+    clock::rfc3339_s,
+    iam::answer::{Refusal, Xml},
     identity::{Key, change::Pair, iam::Kind},
 };
 
@@ -50,7 +51,7 @@ fn create(call: &Call<'_>, records: &mut Records) -> Outcome {
             .text("AccessKeyId", access)
             .text("Status", status(&key))
             .text("SecretAccessKey", secret)
-            .text("CreateDate", date(key.created_ms));
+            .text("CreateDate", rfc3339_s(key.created_ms));
     });
     Ok(answer)
 }
@@ -88,7 +89,7 @@ pub fn run(call: &Call<'_>, records: &mut Records) -> Option<Outcome> {
                 xml.text("UserName", &name)
                     .text("AccessKeyId", access)
                     .text("Status", status(&key))
-                    .text("CreateDate", date(key.created_ms));
+                    .text("CreateDate", rfc3339_s(key.created_ms));
             });
             std::mem::take(answer.all())
         }),

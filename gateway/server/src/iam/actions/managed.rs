@@ -2,7 +2,8 @@
 
 use super::{Call, Outcome, Records, add, all, check_policy, entities::encoded, new_id, read, write};
 use crate::{
-    iam::answer::{Refusal, Xml, date},
+    clock::rfc3339_s,
+    iam::answer::{Refusal, Xml},
     identity::iam::{Entity, Kind, Managed, arn, built_in},
 };
 use std::collections::BTreeMap;
@@ -57,8 +58,8 @@ fn show(call: &Call<'_>, records: &Records, policy: &Managed, xml: &mut Xml) {
         .text("PermissionsBoundaryUsageCount", "0")
         .text("IsAttachable", "true")
         .text("Description", &policy.description)
-        .text("CreateDate", date(policy.created_ms))
-        .text("UpdateDate", date(policy.updated_ms));
+        .text("CreateDate", rfc3339_s(policy.created_ms))
+        .text("UpdateDate", rfc3339_s(policy.updated_ms));
     if !policy.tags.is_empty() {
         xml.members("Tags", &policy.tags, |xml, (key, value)| {
             xml.text("Key", key).text("Value", value);
@@ -75,8 +76,8 @@ fn show_built_in(arn: &str, xml: &mut Xml) {
         .text("DefaultVersionId", "v1")
         .text("AttachmentCount", "0")
         .text("IsAttachable", "true")
-        .text("CreateDate", date(0))
-        .text("UpdateDate", date(0));
+        .text("CreateDate", rfc3339_s(0))
+        .text("UpdateDate", rfc3339_s(0));
 }
 
 fn create(call: &Call<'_>, records: &mut Records) -> Outcome {
@@ -106,7 +107,7 @@ fn show_version(policy: &Managed, number: u32, with_document: bool, xml: &mut Xm
     }
     xml.text("VersionId", format!("v{number}"))
         .text("IsDefaultVersion", (number == policy.default).to_string())
-        .text("CreateDate", date(*created_ms));
+        .text("CreateDate", rfc3339_s(*created_ms));
 }
 
 fn version_named(call: &Call<'_>, policy: &Managed) -> Result<u32, Refusal> {

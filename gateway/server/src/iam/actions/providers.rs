@@ -2,7 +2,8 @@
 
 use super::{Call, Outcome, Records, add, all, read, write};
 use crate::{
-    iam::answer::{Refusal, Xml, date},
+    clock::rfc3339_s,
+    iam::answer::{Refusal, Xml},
     identity::iam::Provider,
 };
 
@@ -47,13 +48,13 @@ fn with_provider(call: &Call<'_>, records: &mut Records) -> Outcome {
             return Ok(answer);
         }
         "GetOpenIDConnectProvider" => {
-            answer.text("Url", name_of(&provider.url)).text("CreateDate", date(provider.created_ms));
+            answer.text("Url", name_of(&provider.url)).text("CreateDate", rfc3339_s(provider.created_ms));
             for (name, list) in [
                 ("ClientIDList", provider.client_ids.iter().collect()),
                 ("ThumbprintList", provider.thumbprints.iter().collect::<Vec<_>>()),
             ] {
                 answer.members(name, list, |xml, text| {
-                    xml.raw(text);
+                    xml.content(text);
                 });
             }
             return Ok(answer);
