@@ -232,11 +232,7 @@ impl Lab {
             until("a host joins", || identity.exists())?;
         }
         self.until_healthy()?;
-        let gateways: Vec<SocketAddr> =
-            self.gateways().iter().filter_map(|address| address.parse().ok()).collect();
-        until("the gateways listen", || {
-            gateways.iter().all(|address| TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok())
-        })
+        (0..self.hosts.len()).try_for_each(|at| self.until_serving(at))
     }
 
     fn operator(&self) -> String {
@@ -289,6 +285,27 @@ impl Lab {
         if self.hosts[at].process.is_some() { Ok(()) } else { self.launch(at, &[]) }
     }
 
+    /// Stops a host, starts it again, and waits until it serves and all is well.
+    ///
+    /// # Errors
+    /// Where it cannot be started, or the cluster does not become well.
+    pub fn restart(&mut self, at: usize) -> Result<(), String> {
+        self.stop(at);
+        self.start(at)?;
+        self.until_serving(at)?;
+        self.until_healthy()
+    }
+
+    /// Waits until a host's clients can reach it.
+    fn until_serving(&self, at: usize) -> Result<(), String> {
+        let host = &self.hosts[at];
+        let port = if host.role == Role::Gateway { S3 } else { RPC };
+        let address: SocketAddr = format!("{}:{port}", host.address)
+            .parse()
+            .map_err(|error: std::net::AddrParseError| error.to_string())?;
+        until("a host serves", || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
+    }
+
     /// Ends a host's process without a chance to do anything.
     pub fn kill(&mut self, at: usize) {
         if let Some(mut child) = self.hosts[at].process.take() {
@@ -307,10 +324,8 @@ impl Lab {
     /// # Errors
     /// Where it cannot be started, or the cluster does not become well.
     pub fn upgrade(&mut self, at: usize) -> Result<(), String> {
-        self.stop(at);
         self.hosts[at].program = self.program.clone();
-        self.start(at)?;
-        self.until_healthy()
+        self.restart(at)
     }
 
     /// SIGTERM, and waits.

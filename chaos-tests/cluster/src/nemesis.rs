@@ -135,9 +135,7 @@ impl Fault {
             }
             Self::RollingRestart => {
                 for at in 0..lab.hosts.len() {
-                    lab.stop(at);
-                    lab.start(at)?;
-                    lab.until_healthy()?;
+                    lab.restart(at)?;
                 }
             }
             Self::Upgrade => {

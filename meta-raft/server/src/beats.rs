@@ -21,6 +21,7 @@ struct Table {
 struct HostBeat {
     at: Instant,
     version: u32,
+    stopped: bool,
     done: JobBytes,
     /// Bytes a second, over the last seconds.
     rates: [f64; 4],
@@ -32,7 +33,8 @@ fn numbers(done: &JobBytes) -> [u64; 4] {
 
 impl HostBeat {
     /// How fast the host works, given what it had done when it was last heard of.
-    fn follow(before: Option<&Self>, now: Instant, version: u32, done: JobBytes) -> Self {
+    fn follow(before: Option<&Self>, now: Instant, beat: &Beat) -> Self {
+        let done = beat.done.unwrap_or_default();
         let mut rates = [0.0; 4];
         if let Some(before) = before {
             let seconds = now.saturating_duration_since(before.at).as_secs_f64().max(0.001);
@@ -44,7 +46,7 @@ impl HostBeat {
                 *rate = before.rates[i] * (1.0 - weight) + speed * weight;
             }
         }
-        Self { at: now, version, done, rates }
+        Self { at: now, version: beat.version, stopped: beat.stops, done, rates }
     }
 }
 
@@ -71,8 +73,7 @@ impl Beats {
     pub fn heard(&self, host: HostId, beat: Beat) {
         let now = Instant::now();
         let mut table = self.table();
-        let done = beat.done.unwrap_or_default();
-        let known = HostBeat::follow(table.hosts.get(&host), now, beat.version, done);
+        let known = HostBeat::follow(table.hosts.get(&host), now, &beat);
         table.hosts.insert(host, known);
         for beat in beat.devices {
             table.devices.insert(DeviceId(beat.device), (beat, host, now));
@@ -110,11 +111,41 @@ impl Beats {
     pub fn report(&self) -> (Vec<HostHealth>, Vec<DeviceHealth>) {
         let ms = |at: &Instant| at.elapsed().as_millis() as u64;
         let table = self.table();
-        let hosts =
-            table.hosts.iter().map(|(id, host)| HostHealth { host: id.0, silent_ms: Some(ms(&host.at)) });
-        let devices = table.devices.values();
-        let devices =
-            devices.map(|(beat, _, at)| DeviceHealth { beat: Some(beat.clone()), silent_ms: ms(at) });
+        let hosts = table.hosts.iter().map(|(id, host)| HostHealth {
+            host: id.0,
+            silent_ms: Some(ms(&host.at)),
+            stopped: host.stopped,
+        });
+        let has_stopped = |host| table.hosts.get(host).is_some_and(|host| host.stopped);
+        let devices = table.devices.values().map(|(beat, host, at)| DeviceHealth {
+            beat: Some(beat.clone()),
+            silent_ms: ms(at),
+            stopped: has_stopped(host),
+        });
         (hosts.collect(), devices.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_stops_is_not_taken_for_alive_until_it_is_back() {
+        let beats = Beats::default();
+        let device = DeviceBeat { device: 7, ..DeviceBeat::default() };
+        let alive = Beat { devices: vec![device], ..Beat::default() };
+        let told = |beats: &Beats| {
+            let (hosts, devices) = beats.report();
+            (hosts[0].stopped, devices[0].stopped)
+        };
+        beats.heard(HostId(1), alive.clone());
+        assert_eq!(told(&beats), (false, false));
+        beats.heard(HostId(1), Beat { stops: true, ..Beat::default() });
+        assert_eq!(told(&beats), (true, true));
+        // It is not silent for longer than it is: its data is not made anew elsewhere because of a restart.
+        assert!(beats.device(DeviceId(7)).0 < Duration::from_secs(60));
+        beats.heard(HostId(1), alive);
+        assert_eq!(told(&beats), (false, false));
     }
 }

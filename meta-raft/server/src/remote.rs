@@ -166,6 +166,14 @@ impl RemoteMeta {
         members.iter().for_each(|member| member.tell(method.clone(), Bytes::new()));
     }
 
+    /// Tells all members something, and waits until each of them has heard it or `patience` is over.
+    pub async fn say_to_all(&self, method: &Method, patience: Duration) {
+        let members = self.inner.members.load();
+        let heard = members.values().map(|member| member.call(method.clone(), Bytes::new(), patience));
+        // Whoever cannot be reached finds out by the silence.
+        let _heard = futures::future::join_all(heard).await;
+    }
+
     /// Who belongs to the cluster, and what is where.
     ///
     /// # Errors

@@ -37,13 +37,15 @@ fn heard(health: &HealthNow, id: DeviceId) -> Option<&DeviceHealth> {
 
 /// Whether a device was heard of a moment ago.
 fn is_up(health: &HealthNow, id: DeviceId) -> bool {
-    heard(health, id).is_some_and(|device| Duration::from_millis(device.silent_ms) < DOWN)
+    heard(health, id).is_some_and(|device| !device.stopped && Duration::from_millis(device.silent_ms) < DOWN)
 }
 
 /// Whether a host was heard of a moment ago.
 fn is_host_up(health: &HealthNow, id: HostId) -> bool {
     let host = health.hosts.iter().find(|host| host.host == id.0);
-    host.and_then(|host| host.silent_ms).is_some_and(|ms| Duration::from_millis(ms) < DOWN)
+    host.filter(|host| !host.stopped)
+        .and_then(|host| host.silent_ms)
+        .is_some_and(|ms| Duration::from_millis(ms) < DOWN)
 }
 
 fn duty_name(duty: Duty) -> &'static str {

@@ -33,7 +33,7 @@ use holdfast_storage_node_server::{Foreground, Revoked, ShardService};
 use prometheus::Registry;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
@@ -195,6 +195,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         result = served => result,
     };
     tracing::info!("stopping");
+    host.watch.say_goodbye().await;
     stop.send_replace(true);
     let drained = match serving {
         Some(serving) if !serving.is_finished() => flatten(serving.await),
@@ -277,6 +278,7 @@ async fn start(config: HostConfig, stopped: watch::Receiver<bool>) -> Result<Run
         shelf: shelf.clone(),
         engine: OnceLock::new(),
         upkeep: OnceLock::new(),
+        stopping: AtomicBool::new(false),
         hosts: Mutex::new(BTreeMap::new()),
     });
     let host = Host {

@@ -11,7 +11,10 @@ use holdfast_proto::{self as proto, Beat, DeviceBeat, JobBytes, call::Method, re
 use holdfast_storage_node_server::{Device, RemoteDevice, Revoked};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -39,6 +42,8 @@ pub struct Watch {
     pub engine: OnceLock<Engine>,
     /// What its jobs have done, once they run.
     pub upkeep: OnceLock<Upkeep>,
+    /// The host was told to stop.
+    pub stopping: AtomicBool,
     /// The other hosts that keep devices.
     pub hosts: Mutex<BTreeMap<HostId, Remote>>,
 }
@@ -84,9 +89,24 @@ impl Watch {
                 .map(|device| timeout(PACE, tokio::task::spawn_blocking(move || beat_of(&device))));
             let beats = futures::future::join_all(beats).await;
             let devices = beats.into_iter().filter_map(|beat| beat.ok()?.ok()).collect();
-            let done = self.upkeep.get().map(done_by);
-            self.meta.tell_all(&Method::Beat(Beat { devices, version: CLUSTER_VERSION, done }));
+            self.meta.tell_all(&self.beat_with(devices));
         }
+    }
+
+    fn beat_with(&self, devices: Vec<DeviceBeat>) -> Method {
+        Method::Beat(Beat {
+            devices,
+            version: CLUSTER_VERSION,
+            done: self.upkeep.get().map(done_by),
+            stops: self.stopping.load(Ordering::Acquire),
+        })
+    }
+
+    /// Says that the host stops: whoever goes on to the next host when all is well must not take this one for alive until
+    /// it has come back.
+    pub async fn say_goodbye(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.meta.say_to_all(&self.beat_with(Vec::new()), PACE).await;
     }
 
     /// Takes note of a topology.
@@ -136,15 +156,17 @@ impl Watch {
             Ok(reply::Result::Health(health)) => health,
             Ok(_) | Err(_) => return,
         };
-        let heard: BTreeMap<u32, (&DeviceBeat, u64)> = health
+        let heard: BTreeMap<u32, (&DeviceBeat, u64, bool)> = health
             .devices
             .iter()
-            .filter_map(|device| device.beat.as_ref().map(|beat| (beat.device, (beat, device.silent_ms))))
+            .filter_map(|device| {
+                device.beat.as_ref().map(|beat| (beat.device, (beat, device.silent_ms, device.stopped)))
+            })
             .collect();
         for (id, device) in &*engine.devices().remote() {
             match heard.get(&id.0) {
-                Some((beat, silent_ms)) => {
-                    let up = Duration::from_millis(*silent_ms) < SUSPECT;
+                Some((beat, silent_ms, stopped)) => {
+                    let up = !stopped && Duration::from_millis(*silent_ms) < SUSPECT;
                     device.set_condition(up, beat.nearly_full, beat.backed_up);
                 }
                 // The member may have started a moment ago, and not have heard of it yet.
