@@ -6,6 +6,7 @@ pub mod kms;
 pub mod local;
 pub mod model;
 mod orders;
+pub mod remotes;
 pub mod users;
 mod view;
 

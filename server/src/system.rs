@@ -12,8 +12,8 @@ use holdfast_core::{
 };
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Lifecycle, Maintenance,
-    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, notify::Notifier, s3::S3Door, serve,
-    serve_metrics,
+    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, notify::Notifier,
+    replicate::Replicator, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
@@ -181,10 +181,11 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
     let lifecycle = Lifecycle::new(local.clone(), config.lifecycle_day);
     let notifier = Notifier::new(local.clone())?;
-    let collector = Collector::new(local, collector_config);
+    let collector = Collector::new(local.clone(), collector_config);
 
     let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
     let door = S3Door::new(engine, owner);
+    let replicator = Replicator::new(local, door.clone());
     let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
     let admin = tokio::spawn(local::serve(socket, local::router(meta)));
     let stopping = told_to_stop();
@@ -203,8 +204,9 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
             async { collector.run().await.map_err(SystemError::from) },
             async { lifecycle.run().await.map_err(SystemError::from) },
             async { notifier.run().await.map_err(SystemError::from) },
+            async { replicator.run().await.map_err(SystemError::from) },
         )
-        .map(|((), (), (), (), ())| ())
+        .map(|((), (), (), (), (), ())| ())
     });
     let result = tokio::select! {
         () = stopping => Ok(()),

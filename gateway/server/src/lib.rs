@@ -26,6 +26,7 @@ mod outbound;
 mod pack_io;
 mod packer;
 mod placement;
+pub mod replicate;
 pub mod s3;
 mod seal;
 mod tls;

@@ -27,24 +27,29 @@ pub mod logging;
 mod multipart;
 mod notification;
 mod objects;
+pub mod replication;
 mod settings;
 mod tagging;
 mod versions;
 mod website;
 
 pub use access::Query;
+pub use attributes::checksum_text;
 pub(crate) use attributes::unix_ms_of;
+pub use encryption::Encryption;
+pub use extras::show_mode;
 pub use forms::{FORM_BYTES_MAX, FormFields};
 pub use lifecycle::lifecycle_of;
 pub use notification::{MADE as NOTIFICATION_MADE, Subscription, cursors, subscriptions};
 pub use settings::BucketView;
-pub use versions::version_id;
+pub use versions::{name_of, show, version_id};
 
 use crate::{
     addressing::{Domains, Hosts},
     engine::Engine,
     identity::{Credentials, Directory},
     keyring::{Keyring, LocalKeys},
+    metrics::GatewayMetrics,
 };
 use access::Guard;
 use holdfast_meta_raft_machine::{
@@ -71,7 +76,7 @@ pub const REGION: &str = "us-east-1";
 /// The S3 door of one gateway.
 #[derive(Clone)]
 pub struct S3Door {
-    engine: Engine,
+    pub(crate) engine: Engine,
     pub(crate) directory: Arc<Directory>,
     buckets: Arc<Buckets>,
     pub(crate) keyring: Arc<Keyring>,
@@ -119,6 +124,10 @@ impl S3Door {
 
     pub fn meta(&self) -> &Meta {
         self.engine.meta()
+    }
+
+    pub fn metrics(&self) -> &GatewayMetrics {
+        self.engine.metrics()
     }
 
     /// Whether the cluster is not yet of `version`.
@@ -192,6 +201,8 @@ operations! {
     catalogue::delete_bucket_metrics_configuration: DeleteBucketMetricsConfigurationInput => DeleteBucketMetricsConfigurationOutput;
     catalogue::put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput => PutBucketAccelerateConfigurationOutput;
     logging::put_bucket_logging: PutBucketLoggingInput => PutBucketLoggingOutput;
+    replication::put_bucket_replication: PutBucketReplicationInput => PutBucketReplicationOutput;
+    replication::delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput;
     encryption::put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput;
     documents::delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     documents::put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
@@ -247,6 +258,7 @@ operations! {
     catalogue::list_bucket_metrics_configurations: ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput;
     logging::get_bucket_logging: GetBucketLoggingInput => GetBucketLoggingOutput;
     encryption::get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput;
+    replication::get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput;
     documents::get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
     documents::get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
     documents::get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;

@@ -184,6 +184,7 @@ fn router(api: Api) -> Router {
     let users = super::users::routes()
         .merge(super::kms::routes())
         .merge(super::events::routes())
+        .merge(super::remotes::routes())
         .with_state(Meta::Remote(api.meta.clone()));
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(users)

@@ -1,6 +1,6 @@
 //! The admin API of a system in one process: a socket in its data directory, which is for whoever may read that.
 
-use super::{events, kms, users};
+use super::{events, kms, remotes, users};
 use axum::Router;
 use holdfast_meta_raft_server::Meta;
 use hyper::server::conn::http1;
@@ -18,7 +18,13 @@ const NAME: &str = "admin.sock";
 
 /// The routes over a system's metadata.
 pub fn router(meta: Meta) -> Router {
-    users::routes().merge(kms::routes()).merge(events::routes()).split_for_parts().0.with_state(meta)
+    users::routes()
+        .merge(kms::routes())
+        .merge(events::routes())
+        .merge(remotes::routes())
+        .split_for_parts()
+        .0
+        .with_state(meta)
 }
 
 /// A socket's path through an open directory: sockets have short names only.

@@ -42,6 +42,8 @@ pub enum UsersCommand {
     Kms(At<KmsCommand>),
     /// Makes webhooks that buckets send events to, and shows a bucket's changes
     Webhook(At<WebhookCommand>),
+    /// Makes other clusters known, to which buckets may be copied
+    Remote(At<RemoteCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,6 +152,30 @@ pub enum KmsKeyCommand {
     Disable { id: String },
     /// Lets a key be used again
     Enable { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RemoteCommand {
+    /// Makes another cluster known, or changes how it is reached
+    Create {
+        name: String,
+        /// Where its S3 is: http:// or https:// and a host
+        #[arg(long)]
+        url: String,
+        #[arg(long, value_name = "A")]
+        access_key: String,
+        #[arg(long, value_name = "S", env = "HOLDFAST_REMOTE_SECRET_KEY", hide_env_values = true)]
+        secret_key: String,
+        #[arg(long, default_value = "us-east-1")]
+        region: String,
+        /// A user whose buckets may be copied there; may be repeated
+        #[arg(long = "user", value_name = "NAME")]
+        users: Vec<String>,
+    },
+    /// Lists other clusters
+    List,
+    /// Forgets another cluster
+    Delete { name: String },
 }
 
 #[derive(Debug, Subcommand)]

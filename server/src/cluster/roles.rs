@@ -15,7 +15,8 @@ use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
-    OpenDevice, identity::Credentials, notify::Notifier, s3::S3Door, serve, serve_metrics,
+    OpenDevice, identity::Credentials, notify::Notifier, replicate::Replicator, s3::S3Door, serve,
+    serve_metrics,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
@@ -165,6 +166,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if let Some(open_device) = opener {
         running.duties.spawn(host.clone().maintain(engine.clone(), open_device));
     }
+    let door = host.door(&engine).await?;
     if let Some(node) = &running.node {
         let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
@@ -172,12 +174,14 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         running.duties.spawn(async move { lifecycle.run().await.map_err(SystemError::from) });
         let notifier = Notifier::new(node.handle())?;
         running.duties.spawn(async move { notifier.run().await.map_err(SystemError::from) });
+        let replicator = Replicator::new(node.handle(), door.clone());
+        running.duties.spawn(async move { replicator.run().await.map_err(SystemError::from) });
     }
     let mut serving = None;
     let mut ready = ready;
     if let Some(listener) = s3 {
         let address = listener.local_addr().map_err(io_at("S3"))?;
-        serving = Some(host.serve_s3(&engine, listener).await?);
+        serving = Some(host.serve_s3(door, listener)?);
         ready.push_str(&format!(" s3={}://{address}", host.config.door.scheme()));
     }
     if serves_data {
@@ -443,16 +447,20 @@ impl Host {
     }
 
     /// Serves S3 with the cluster's keys.
-    async fn serve_s3(
-        &self,
-        engine: &Engine,
-        listener: TcpListener,
-    ) -> Result<JoinHandle<Result<(), holdfast_gateway_server::ServeError>>, SystemError> {
+    /// The door of the cluster's owner.
+    async fn door(&self, engine: &Engine) -> Result<S3Door, SystemError> {
         let keys = self.remote.ask(AccessKeys {}).await?;
         let key = keys.into_iter().next();
         let key = key.ok_or_else(|| SystemError::Cluster("the cluster has no S3 keys".to_owned()))?;
-        let door = S3Door::new(engine.clone(), Credentials::new(key.access, key.secret));
-        let metrics = engine.metrics().clone();
+        Ok(S3Door::new(engine.clone(), Credentials::new(key.access, key.secret)))
+    }
+
+    fn serve_s3(
+        &self,
+        door: S3Door,
+        listener: TcpListener,
+    ) -> Result<JoinHandle<Result<(), holdfast_gateway_server::ServeError>>, SystemError> {
+        let metrics = door.metrics().clone();
         let doorway = self.config.door.open()?;
         Ok(tokio::spawn(serve(listener, door, doorway, metrics, until(self.stopped.clone()))))
     }

@@ -7,11 +7,12 @@ use crate::{
         events::WebhookOrder,
         kms::{KmsKeyChange, KmsKeyOrder},
         local,
+        remotes::RemoteOrder,
         users::{KeyOrder, UserChange, UserOrder},
     },
     args::{
-        At, KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, UserCommand, UsersCommand, Way,
-        WebhookCommand,
+        At, KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, RemoteCommand, UserCommand, UsersCommand,
+        Way, WebhookCommand,
     },
     cluster::identity::HostIdentity,
     system::{SystemError, io_at, refuse},
@@ -153,6 +154,7 @@ pub async fn run(operator: &Path, json: bool, command: UsersCommand) -> Result<(
         UsersCommand::Kms(At { way, command: KmsCommand::Key(command) }) => {
             kms(&reach(way)?, json, command).await
         }
+        UsersCommand::Remote(At { way, command }) => remote(&reach(way)?, json, command).await,
         UsersCommand::Webhook(At { way, command }) => webhook(&reach(way)?, json, command).await,
     }
 }
@@ -260,6 +262,21 @@ async fn kms(reach: &Reach, json: bool, command: KmsKeyCommand) -> Result<(), Sy
         }
     };
     show(json, &["id", "enabled", "versions", "created_ms", "rotated_ms", "description"], answer);
+    Ok(())
+}
+
+async fn remote(reach: &Reach, json: bool, command: RemoteCommand) -> Result<(), SystemError> {
+    let answer = match command {
+        RemoteCommand::Create { name, url, access_key, secret_key, region, users } => {
+            let order = RemoteOrder { name, url, region, access_key, secret_key, users };
+            reach.send(Method::POST, "/v1/remotes", &order).await?
+        }
+        RemoteCommand::List => reach.send(Method::GET, "/v1/remotes", &()).await?,
+        RemoteCommand::Delete { name } => {
+            reach.send(Method::DELETE, &format!("/v1/remotes/{}", encoded(&name)), &()).await?
+        }
+    };
+    show(json, &["name", "url", "access_key", "users", "destination"], answer);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Changing identities: each change reads them, and counts only if nobody changed them meanwhile.
 
 use super::{Key, OWNER, OWNER_ACCOUNT, User};
-use crate::notify::Webhook;
+use crate::{notify::Webhook, replicate::Remote};
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::{
     ask::{AccessKeys, IdentitiesNow},
@@ -372,6 +372,42 @@ pub async fn put_webhook(meta: &Meta, webhook: &Webhook) -> Result<(), IdentityE
         return invalid("a webhook's address begins with http:// or https:// and names a host");
     }
     change(meta, |records| write(records, Webhook::path(&webhook.name), webhook)).await
+}
+
+/// Makes another cluster known, or changes how it is reached.
+///
+/// # Errors
+/// See [`create_user`]; and where its address is none, or a user is not known.
+pub async fn put_remote(meta: &Meta, remote: &Remote) -> Result<(), IdentityError> {
+    check_name(&remote.name)?;
+    let address = reqwest::Url::parse(&remote.url).ok();
+    let is_plain = |url: reqwest::Url| {
+        ["http", "https"].contains(&url.scheme())
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+    };
+    if !address.is_some_and(is_plain) {
+        return invalid("a remote's address is http:// or https:// and a host, without a path");
+    }
+    change(meta, |records| {
+        if let Some(user) = remote.users.iter().find(|user| !records.contains_key(&format!("user/{user}"))) {
+            return invalid(format!("there is no user {user}"));
+        }
+        write(records, Remote::path(&remote.name), remote)
+    })
+    .await
+}
+
+/// Forgets another cluster. What is to be copied there waits.
+///
+/// # Errors
+/// See [`create_user`].
+pub async fn delete_remote(meta: &Meta, name: &str) -> Result<(), IdentityError> {
+    change(meta, |records| {
+        records.remove(&Remote::path(name)).map(drop).ok_or(IdentityError::Unknown("remote"))
+    })
+    .await
 }
 
 /// Removes a webhook.

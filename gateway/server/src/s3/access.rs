@@ -116,6 +116,11 @@ impl Scene {
         wanted && self.may("s3:BypassGovernanceRetention", Grant::None, Some(key), None)
     }
 
+    /// Whether it may write copies of another cluster's objects.
+    pub fn may_replicate(&self, key: &str) -> bool {
+        self.may("s3:ReplicateObject", Grant::None, Some(key), None)
+    }
+
     /// Whether it may write a key of its bucket.
     pub fn may_write(&self, key: &str) -> bool {
         self.may("s3:PutObject", Grant::Write, Some(key), None)

@@ -12,6 +12,7 @@ use super::{
     multipart::{find, part_number, put_part},
     notification::MADE,
     objects::{check_key, put_command, refuse_unknown},
+    replication,
     settings::BucketView,
     versions::{parse_version, shown_version, written_version},
 };
@@ -177,6 +178,7 @@ pub async fn copy_object(
             extra.tags.clone_from(&object.extra.tags);
             source.check_tags(&scene, &object, &input.key)?;
         }
+        replication::mark(&scene, &headers, target, &input.key, encryption.as_ref(), &mut extra)?;
         let command =
             |content| put_command(target.bucket.id, key.clone(), condition, new(content), extra.clone());
         let done = if Encryption::same_domain(opening.as_ref(), encryption.as_ref()) {

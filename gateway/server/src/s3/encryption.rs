@@ -321,7 +321,34 @@ impl Encryption {
                 "x-amz-server-side-encryption header is not supported for this operation."
             ));
         }
-        Self::opened(door, scene, Brought::read(headers, CUSTOMER)?, extra).await
+        Self::opened(door, Some(scene), Brought::read(headers, CUSTOMER)?, extra).await
+    }
+
+    /// How an object opens that the system itself copies to another cluster.
+    ///
+    /// # Errors
+    /// Where it is under a customer's key, or its key cannot be used.
+    pub async fn of_copy(door: &S3Door, extra: &Extra) -> S3Result<Option<Self>> {
+        Self::opened(door, None, None, extra).await
+    }
+
+    /// Whether an object may be copied to another cluster: one under a key of the key service only where the rule names
+    /// another one there.
+    pub fn may_be_copied(&self, names_key: bool) -> bool {
+        match self.kept {
+            Kept::System { .. } => true,
+            Kept::Kms { .. } => names_key,
+            Kept::Customer { .. } => false,
+        }
+    }
+
+    /// What the other cluster is asked to encrypt a copy with.
+    pub fn asked_of<'a>(&self, key: Option<&'a str>) -> Option<(&'static str, Option<&'a str>)> {
+        match self.kept {
+            Kept::System { .. } => Some((ServerSideEncryption::AES256, None)),
+            Kept::Kms { .. } => Some((ServerSideEncryption::AWS_KMS, key)),
+            Kept::Customer { .. } => None,
+        }
     }
 
     /// The same of a copy's source.
@@ -334,7 +361,7 @@ impl Encryption {
         headers: &HeaderMap,
         extra: &Extra,
     ) -> S3Result<Option<Self>> {
-        Self::opened(door, scene, Brought::read(headers, SOURCE_CUSTOMER)?, extra).await
+        Self::opened(door, Some(scene), Brought::read(headers, SOURCE_CUSTOMER)?, extra).await
     }
 
     /// Whether chunks of one are chunks of the other.
@@ -352,7 +379,7 @@ impl Encryption {
         headers: &HeaderMap,
         upload: &Extra,
     ) -> S3Result<Option<Self>> {
-        Self::opened(door, scene, Brought::read(headers, CUSTOMER)?, upload).await
+        Self::opened(door, Some(scene), Brought::read(headers, CUSTOMER)?, upload).await
     }
 
     /// Checks the key that the completion of an upload brings. One whose parts have checksums must bring its own.
@@ -367,14 +394,15 @@ impl Encryption {
     ) -> S3Result<()> {
         let brought = Brought::read(scene.headers(), CUSTOMER)?;
         if has_checksums || brought.is_some() {
-            Self::opened(door, scene, brought, upload).await?;
+            Self::opened(door, Some(scene), brought, upload).await?;
         }
         Ok(())
     }
 
+    /// What the system opens itself has no scene.
     async fn opened(
         door: &S3Door,
-        scene: &Scene,
+        scene: Option<&Scene>,
         brought: Option<Brought>,
         extra: &Extra,
     ) -> S3Result<Option<Self>> {
@@ -417,7 +445,9 @@ impl Encryption {
                 door.keyring.version(SYSTEM_KEY, *version).await.map_err(keyring_error)?
             }
             (Kept::Kms { key, version, .. }, None) => {
-                check_key(scene, "kms:Decrypt", key)?;
+                if let Some(scene) = scene {
+                    check_key(scene, "kms:Decrypt", key)?;
+                }
                 door.keyring.version(key, *version).await.map_err(keyring_error)?
             }
         };

@@ -15,6 +15,7 @@ use super::{
     extras::extra_of,
     listing::{Encoding, page_size},
     objects::{check_key, check_length, declared_length, empty_body, refuse_unknown},
+    replication,
     settings::BucketView,
     versions::{shown_version, written_version},
 };
@@ -108,6 +109,7 @@ pub async fn create_multipart_upload(
     let mut extra = extra_of(door, &scene, &request.headers, bucket, &input.key)?;
     let encryption = Encryption::of_write(door, &scene, &request.headers, bucket).await?;
     encryption.iter().try_for_each(|encryption| encryption.keep(&mut extra))?;
+    replication::mark(&scene, &request.headers, bucket, &input.key, encryption.as_ref(), &mut extra)?;
     let checksum = checksum_of(&input)?;
     let attributes = attributes(attribute_fields!(input))?;
     let id = new_upload_id();

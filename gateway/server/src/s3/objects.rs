@@ -15,6 +15,7 @@ use super::{
     forms::{self, FormFields},
     lifecycle::{expiration, expiration_of},
     notification::MADE,
+    replication,
     versions::{parse_version, shown_version, written_version},
 };
 use crate::{engine::EngineError, upload::Incoming};
@@ -63,6 +64,7 @@ pub async fn put_object(
     }
     let encryption = Encryption::of_write(door, &scene, &headers, bucket).await?;
     encryption.iter().try_for_each(|encryption| encryption.keep(&mut extra))?;
+    replication::mark(&scene, &headers, bucket, &input.key, encryption.as_ref(), &mut extra)?;
     let condition = write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let attributes = attributes(attribute_fields!(input))?;
     let given = given_checksum!(input);
@@ -251,6 +253,7 @@ macro_rules! describe {
         $output.version_id = shown_version($versioning, $object);
         $output.website_redirect_location = extra.documents.get("redirect").cloned();
         $output.storage_class = extra.documents.get("storage-class").map(|class| class.clone().into());
+        $output.replication_status = replication::status_of(extra);
         $output.object_lock_mode = extra.retention.map(|kept| show_mode(kept.mode).to_owned().into());
         $output.object_lock_retain_until_date = extra.retention.map(|kept| timestamp(kept.until_ms));
         $output.object_lock_legal_hold_status =
@@ -403,6 +406,9 @@ pub async fn head_object(
     if !object.extra.tags.is_empty() {
         // s3s knows it of GET only.
         response.headers.insert("x-amz-tagging-count", HeaderValue::from(object.extra.tags.len()));
+    }
+    if let Some(Ok(source)) = replication::source_of(&object.extra).map(HeaderValue::from_str) {
+        response.headers.insert(replication::SOURCE_HEADER, source);
     }
     if partial && version.bytes > 0 {
         response.extensions.insert(crate::http::Status(hyper::StatusCode::PARTIAL_CONTENT));

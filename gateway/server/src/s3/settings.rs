@@ -1,6 +1,6 @@
 //! What buckets are set to, read once for each change.
 
-use super::{acl::Acl, encryption, logging};
+use super::{acl::Acl, encryption, logging, replication};
 use crate::lifecycle::rules::Rule;
 use holdfast_gateway_policy::Policy;
 use holdfast_meta_raft_machine::records::{Bucket, BucketConfig, ENCRYPTION};
@@ -53,6 +53,7 @@ pub struct BucketView {
     pub website: Option<WebsiteConfiguration>,
     /// Where its access log goes.
     pub logging: Option<logging::Target>,
+    pub replication: Vec<replication::Rule>,
     /// Whether somebody is told of what happens in it.
     pub notifies: bool,
     /// What is encrypted of which nobody says how. One that cannot be read lets nothing be written.
@@ -109,6 +110,9 @@ impl BucketView {
             logging: document("logging").and_then(|text| logging::target(text, &config.owner)),
             notifies: document("notification").is_some(),
             website: document("website").and_then(|text| from_xml(text)),
+            replication: document(replication::STATUS)
+                .map(|text| replication::rules(text))
+                .unwrap_or_default(),
             encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),
             bucket,
             config,

@@ -131,6 +131,12 @@ pub async fn put_bucket_versioning(
             ));
         }
     };
+    if versioning != Versioning::Enabled && !bucket.replication.is_empty() {
+        return Err(s3_error!(
+            InvalidBucketState,
+            "A replication configuration is present on this bucket, so the versioning state cannot be changed."
+        ));
+    }
     let change = ConfigChange::Versioning(versioning);
     let configured = door.engine.run(Command::ConfigureBucket { bucket: bucket.bucket.id, change }).await;
     let refused = s3_error!(

@@ -1,0 +1,366 @@
+//! Buckets copied to other clusters: every member runs this, and the one that leads does it.
+//!
+//! A bucket's journal is followed from a cursor that is kept in the metadata. What was written since, and says of itself that
+//! it is to be copied, is sent, and told as copied; the cursor moves once all before it is. Where a member stops in between,
+//! what it sent last is sent again, but for what the other cluster has already: a copy names the version that it is of. The
+//! versions of a key go one after another.
+
+mod copy;
+mod remote;
+
+pub use remote::{Fault, Remote, RemoteBucket};
+
+use crate::s3::{
+    BucketView, Encryption, S3Door, name_of,
+    replication::{CURSOR, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for},
+    show,
+};
+use copy::Outgoing;
+use futures::future::join_all;
+use holdfast_meta_raft_machine::{
+    ask::{ConfiguredBuckets, CursorOf, HeaderNow, IdentitiesNow, JournalFrom, LookAt, VersionsOf},
+    command::{Command, Request, VersionChange},
+    records::{Change, Extra, JournalRecord, Version},
+};
+use holdfast_meta_raft_server::{MetaError, MetaHandle};
+use reqwest::{Body, Method};
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+/// How often a journal is looked at, and how often it is looked for buckets that nobody follows.
+const PACE: Duration = Duration::from_millis(200);
+const PACE_OF_BUCKETS: Duration = Duration::from_secs(1);
+
+/// Records that are read at once.
+const BATCH: u32 = 64;
+
+/// Keys that are copied at the same time; the versions of each go one after another.
+const LANES: u64 = 8;
+
+/// The pause after something was not taken, and the longest one after many.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+const COMPLETED: &str = "COMPLETED";
+const FAILED: &str = "FAILED";
+
+/// Copies buckets to other clusters, while the member in this process leads.
+pub struct Replicator {
+    meta: MetaHandle,
+    door: S3Door,
+}
+
+/// A reader of one bucket's journal.
+struct Follower {
+    meta: MetaHandle,
+    door: S3Door,
+    bucket: BucketView,
+    /// The buckets that are copied to, as the remotes were at this change of identities.
+    targets: (u64, Targets),
+    /// Something may have been sent of which nobody knows.
+    unsure: bool,
+}
+
+/// By remote and bucket; `None` where there is no such remote for the bucket's owner.
+type Targets = BTreeMap<(String, String), Option<Arc<RemoteBucket>>>;
+
+/// What a record of the journal asks for.
+struct Task<'a> {
+    number: u64,
+    record: &'a JournalRecord,
+    version: &'a Version,
+    extra: &'a Extra,
+}
+
+/// What became of a batch.
+enum Done {
+    All,
+    Nothing,
+    /// Something was not taken.
+    Refused,
+    /// The bucket's configuration is another one now.
+    Outdated,
+}
+
+/// What became of the tasks of some keys.
+#[derive(Default)]
+struct LaneDone {
+    /// What is told of versions from now on.
+    told: Vec<Request>,
+    /// The first record that has to wait.
+    refused: Option<u64>,
+}
+
+impl Replicator {
+    /// `door` reads what is copied.
+    pub fn new(meta: MetaHandle, door: S3Door) -> Self {
+        Self { meta, door }
+    }
+
+    /// Works until the future is dropped.
+    ///
+    /// # Errors
+    /// Where the member stops.
+    pub async fn run(self) -> Result<(), MetaError> {
+        let mut ticks = interval(PACE_OF_BUCKETS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut followers = Followers(BTreeMap::new());
+        let mut seen = 0;
+        loop {
+            ticks.tick().await;
+            if !self.meta.status().leads {
+                followers = Followers(BTreeMap::new());
+                seen = 0;
+                continue;
+            }
+            let before = followers.0.len();
+            followers.0.retain(|_, follower| !follower.is_finished());
+            if followers.0.len() != before {
+                // What ended one may need another.
+                seen = 0;
+            }
+            match self.look(&mut seen, &mut followers).await {
+                Ok(()) => {}
+                Err(MetaError::Stopped) => return Err(MetaError::Stopped),
+                Err(error) => tracing::warn!(%error, "buckets are copied later"),
+            }
+        }
+    }
+
+    /// Starts a follower of each bucket that is copied and has none.
+    async fn look(&self, seen: &mut u64, followers: &mut Followers) -> Result<(), MetaError> {
+        let index = self.meta.ask(HeaderNow {}).await?.map_or(0, |header| header.applied_index);
+        if index == *seen {
+            return Ok(());
+        }
+        for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
+            let id = bucket.id.0;
+            if followers.0.contains_key(&id) || !config.documents.contains_key(STATUS) {
+                continue;
+            }
+            let bucket = BucketView::new(bucket, config);
+            let (meta, door) = (self.meta.clone(), self.door.clone());
+            let follower = Follower { meta, door, bucket, targets: (0, Targets::new()), unsure: true };
+            followers.0.insert(id, tokio::spawn(follower.run()));
+        }
+        *seen = index;
+        Ok(())
+    }
+}
+
+/// By bucket. They end with what started them.
+struct Followers(BTreeMap<u64, JoinHandle<()>>);
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.0.values().for_each(JoinHandle::abort);
+    }
+}
+
+impl Follower {
+    /// Copies all that is new, and tries again as long as it is not taken, until the bucket wants otherwise.
+    async fn run(mut self) {
+        let mut ticks = interval(PACE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = PAUSE;
+        while self.meta.status().leads {
+            match self.batch().await {
+                Ok(Done::All) => {
+                    pause = PAUSE;
+                    self.unsure = false;
+                }
+                Ok(Done::Nothing) => drop(ticks.tick().await),
+                Ok(Done::Outdated) => return,
+                // Whoever does not take it is given time.
+                Ok(Done::Refused) => {
+                    self.unsure = true;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                Err(error) => {
+                    tracing::warn!(bucket = self.bucket.bucket.name, %error, "a bucket is copied later");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Copies what a few records tell of.
+    async fn batch(&mut self) -> Result<Done, MetaError> {
+        let bucket = self.bucket.bucket.id;
+        let cursor = || CURSOR.to_owned();
+        let from = self.meta.ask(CursorOf { bucket, name: cursor() }).await?.unwrap_or(0);
+        let page = self.meta.ask(JournalFrom { bucket, from, limit: BATCH }).await?;
+        let seen = Some((bucket, self.bucket.config.number));
+        let look = self.meta.ask(LookAt { bucket: self.bucket.bucket.name.clone(), seen, key: None }).await?;
+        if look.bucket.is_none_or(|found| found.id != bucket) || look.config.is_some() {
+            return Ok(Done::Outdated);
+        }
+        let (Some(&(first, _)), Some(&(last, _))) = (page.records.first(), page.records.last()) else {
+            return Ok(Done::Nothing);
+        };
+        if first > from {
+            tracing::error!(
+                bucket = self.bucket.bucket.name,
+                lost = first - from,
+                "the journal overtook the copying of this bucket: versions that stay PENDING must be copied by hand"
+            );
+        }
+        self.refresh_targets(look.identities).await?;
+        let wanted = page.records.iter().map(|(_, record)| (record.node, record.version)).collect();
+        let versions = self.meta.ask(VersionsOf { bucket, wanted }).await?;
+        let mut lanes: Vec<Vec<Task<'_>>> = (0..LANES).map(|_| Vec::new()).collect();
+        for ((number, record), version) in page.records.iter().zip(&versions) {
+            let Some((version, extra)) = version else { continue };
+            let mut hasher = DefaultHasher::new();
+            record.key.hash(&mut hasher);
+            let task = Task { number: *number, record, version, extra };
+            lanes[(hasher.finish() % LANES) as usize].push(task);
+        }
+        let done = join_all(lanes.iter().map(|lane| self.work(lane))).await;
+        let refused = done.iter().filter_map(|lane| lane.refused).min();
+        let told: Vec<Request> = done.into_iter().flat_map(|lane| lane.told).collect();
+        if !told.is_empty() {
+            // A version that is gone meanwhile has nothing to tell.
+            let _outcomes = self.meta.submit(told).await?;
+        }
+        let position = refused.unwrap_or(last + 1);
+        if position > from {
+            let note = Command::NoteCursor { bucket, name: cursor(), position };
+            self.meta.submit(vec![Request::idempotent(note)]).await?;
+        }
+        Ok(if refused.is_some() { Done::Refused } else { Done::All })
+    }
+
+    /// Reads the remotes again, where identities have changed.
+    async fn refresh_targets(&mut self, identities: u64) -> Result<(), MetaError> {
+        if self.targets.0 == identities {
+            return Ok(());
+        }
+        let (number, records) = self.meta.ask(IdentitiesNow {}).await?;
+        let owner = &self.bucket.config.owner;
+        let find = |rule: &Rule| {
+            let remote = Remote::among(&records, &rule.remote).filter(|remote| remote.serves(owner))?;
+            let target = RemoteBucket::new(&remote, &rule.bucket);
+            target
+                .inspect_err(|fault| tracing::warn!(remote = rule.remote, %fault, "a remote is no use"))
+                .ok()
+        };
+        let name = |rule: &Rule| (rule.remote.clone(), rule.bucket.clone());
+        let found = self.bucket.replication.iter().map(|rule| (name(rule), find(rule).map(Arc::new)));
+        self.targets = (number, found.collect());
+        Ok(())
+    }
+
+    /// Does tasks in order, up to the first that has to wait.
+    async fn work(&self, lane: &[Task<'_>]) -> LaneDone {
+        let mut done = LaneDone::default();
+        for task in lane {
+            let status = match self.copy(task).await {
+                Ok(None) => continue,
+                Ok(Some(())) => COMPLETED,
+                Err(fault) => {
+                    let (bucket, key) = (&self.bucket.bucket.name, String::from_utf8_lossy(&task.record.key));
+                    tracing::warn!(bucket, %key, %fault, "an object was not copied");
+                    if !fault.is_final() {
+                        done.refused = Some(task.number);
+                        return done;
+                    }
+                    FAILED
+                }
+            };
+            done.told.extend(self.tell(task, status));
+        }
+        done
+    }
+
+    /// What is told of a version from now on; of delete markers there is nothing.
+    fn tell(&self, task: &Task<'_>, status: &str) -> Option<Request> {
+        let version = Some(name_of(task.version.id, task.extra));
+        let change = VersionChange::Document(STATUS.to_owned(), Some(status.to_owned()));
+        (!task.extra.marker).then(|| {
+            Request::idempotent(Command::ChangeVersion {
+                bucket: self.bucket.bucket.id,
+                key: task.record.key.clone(),
+                version,
+                judged: task.version.id,
+                change,
+            })
+        })
+    }
+
+    /// Copies what a task asks for to all that want it; `None` where nobody does.
+    async fn copy(&self, task: &Task<'_>) -> Result<Option<()>, Fault> {
+        // Keys that are no text came by another door, and S3 could not name them.
+        let Ok(key) = std::str::from_utf8(&task.record.key) else { return Ok(None) };
+        let is_marker = task.extra.marker;
+        let pending = task.extra.documents.get(STATUS).is_some_and(|status| status == PENDING);
+        let wanted = match task.record.change {
+            Change::Put => pending && !is_marker,
+            Change::Delete => is_marker,
+        };
+        if !wanted {
+            return Ok(None);
+        }
+        let rules = rules_for(&self.bucket.replication, key, &task.extra.tags);
+        let mut sent = None;
+        for rule in rules.into_iter().filter(|rule| !is_marker || rule.markers) {
+            let target = self.targets.1.get(&(rule.remote.clone(), rule.bucket.clone()));
+            let Some(target) = target.and_then(Option::as_ref) else {
+                return Err(Fault::Setup(format!(
+                    "there is no remote {} for this bucket's owner",
+                    rule.remote
+                )));
+            };
+            match is_marker {
+                true => delete(target, key).await?,
+                false => self.put(task, key, rule, target).await?,
+            }
+            sent = Some(());
+        }
+        Ok(sent)
+    }
+
+    async fn put(&self, task: &Task<'_>, key: &str, rule: &Rule, target: &RemoteBucket) -> Result<(), Fault> {
+        let Task { version, extra, .. } = *task;
+        let source = format!("{}/{}", self.bucket.bucket.name, show(name_of(version.id, extra)));
+        if self.unsure {
+            let known = target.head(key).await?;
+            let is_there = |value: &reqwest::header::HeaderValue| value.as_bytes() == source.as_bytes();
+            if known.is_some_and(|headers| headers.get(SOURCE_HEADER).is_some_and(is_there)) {
+                return Ok(());
+            }
+        }
+        let opening = Encryption::of_copy(&self.door, extra).await;
+        let opening = opening.map_err(|error| Fault::Source(error.to_string()))?;
+        let outgoing = Outgoing {
+            door: &self.door,
+            bucket: &self.bucket.bucket,
+            key,
+            version,
+            extra,
+            seal: opening.as_ref().map(|encryption| encryption.seal.clone()),
+            source,
+            storage_class: rule.storage_class.as_deref(),
+            encryption: opening.as_ref().and_then(|encryption| encryption.asked_of(rule.kms_key.as_deref())),
+        };
+        outgoing.send(target).await
+    }
+}
+
+/// Deletes a key there, unless it is deleted already: else two clusters that copy each other would go on for ever.
+async fn delete(target: &RemoteBucket, key: &str) -> Result<(), Fault> {
+    if target.head(key).await?.is_none() {
+        return Ok(());
+    }
+    let pairs = vec![(STATUS_HEADER.to_owned(), REPLICA.to_owned())];
+    target.send(Method::DELETE, key, &[], pairs, (Body::default(), 0)).await.map(drop)
+}

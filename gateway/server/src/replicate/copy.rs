@@ -1,0 +1,204 @@
+//! One version on its way to another cluster.
+
+use super::remote::{Fault, Pairs, RemoteBucket, between, text_of};
+use crate::{
+    clock::rfc3339,
+    s3::{
+        S3Door, checksum_text,
+        replication::{REPLICA, SOURCE_HEADER, STATUS_HEADER},
+        show_mode,
+    },
+    seal::Seal,
+};
+use holdfast_core::limits::PUT_BYTES_MAX;
+use holdfast_meta_raft_machine::records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Version};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Body, Method};
+use std::{fmt::Write as _, ops::Range};
+
+/// A version, and how its bytes are read.
+pub struct Outgoing<'a> {
+    pub door: &'a S3Door,
+    pub bucket: &'a Bucket,
+    pub key: &'a str,
+    pub version: &'a Version,
+    pub extra: &'a Extra,
+    pub seal: Option<Seal>,
+    /// The version as the other cluster knows it: this cluster's name of it.
+    pub source: String,
+    /// What the rule says of the copy.
+    pub storage_class: Option<&'a str>,
+    /// `x-amz-server-side-encryption` and its key.
+    pub encryption: Option<(&'a str, Option<&'a str>)>,
+}
+
+fn algorithm(checksum: &Checksum) -> &'static str {
+    match checksum.algorithm {
+        ChecksumAlgorithm::Crc32 => "crc32",
+        ChecksumAlgorithm::Crc32c => "crc32c",
+        ChecksumAlgorithm::Crc64Nvme => "crc64nvme",
+        ChecksumAlgorithm::Sha1 => "sha1",
+        ChecksumAlgorithm::Sha256 => "sha256",
+    }
+}
+
+/// The header that holds a checksum.
+fn checksum_header(checksum: &Checksum) -> (String, String) {
+    (format!("x-amz-checksum-{}", algorithm(checksum)), checksum_text(checksum))
+}
+
+/// The element of a completed part that holds a checksum.
+fn checksum_element(checksum: &Checksum) -> String {
+    let name = algorithm(checksum).to_ascii_uppercase();
+    format!("<Checksum{name}>{}</Checksum{name}>", checksum_text(checksum))
+}
+
+impl Outgoing<'_> {
+    /// Sends the version: with the parts that it was made of, so that it has the same entity tag there.
+    ///
+    /// # Errors
+    /// Where it is not taken.
+    pub async fn send(&self, target: &RemoteBucket) -> Result<(), Fault> {
+        let is_whole = self.version.parts.is_empty() && self.version.bytes <= PUT_BYTES_MAX;
+        if is_whole { self.put(target).await } else { self.put_parts(target).await }
+    }
+
+    /// What is said of the copy.
+    fn described(&self) -> Pairs {
+        let mut pairs = Pairs::new();
+        let mut add = |name: &str, value: &str| pairs.push((name.to_owned(), value.to_owned()));
+        let attributes = &self.version.attributes;
+        let known = [
+            ("content-type", &attributes.content_type),
+            ("cache-control", &attributes.cache_control),
+            ("content-disposition", &attributes.content_disposition),
+            ("content-encoding", &attributes.content_encoding),
+            ("content-language", &attributes.content_language),
+            ("expires", &attributes.expires),
+        ];
+        for (name, value) in known {
+            value.iter().for_each(|value| add(name, value));
+        }
+        for (name, value) in &attributes.user {
+            add(&format!("x-amz-meta-{name}"), value);
+        }
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let tags =
+            self.extra.tags.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value)));
+        let tags: Vec<String> = tags.collect();
+        if !tags.is_empty() {
+            add("x-amz-tagging", &tags.join("&"));
+        }
+        let class = self.extra.documents.get("storage-class").map(String::as_str);
+        self.storage_class.or(class).into_iter().for_each(|class| add("x-amz-storage-class", class));
+        let redirect = self.extra.documents.get("redirect");
+        redirect.iter().for_each(|to| add("x-amz-website-redirect-location", to));
+        if let Some(kept) = self.extra.retention {
+            add("x-amz-object-lock-mode", show_mode(kept.mode));
+            add("x-amz-object-lock-retain-until-date", &rfc3339(kept.until_ms));
+        }
+        if self.extra.legal_hold {
+            add("x-amz-object-lock-legal-hold", "ON");
+        }
+        if let Some((method, key)) = self.encryption {
+            add("x-amz-server-side-encryption", method);
+            key.into_iter().for_each(|key| add("x-amz-server-side-encryption-aws-kms-key-id", key));
+        }
+        add(STATUS_HEADER, REPLICA);
+        add(SOURCE_HEADER, &self.source);
+        pairs
+    }
+
+    async fn bytes(&self, range: Range<u64>) -> Result<Body, Fault> {
+        let content = self.door.engine.content(self.bucket.id, self.version, range, self.seal.clone()).await;
+        let content = content.map_err(|error| Fault::Source(error.to_string()))?;
+        Ok(Body::wrap_stream(content))
+    }
+
+    async fn put(&self, target: &RemoteBucket) -> Result<(), Fault> {
+        let mut pairs = self.described();
+        let whole = self.version.checksum.as_ref().filter(|checksum| checksum.composite_parts.is_none());
+        match (whole, &self.version.etag) {
+            (Some(checksum), _) => pairs.push(checksum_header(checksum)),
+            (None, Etag::Md5(md5)) => {
+                use base64::{Engine as _, prelude::BASE64_STANDARD};
+                pairs.push(("content-md5".to_owned(), BASE64_STANDARD.encode(md5)));
+            }
+            (None, Etag::Multipart { .. }) => {}
+        }
+        let body = self.bytes(0..self.version.bytes).await?;
+        target.send(Method::PUT, self.key, &[], pairs, (body, self.version.bytes)).await.map(drop)
+    }
+
+    async fn put_parts(&self, target: &RemoteBucket) -> Result<(), Fault> {
+        let mut pairs = self.described();
+        let checksum = self.version.checksum.as_ref();
+        let kind = |checksum: &Checksum| match checksum.composite_parts {
+            Some(_) => "COMPOSITE",
+            None => "FULL_OBJECT",
+        };
+        if let Some(checksum) = checksum {
+            pairs.push(("x-amz-checksum-algorithm".to_owned(), algorithm(checksum).to_ascii_uppercase()));
+            pairs.push(("x-amz-checksum-type".to_owned(), kind(checksum).to_owned()));
+        }
+        let begun =
+            target.send(Method::POST, self.key, &[("uploads", "")], pairs, (Body::default(), 0)).await?;
+        let text = text_of(begun).await?;
+        let id = between(&text, "UploadId");
+        let id = id.ok_or_else(|| Fault::Unreachable("it answered with no upload's id".to_owned()))?;
+        let sent = self.parts(target, id).await;
+        if sent.is_err() {
+            // What was sent in vain takes space there.
+            let _later = target
+                .send(Method::DELETE, self.key, &[("uploadId", id)], Pairs::new(), (Body::default(), 0))
+                .await;
+        }
+        sent
+    }
+
+    async fn parts(&self, target: &RemoteBucket, id: &str) -> Result<(), Fault> {
+        let (mut start, mut list) = (0, String::new());
+        for (number, (bytes, checksum)) in (1..).zip(self.lengths()) {
+            let body = self.bytes(start..start + bytes).await?;
+            start += bytes;
+            let number = u32::to_string(&number);
+            let query = [("partNumber", number.as_str()), ("uploadId", id)];
+            let pairs = checksum.into_iter().map(checksum_header).collect();
+            let answer = target.send(Method::PUT, self.key, &query, pairs, (body, bytes)).await?;
+            let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+            let checksum = checksum.map(checksum_element).unwrap_or_default();
+            let tag = tag.replace('"', "&quot;");
+            let _infallible =
+                write!(list, "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag>{checksum}</Part>");
+        }
+        let list = format!(
+            "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{list}</CompleteMultipartUpload>"
+        );
+        let mut pairs = Pairs::new();
+        if let Some(checksum) = self.version.checksum.as_ref().filter(|sum| sum.composite_parts.is_none()) {
+            pairs.push(checksum_header(checksum));
+            pairs.push(("x-amz-checksum-type".to_owned(), "FULL_OBJECT".to_owned()));
+        }
+        let bytes = list.len() as u64;
+        let answer =
+            target.send(Method::POST, self.key, &[("uploadId", id)], pairs, (list.into(), bytes)).await?;
+        let text = text_of(answer).await?;
+        // S3 may begin to answer before it knows.
+        match between(&text, "Code") {
+            Some(code) => Err(Fault::Unreachable(code.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// The parts' lengths, with their checksums.
+    fn lengths(&self) -> Vec<(u64, Option<&Checksum>)> {
+        if self.version.parts.is_empty() {
+            // A part copied whole from an object of several parts has none of its own.
+            let full = self.version.bytes / PUT_BYTES_MAX;
+            let rest = self.version.bytes % PUT_BYTES_MAX;
+            let lengths = (0..full).map(|_| PUT_BYTES_MAX).chain((rest > 0).then_some(rest));
+            return lengths.map(|bytes| (bytes, None)).collect();
+        }
+        self.version.parts.iter().map(|part| (part.bytes, part.checksum.as_ref())).collect()
+    }
+}
