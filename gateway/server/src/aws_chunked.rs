@@ -31,6 +31,10 @@ pub enum FramingError {
     BadSize,
     #[error("a signed chunk of {0} bytes is larger than {SIGNED_MAX}: send smaller ones")]
     LargeChunk(u64),
+    #[error("the body ends before its last chunk")]
+    Cut,
+    #[error("something follows the last chunk")]
+    Extended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +48,8 @@ enum State {
     /// So many bytes of the line's end behind a chunk are to come.
     End(u8),
     Trailers,
+    /// Of a body without trailers, so many bytes of its last line's end are to come.
+    Last(u8),
 }
 
 /// The framing as a machine: bytes in, bytes out.
@@ -52,11 +58,21 @@ struct Framing {
     state: State,
     head: Vec<u8>,
     out: VecDeque<Bytes>,
+    has_trailers: bool,
 }
 
 impl Framing {
-    fn new() -> Self {
-        Self { state: State::Head, head: Vec::new(), out: VecDeque::new() }
+    fn new(has_trailers: bool) -> Self {
+        Self { state: State::Head, head: Vec::new(), out: VecDeque::new(), has_trailers }
+    }
+
+    /// # Errors
+    /// Where the body must not end yet. Whoever cuts it off could not sign its last, empty chunk.
+    fn end(&self) -> Result<(), FramingError> {
+        match self.state {
+            State::Trailers | State::Last(_) => Ok(()),
+            State::Head | State::Data { .. } | State::End(_) => Err(FramingError::Cut),
+        }
     }
 
     fn push(&mut self, mut input: Bytes) -> Result<(), FramingError> {
@@ -79,6 +95,14 @@ impl Framing {
                     self.state = if left == 0 { State::Head } else { State::End(left) };
                 }
                 State::Trailers => self.out.push_back(std::mem::take(&mut input)),
+                State::Last(left) => {
+                    let expected = &b"\r\n"[2 - usize::from(left)..];
+                    if !expected.starts_with(&input) {
+                        return Err(FramingError::Extended);
+                    }
+                    self.state = State::Last(left - input.len() as u8);
+                    self.out.push_back(std::mem::take(&mut input));
+                }
             }
         }
         Ok(())
@@ -113,8 +137,11 @@ impl Framing {
         // A chunk that is passed on whole keeps its head, signed or strange.
         let head = if passed == size { Bytes::from(head) } else { Bytes::from(format!("{passed:x}\r\n")) };
         self.out.push_back(head);
-        self.state =
-            if size == 0 { State::Trailers } else { State::Data { left: size, passed_left: passed } };
+        self.state = match (size, self.has_trailers) {
+            (0, true) => State::Trailers,
+            (0, false) => State::Last(2),
+            (left, _) => State::Data { left, passed_left: passed },
+        };
         Ok(())
     }
 }
@@ -126,8 +153,9 @@ pub struct Bounded<S> {
 }
 
 impl<S> Bounded<S> {
-    pub fn new(inner: S) -> Self {
-        Self { inner, framing: Framing::new() }
+    /// `has_trailers` as the request's head says it.
+    pub fn new(inner: S, has_trailers: bool) -> Self {
+        Self { inner, framing: Framing::new(has_trailers) }
     }
 }
 
@@ -148,7 +176,7 @@ where
             match ready!(Pin::new(&mut self.inner).poll_next(context)) {
                 Some(Ok(bytes)) => self.framing.push(bytes)?,
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                None => return Poll::Ready(None),
+                None => return Poll::Ready(self.framing.end().err().map(|error| Err(error.into()))),
             }
         }
     }
@@ -161,7 +189,7 @@ mod tests {
 
     /// Everything that comes out, where `wire` comes in pieces of `piece` bytes.
     fn pass(wire: &[u8], piece: usize) -> Result<Vec<u8>, FramingError> {
-        let mut framing = Framing::new();
+        let mut framing = Framing::new(true);
         for piece in wire.chunks(piece) {
             framing.push(Bytes::copy_from_slice(piece))?;
         }
@@ -220,6 +248,25 @@ mod tests {
         ) {
             let whole = pass(&wire, wire.len().max(1));
             prop_assert_eq!(pass(&wire, piece), whole);
+        }
+    }
+
+    #[test]
+    fn a_body_ends_with_its_last_chunk_and_with_nothing_else() {
+        let run = |wire: &[u8], has_trailers: bool| {
+            let mut framing = Framing::new(has_trailers);
+            framing.push(Bytes::copy_from_slice(wire)).and_then(|()| framing.end())
+        };
+        for has_trailers in [true, false] {
+            assert_eq!(run(b"1\r\nx\r\n0\r\n\r\n", has_trailers), Ok(()));
+            assert_eq!(run(b"1\r\nx\r\n0\r\n", has_trailers), Ok(()));
+            for cut in [&b"1\r\nx\r\n"[..], b"1\r\nx", b"1\r\n", b""] {
+                assert_eq!(run(cut, has_trailers), Err(FramingError::Cut));
+            }
+        }
+        assert_eq!(run(b"1\r\nx\r\n0\r\na:b\r\n\r\n", true), Ok(()));
+        for extended in [&b"0\r\n\r\n1\r\nx\r\n"[..], b"0\r\na:b\r\n\r\n", b"0\r\n\r\n\r\n"] {
+            assert_eq!(run(extended, false), Err(FramingError::Extended));
         }
     }
 

@@ -33,8 +33,9 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
-use percent_encoding::percent_decode_str;
-use refusals::{as_s3_refuses, escaped, quote_etag, refusal_of, refuse, refuse_region, rewritten, slow_down};
+use refusals::{
+    as_s3_refuses, escaped, quote_etag, refusal_of, refuse, refused_at_once, rewritten, slow_down,
+};
 use s3s::service::S3Service;
 use std::{
     future::Future,
@@ -502,28 +503,14 @@ impl Front {
         if !place.by_host && iam::is_form(request.method(), request.uri().path(), request.headers()) {
             return Ok(self.take_query(request, id).await);
         }
-        if signed_elsewhere(&request) {
-            return Ok(refuse_region());
-        }
-        if request.headers().get(header::AUTHORIZATION).is_some_and(|value| value.is_empty()) {
-            return Ok(refuse(StatusCode::FORBIDDEN, "AccessDenied", "Access Denied"));
-        }
-        if request.headers().get("content-md5").is_some_and(|value| value.is_empty()) {
-            return Ok(refuse(
-                StatusCode::BAD_REQUEST,
-                "InvalidDigest",
-                "The Content-MD5 you specified was invalid.",
-            ));
-        }
-        if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
-            return Ok(refuse(StatusCode::BAD_REQUEST, "InvalidURI", "Couldn't parse the specified URI."));
-        }
         let path = request.uri().path().trim_start_matches('/');
         let key = if place.by_host { path } else { path.split_once('/').map_or("", |(_, key)| key) };
         let of_object = !key.is_empty();
-        let attributes = of_object
-            && request.method() == Method::GET
-            && Query::parse(request.uri().query().unwrap_or_default()).get("attributes").is_some();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        if let Some(refused) = refused_at_once(&request, &query, of_object) {
+            return Ok(refused);
+        }
+        let attributes = of_object && request.method() == Method::GET && query.get("attributes").is_some();
         if !hoist(&mut request) {
             return Ok(refuse(
                 StatusCode::BAD_REQUEST,
@@ -596,10 +583,10 @@ impl RawBody {
 
 /// The request with a body that s3s can take without growing beyond bounds.
 fn bounded(mut request: Request<RequestBody>) -> Request<s3s::Body> {
-    let framed = request.headers().get("x-amz-content-sha256");
-    if framed.is_some_and(|kind| kind.as_bytes().starts_with(b"STREAMING-")) {
+    let framed = request.headers().get("x-amz-content-sha256").map(|kind| kind.as_bytes().to_vec());
+    if let Some(kind) = framed.filter(|kind| kind.starts_with(b"STREAMING-")) {
         return request.map(|body| {
-            let bounded = Bounded::new(BodyDataStream::new(body));
+            let bounded = Bounded::new(BodyDataStream::new(body), kind.ends_with(b"-TRAILER"));
             s3s::Body::http_body_unsync(StreamBody::new(bounded.map_ok(Frame::data)))
         });
     }
@@ -622,16 +609,6 @@ fn bounded(mut request: Request<RequestBody>) -> Request<s3s::Body> {
 fn is_form(request: &Request<RequestBody>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
     request.method() == Method::POST && kind.is_some_and(|kind| kind.starts_with(b"multipart/form-data"))
-}
-
-/// A signature for a region that cannot be one's name. s3cmd begins with `US`, and signs anew once it is told the region.
-fn signed_elsewhere(request: &Request<RequestBody>) -> bool {
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let region = header.and_then(|header| header.split("Credential=").nth(1)?.split('/').nth(2));
-    let named = |region: &str| {
-        region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    region.is_some_and(|region| !named(region))
 }
 
 /// A request's method as a label: what clients make up is not one.

@@ -68,7 +68,7 @@ use settings::Buckets;
 use std::sync::Arc;
 
 /// The largest body that is read as XML: a completion of ten thousand parts has two MiB.
-const XML_BYTES_MAX: usize = 4 << 20;
+pub const XML_BYTES_MAX: usize = 4 << 20;
 
 /// The region that every bucket is in.
 pub const REGION: &str = "us-east-1";
