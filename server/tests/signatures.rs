@@ -250,7 +250,7 @@ fn lengths_that_are_not_what_was_declared_are_refused() {
     let (short, _) = put(&server).unsigned("content-length", "1000").by_header(as_it_is);
     {
         use std::io::{Read, Write};
-        let mut head = format!("PUT /box/new HTTP/1.1\r\n");
+        let mut head = "PUT /box/new HTTP/1.1\r\n".to_owned();
         short.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
         let mut stream = std::net::TcpStream::connect(&server.s3).expect("it listens");
         stream.write_all(format!("{head}\r\nnew").as_bytes()).expect("it is open");
