@@ -32,7 +32,9 @@ fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let args = Args::parse();
     // s3s writes down whole requests, with signatures and with keys that clients bring: who asks for more of everything does not ask for that.
-    let wanted = std::env::var("HOLDFAST_LOG").ok().filter(|text| EnvFilter::try_new(text).is_ok());
+    let wanted = std::env::var("HOLDFAST_LOG")
+        .ok()
+        .filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
     let filter = EnvFilter::new(format!("{},s3s=off", wanted.as_deref().unwrap_or("info")));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()

@@ -185,7 +185,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
 
     let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
     let door = S3Door::new(engine, owner);
-    let replicator = Replicator::new(local, door.clone());
+    let replicator = Replicator::new(local, door.clone(), identity.cluster.clone());
     let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
     let admin = tokio::spawn(local::serve(socket, local::router(meta)));
     let stopping = told_to_stop();

@@ -199,6 +199,92 @@ fn two_clusters_copy_each_other_and_come_to_rest() {
 }
 
 #[test]
+fn a_deletion_does_not_hide_what_was_written_after_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let (near, far) = (Server::start(&here, &[]), Server::start(&there, &[]));
+    let (client, other) = (near.client(), far.client());
+    keep_versions(&client, "box");
+    keep_versions(&other, "box");
+    remember(&here, "far", &far, &[]);
+    remember(&there, "near", &near, &[]);
+    assert_eq!(configure(&client, "box", "arn:aws:s3:far::box", "", "").status, 200);
+    assert_eq!(configure(&other, "box", "arn:aws:s3:near::box", "", "").status, 200);
+    client.put("/box/key", b"first");
+    eventually("it is copied", || is_copied(&client, "/box/key"));
+    // The way here is cut while it is deleted and written again.
+    let way = ["--data", &there.display().to_string()];
+    order(&way, &["remote", "delete", "near"]);
+    client.delete("/box/key");
+    client.put("/box/key", b"second");
+    eventually("the new one is copied", || is_copied(&client, "/box/key"));
+    other.put("/box/last", b"of there");
+    remember(&there, "near", &near, &[]);
+    eventually("all has come", || is_copied(&other, "/box/last"));
+    client.put("/box/end", b"of here");
+    eventually("the end is copied", || is_copied(&client, "/box/end"));
+    assert_eq!(client.get("/box/key"), b"second");
+    assert_eq!(other.get("/box/key"), b"second");
+}
+
+#[test]
+fn one_bucket_that_is_not_there_keeps_no_other_from_its_copies() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let (near, far) = (Server::start(&here, &[]), Server::start(&there, &[]));
+    let (client, other) = (near.client(), far.client());
+    keep_versions(&client, "box");
+    keep_versions(&other, "one");
+    keep_versions(&other, "two");
+    // Somebody who may write copies, and not much more.
+    let way = ["--data", &there.display().to_string()];
+    let (access, secret) = make_user(&way, "copier", &[]);
+    let url = format!("http://{}", far.s3);
+    let way = ["--data", &here.display().to_string()];
+    order(
+        &way,
+        &["remote", "create", "far", "--url", &url, "--access-key", &access, "--secret-key", &secret],
+    );
+    for bucket in ["one", "two"] {
+        let policy = format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"*"}},
+            "Action":["s3:PutObject","s3:GetObject","s3:DeleteObject","s3:ReplicateObject","s3:PutObjectTagging","s3:GetBucketVersioning"],
+            "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}"#
+        );
+        let set = other.request("PUT", &format!("/{bucket}"), &[("policy", "")], policy.as_bytes());
+        assert_eq!(set.status, 204, "{}", set.text());
+    }
+    let rule = |number: u32, bucket: &str| {
+        format!(
+            "<Rule><ID>{bucket}</ID><Priority>{number}</Priority><Status>Enabled</Status><Filter></Filter>\
+             <DeleteMarkerReplication><Status>Disabled</Status></DeleteMarkerReplication>\
+             <Destination><Bucket>arn:aws:s3:far::{bucket}</Bucket></Destination></Rule>"
+        )
+    };
+    let rules = rule(1, "one") + &rule(2, "two");
+    let xml = format!("<ReplicationConfiguration><Role>any</Role>{rules}</ReplicationConfiguration>");
+    let set = client.request("PUT", "/box", &[("replication", "")], xml.as_bytes());
+    assert_eq!(set.status, 200, "{}", set.text());
+    assert_eq!(other.request("DELETE", "/one", &[], b"").status, 204);
+    // Metadata that is no plain text must not stop anything either.
+    let strange = [("x-amz-meta-words", "=?UTF-8?B?w7wgIGEKYg==?="), ("x-amz-tagging", "a=b")];
+    assert_eq!(client.with_headers("PUT", "/box/key", &strange, b"bytes").status, 200);
+    eventually("the other has it", || other.request("HEAD", "/two/key", &[], b"").status == 200);
+    assert_eq!(status(&client, "/box/key").as_deref(), Some("PENDING"));
+    let (mine, copy) = (
+        client.request("HEAD", "/box/key", &[], b"").headers.get("x-amz-meta-words").cloned(),
+        other.request("HEAD", "/two/key", &[], b"").headers.get("x-amz-meta-words").cloned(),
+    );
+    assert_eq!(mine, copy);
+    keep_versions(&other, "one");
+    let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"s3:*","Resource":["arn:aws:s3:::one","arn:aws:s3:::one/*"]}]}"#;
+    assert_eq!(other.request("PUT", "/one", &[("policy", "")], policy.as_bytes()).status, 204);
+    eventually("both have it", || is_copied(&client, "/box/key"));
+    assert_eq!(other.get("/one/key"), b"bytes");
+    assert_eq!(versions(&other, "two"), (1, 0));
+}
+
+#[test]
 fn what_cannot_be_copied_is_refused_at_once() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));

@@ -12,14 +12,20 @@ pub use remote::{Fault, Remote, RemoteBucket};
 
 use crate::s3::{
     BucketView, Encryption, S3Door, name_of,
-    replication::{CURSOR, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for},
+    replication::{
+        CURSOR, DOCUMENT, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for, source_of,
+    },
     show,
 };
 use copy::Outgoing;
 use futures::future::join_all;
 use holdfast_meta_raft_machine::{
-    ask::{ConfiguredBuckets, CursorOf, HeaderNow, IdentitiesNow, JournalFrom, LookAt, VersionsOf},
+    ask::{
+        ConfiguredBuckets, CursorOf, HeaderNow, IdentitiesNow, JournalFrom, LookAt, VersionListing,
+        VersionsOf,
+    },
     command::{Command, Request, VersionChange},
+    list::{ListRequest, VersionItem},
     records::{Change, Extra, JournalRecord, Version},
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
@@ -49,6 +55,9 @@ const LANES: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// So often an object is tried that is not taken though all else is well.
+const TRIES_MAX: u32 = 10;
+
 const COMPLETED: &str = "COMPLETED";
 const FAILED: &str = "FAILED";
 
@@ -56,6 +65,7 @@ const FAILED: &str = "FAILED";
 pub struct Replicator {
     meta: MetaHandle,
     door: S3Door,
+    cluster: String,
 }
 
 /// A reader of one bucket's journal.
@@ -67,6 +77,9 @@ struct Follower {
     targets: (u64, Targets),
     /// Something may have been sent of which nobody knows.
     unsure: bool,
+    /// How often records were tried in vain.
+    tries: BTreeMap<u64, u32>,
+    cluster: String,
 }
 
 /// By remote and bucket; `None` where there is no such remote for the bucket's owner.
@@ -90,6 +103,16 @@ enum Done {
     Outdated,
 }
 
+/// Where a task was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copied {
+    /// It is not about anything that is copied.
+    Never,
+    /// No rule asks for it any more.
+    Nowhere,
+    Everywhere,
+}
+
 /// What became of the tasks of some keys.
 #[derive(Default)]
 struct LaneDone {
@@ -100,9 +123,9 @@ struct LaneDone {
 }
 
 impl Replicator {
-    /// `door` reads what is copied.
-    pub fn new(meta: MetaHandle, door: S3Door) -> Self {
-        Self { meta, door }
+    /// `door` reads what is copied; copies say that they are of this `cluster`.
+    pub fn new(meta: MetaHandle, door: S3Door, cluster: String) -> Self {
+        Self { meta, door, cluster }
     }
 
     /// Works until the future is dropped.
@@ -143,12 +166,20 @@ impl Replicator {
         }
         for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
             let id = bucket.id.0;
-            if followers.0.contains_key(&id) || !config.documents.contains_key(STATUS) {
+            if followers.0.contains_key(&id) || !config.documents.contains_key(DOCUMENT) {
                 continue;
             }
             let bucket = BucketView::new(bucket, config);
             let (meta, door) = (self.meta.clone(), self.door.clone());
-            let follower = Follower { meta, door, bucket, targets: (0, Targets::new()), unsure: true };
+            let follower = Follower {
+                meta,
+                door,
+                bucket,
+                targets: (0, Targets::new()),
+                unsure: true,
+                tries: BTreeMap::new(),
+                cluster: self.cluster.clone(),
+            };
             followers.0.insert(id, tokio::spawn(follower.run()));
         }
         *seen = index;
@@ -227,15 +258,19 @@ impl Follower {
         }
         let done = join_all(lanes.iter().map(|lane| self.work(lane))).await;
         let refused = done.iter().filter_map(|lane| lane.refused).min();
-        let told: Vec<Request> = done.into_iter().flat_map(|lane| lane.told).collect();
-        if !told.is_empty() {
-            // A version that is gone meanwhile has nothing to tell.
-            let _outcomes = self.meta.submit(told).await?;
-        }
         let position = refused.unwrap_or(last + 1);
+        done.iter().filter_map(|lane| lane.refused).for_each(|number| {
+            *self.tries.entry(number).or_default() += 1;
+        });
+        self.tries = self.tries.split_off(&position);
+        let mut requests: Vec<Request> = done.into_iter().flat_map(|lane| lane.told).collect();
         if position > from {
             let note = Command::NoteCursor { bucket, name: cursor(), position };
-            self.meta.submit(vec![Request::idempotent(note)]).await?;
+            requests.push(Request::idempotent(note));
+        }
+        if !requests.is_empty() {
+            // A version that is gone meanwhile has nothing to tell.
+            let _outcomes = self.meta.submit(requests).await?;
         }
         Ok(if refused.is_some() { Done::Refused } else { Done::All })
     }
@@ -265,16 +300,17 @@ impl Follower {
         let mut done = LaneDone::default();
         for task in lane {
             let status = match self.copy(task).await {
-                Ok(None) => continue,
-                Ok(Some(())) => COMPLETED,
+                Ok(Copied::Never) => continue,
+                Ok(Copied::Nowhere) => None,
+                Ok(Copied::Everywhere) => Some(COMPLETED),
                 Err(fault) => {
                     let (bucket, key) = (&self.bucket.bucket.name, String::from_utf8_lossy(&task.record.key));
                     tracing::warn!(bucket, %key, %fault, "an object was not copied");
-                    if !fault.is_final() {
+                    if !fault.is_final() && !self.is_hopeless(task).await {
                         done.refused = Some(task.number);
                         return done;
                     }
-                    FAILED
+                    Some(FAILED)
                 }
             };
             done.told.extend(self.tell(task, status));
@@ -282,10 +318,23 @@ impl Follower {
         done
     }
 
+    /// It was tried often enough, and nothing else is wrong with where it goes.
+    async fn is_hopeless(&self, task: &Task<'_>) -> bool {
+        if self.tries.get(&task.number).is_none_or(|tries| *tries < TRIES_MAX) {
+            return false;
+        }
+        let targets = self.targets.1.values();
+        let well = join_all(targets.map(async |target| match target {
+            Some(target) => target.keeps_versions().await.is_ok_and(|keeps| keeps),
+            None => false,
+        }));
+        well.await.into_iter().all(|is_well| is_well)
+    }
+
     /// What is told of a version from now on; of delete markers there is nothing.
-    fn tell(&self, task: &Task<'_>, status: &str) -> Option<Request> {
+    fn tell(&self, task: &Task<'_>, status: Option<&str>) -> Option<Request> {
         let version = Some(name_of(task.version.id, task.extra));
-        let change = VersionChange::Document(STATUS.to_owned(), Some(status.to_owned()));
+        let change = VersionChange::Document(STATUS.to_owned(), status.map(str::to_owned));
         (!task.extra.marker).then(|| {
             Request::idempotent(Command::ChangeVersion {
                 bucket: self.bucket.bucket.id,
@@ -297,10 +346,10 @@ impl Follower {
         })
     }
 
-    /// Copies what a task asks for to all that want it; `None` where nobody does.
-    async fn copy(&self, task: &Task<'_>) -> Result<Option<()>, Fault> {
+    /// Copies what a task asks for to all that want it. One that does not take it keeps no other from having it.
+    async fn copy(&self, task: &Task<'_>) -> Result<Copied, Fault> {
         // Keys that are no text came by another door, and S3 could not name them.
-        let Ok(key) = std::str::from_utf8(&task.record.key) else { return Ok(None) };
+        let Ok(key) = std::str::from_utf8(&task.record.key) else { return Ok(Copied::Never) };
         let is_marker = task.extra.marker;
         let pending = task.extra.documents.get(STATUS).is_some_and(|status| status == PENDING);
         let wanted = match task.record.change {
@@ -308,59 +357,128 @@ impl Follower {
             Change::Delete => is_marker,
         };
         if !wanted {
-            return Ok(None);
+            return Ok(Copied::Never);
         }
-        let rules = rules_for(&self.bucket.replication, key, &task.extra.tags);
-        let mut sent = None;
-        for rule in rules.into_iter().filter(|rule| !is_marker || rule.markers) {
+        let opening = match is_marker {
+            true => None,
+            false => Encryption::of_copy(&self.door, task.extra)
+                .await
+                .map_err(|error| Fault::Source(error.to_string()))?,
+        };
+        let goes = |rule: &&Rule| match is_marker {
+            true => rule.markers,
+            false => opening.as_ref().is_none_or(|encryption| encryption.may_be_copied(&self.bucket, rule)),
+        };
+        let (mut copied, mut fault): (_, Option<Fault>) = (Copied::Nowhere, None);
+        for rule in rules_for(&self.bucket.replication, key, &task.extra.tags).into_iter().filter(goes) {
             let target = self.targets.1.get(&(rule.remote.clone(), rule.bucket.clone()));
-            let Some(target) = target.and_then(Option::as_ref) else {
-                return Err(Fault::Setup(format!(
-                    "there is no remote {} for this bucket's owner",
-                    rule.remote
-                )));
+            let sent = match target.and_then(Option::as_ref) {
+                None => {
+                    Err(Fault::Setup(format!("there is no remote {} for this bucket's owner", rule.remote)))
+                }
+                Some(target) if is_marker => self.delete(task, key, rule, target).await,
+                Some(target) => self.put(task, key, rule, target, opening.as_ref()).await,
             };
-            match is_marker {
-                true => delete(target, key).await?,
-                false => self.put(task, key, rule, target).await?,
+            match sent {
+                Ok(()) => copied = Copied::Everywhere,
+                // What can be waited for counts more than what is final.
+                Err(new) if fault.as_ref().is_none_or(Fault::is_final) => fault = Some(new),
+                Err(_) => {}
             }
-            sent = Some(());
         }
-        Ok(sent)
+        fault.map_or(Ok(copied), Err)
     }
 
-    async fn put(&self, task: &Task<'_>, key: &str, rule: &Rule, target: &RemoteBucket) -> Result<(), Fault> {
+    /// What copies of this bucket's versions say of themselves, before the version.
+    fn origin(&self) -> String {
+        format!("{}/{}/", self.cluster, self.bucket.bucket.name)
+    }
+
+    /// Deletes a key there, if what it names is a copy of an older version of it, or what the deleted version here was a
+    /// copy of. Everything else was written later, or there: two clusters that copy each other must not hide it.
+    async fn delete(
+        &self,
+        task: &Task<'_>,
+        key: &str,
+        rule: &Rule,
+        target: &RemoteBucket,
+    ) -> Result<(), Fault> {
+        let Some(there) = target.head(key).await? else {
+            // A bucket that is missing looks the same.
+            return target.keeps_versions().await.map(drop);
+        };
+        let text = |name: &str| there.get(name).and_then(|value| value.to_str().ok());
+        let (origin, marker) = (self.origin(), show(name_of(task.version.id, task.extra)));
+        let copied = text(SOURCE_HEADER).and_then(|source| source.strip_prefix(&origin));
+        let is_older = copied.is_some_and(|version| version < marker.as_str());
+        let source = match is_older {
+            true => None,
+            false => self.hidden_source(task).await.map_err(|error| Fault::Source(error.to_string()))?,
+        };
+        let is_source = text("x-amz-version-id")
+            .zip(source)
+            .is_some_and(|(version, source)| source.ends_with(&format!("/{}/{version}", rule.bucket)));
+        if !is_older && !is_source {
+            return Ok(());
+        }
+        let pairs = vec![(STATUS_HEADER.to_owned(), REPLICA.to_owned())];
+        target.send(Method::DELETE, key, &[], pairs, (Body::default(), 0)).await.map(drop)
+    }
+
+    /// What the version below a delete marker is a copy of.
+    async fn hidden_source(&self, task: &Task<'_>) -> Result<Option<String>, MetaError> {
+        let (bucket, key) = (self.bucket.bucket.id, &task.record.key);
+        let wanted =
+            ListRequest { prefix: key.clone(), after: key.clone(), max: 1, ..ListRequest::default() };
+        let after = Some(name_of(task.version.id, task.extra));
+        let page = self.meta.ask(VersionListing { bucket, wanted, after }).await?;
+        let Some(VersionItem::Version(below)) = page.items.first().filter(|item| match item {
+            VersionItem::Version(shown) => shown.key == *key && !shown.marker,
+            VersionItem::CommonPrefix(_) => false,
+        }) else {
+            return Ok(None);
+        };
+        let wanted = vec![(task.record.node, below.id)];
+        let found = self.meta.ask(VersionsOf { bucket, wanted }).await?.into_iter().next().flatten();
+        Ok(found.and_then(|(_, extra)| source_of(&extra).map(str::to_owned)))
+    }
+
+    async fn put(
+        &self,
+        task: &Task<'_>,
+        key: &str,
+        rule: &Rule,
+        target: &RemoteBucket,
+        opening: Option<&Encryption>,
+    ) -> Result<(), Fault> {
         let Task { version, extra, .. } = *task;
-        let source = format!("{}/{}", self.bucket.bucket.name, show(name_of(version.id, extra)));
+        let (origin, name) = (self.origin(), show(name_of(version.id, extra)));
         if self.unsure {
-            let known = target.head(key).await?;
-            let is_there = |value: &reqwest::header::HeaderValue| value.as_bytes() == source.as_bytes();
-            if known.is_some_and(|headers| headers.get(SOURCE_HEADER).is_some_and(is_there)) {
+            let known = match target.head(key).await {
+                // Who may not look sends it again.
+                Err(Fault::Refused(403, _)) => None,
+                other => other?,
+            };
+            let source = known.as_ref().and_then(|headers| headers.get(SOURCE_HEADER)?.to_str().ok());
+            // Versions go in order: a later one there has this one below it.
+            if source
+                .and_then(|source| source.strip_prefix(&origin))
+                .is_some_and(|there| there >= name.as_str())
+            {
                 return Ok(());
             }
         }
-        let opening = Encryption::of_copy(&self.door, extra).await;
-        let opening = opening.map_err(|error| Fault::Source(error.to_string()))?;
         let outgoing = Outgoing {
             door: &self.door,
             bucket: &self.bucket.bucket,
             key,
             version,
             extra,
-            seal: opening.as_ref().map(|encryption| encryption.seal.clone()),
-            source,
+            seal: opening.map(|encryption| encryption.seal.clone()),
+            source: origin + &name,
             storage_class: rule.storage_class.as_deref(),
-            encryption: opening.as_ref().and_then(|encryption| encryption.asked_of(rule.kms_key.as_deref())),
+            encryption: opening.and_then(|encryption| encryption.asked_of(rule.kms_key.as_deref())),
         };
         outgoing.send(target).await
     }
-}
-
-/// Deletes a key there, unless it is deleted already: else two clusters that copy each other would go on for ever.
-async fn delete(target: &RemoteBucket, key: &str) -> Result<(), Fault> {
-    if target.head(key).await?.is_none() {
-        return Ok(());
-    }
-    let pairs = vec![(STATUS_HEADER.to_owned(), REPLICA.to_owned())];
-    target.send(Method::DELETE, key, &[], pairs, (Body::default(), 0)).await.map(drop)
 }

@@ -166,20 +166,24 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if let Some(open_device) = opener {
         running.duties.spawn(host.clone().maintain(engine.clone(), open_device));
     }
-    let door = host.door(&engine).await?;
-    if let Some(node) = &running.node {
+    // Storage nodes have no part in the owner's keys.
+    let door = match running.node.is_some() || s3.is_some() {
+        true => Some(host.door(&engine).await?),
+        false => None,
+    };
+    if let (Some(node), Some(door)) = (&running.node, &door) {
         let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
         let lifecycle = Lifecycle::new(node.handle(), host.config.lifecycle_day);
         running.duties.spawn(async move { lifecycle.run().await.map_err(SystemError::from) });
         let notifier = Notifier::new(node.handle())?;
         running.duties.spawn(async move { notifier.run().await.map_err(SystemError::from) });
-        let replicator = Replicator::new(node.handle(), door.clone());
+        let replicator = Replicator::new(node.handle(), door.clone(), host.cluster.clone());
         running.duties.spawn(async move { replicator.run().await.map_err(SystemError::from) });
     }
     let mut serving = None;
     let mut ready = ready;
-    if let Some(listener) = s3 {
+    if let (Some(listener), Some(door)) = (s3, door) {
         let address = listener.local_addr().map_err(io_at("S3"))?;
         serving = Some(host.serve_s3(door, listener)?);
         ready.push_str(&format!(" s3={}://{address}", host.config.door.scheme()));
@@ -446,7 +450,6 @@ impl Host {
         maintenance.run().await.map_err(SystemError::from)
     }
 
-    /// Serves S3 with the cluster's keys.
     /// The door of the cluster's owner.
     async fn door(&self, engine: &Engine) -> Result<S3Door, SystemError> {
         let keys = self.remote.ask(AccessKeys {}).await?;
@@ -455,6 +458,7 @@ impl Host {
         Ok(S3Door::new(engine.clone(), Credentials::new(key.access, key.secret)))
     }
 
+    /// Serves S3 through a door.
     fn serve_s3(
         &self,
         door: S3Door,

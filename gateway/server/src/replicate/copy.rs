@@ -2,7 +2,7 @@
 
 use super::remote::{Fault, Pairs, RemoteBucket, between, text_of};
 use crate::{
-    clock::rfc3339,
+    clock::{rfc3339, unix_ms},
     s3::{
         S3Door, checksum_text,
         replication::{REPLICA, SOURCE_HEADER, STATUS_HEADER},
@@ -10,11 +10,29 @@ use crate::{
     },
     seal::Seal,
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use holdfast_core::limits::PUT_BYTES_MAX;
-use holdfast_meta_raft_machine::records::{Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Version};
+use holdfast_meta_raft_machine::records::{
+    Bucket, Checksum, ChecksumAlgorithm, Etag, Extra, Retention, Version,
+};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, Method};
-use std::{fmt::Write as _, ops::Range};
+use std::{borrow::Cow, fmt::Write as _, ops::Range};
+
+/// A retention that ends so soon is not asked for: there it may have ended already.
+const RETENTION_MARGIN_MS: u64 = 60_000;
+
+/// Metadata as a header may hold it: an encoded word (RFC 2047) where it is not plain text.
+fn in_header(value: &str) -> Cow<'_, str> {
+    let is_plain = value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        && value.trim() == value
+        && !value.contains("  ")
+        && !value.contains("=?");
+    match is_plain {
+        true => Cow::Borrowed(value),
+        false => Cow::Owned(format!("=?UTF-8?B?{}?=", BASE64_STANDARD.encode(value))),
+    }
+}
 
 /// A version, and how its bytes are read.
 pub struct Outgoing<'a> {
@@ -80,7 +98,7 @@ impl Outgoing<'_> {
             value.iter().for_each(|value| add(name, value));
         }
         for (name, value) in &attributes.user {
-            add(&format!("x-amz-meta-{name}"), value);
+            add(&format!("x-amz-meta-{name}"), &in_header(value));
         }
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let tags =
@@ -93,7 +111,8 @@ impl Outgoing<'_> {
         self.storage_class.or(class).into_iter().for_each(|class| add("x-amz-storage-class", class));
         let redirect = self.extra.documents.get("redirect");
         redirect.iter().for_each(|to| add("x-amz-website-redirect-location", to));
-        if let Some(kept) = self.extra.retention {
+        let lasts = |kept: &Retention| kept.until_ms > unix_ms() + RETENTION_MARGIN_MS;
+        if let Some(kept) = self.extra.retention.filter(lasts) {
             add("x-amz-object-lock-mode", show_mode(kept.mode));
             add("x-amz-object-lock-retain-until-date", &rfc3339(kept.until_ms));
         }
@@ -121,7 +140,6 @@ impl Outgoing<'_> {
         match (whole, &self.version.etag) {
             (Some(checksum), _) => pairs.push(checksum_header(checksum)),
             (None, Etag::Md5(md5)) => {
-                use base64::{Engine as _, prelude::BASE64_STANDARD};
                 pairs.push(("content-md5".to_owned(), BASE64_STANDARD.encode(md5)));
             }
             (None, Etag::Multipart { .. }) => {}
@@ -184,8 +202,18 @@ impl Outgoing<'_> {
             target.send(Method::POST, self.key, &[("uploadId", id)], pairs, (list.into(), bytes)).await?;
         let text = text_of(answer).await?;
         // S3 may begin to answer before it knows.
-        match between(&text, "Code") {
-            Some(code) => Err(Fault::Unreachable(code.to_owned())),
+        if let Some(code) = between(&text, "Code") {
+            return Err(Fault::Unreachable(code.to_owned()));
+        }
+        // Parts need not have checksums of their own: the whole has this one, unless it is under a key there.
+        let tag =
+            between(&text, "ETag").map(|tag| tag.replace("&quot;", "").replace("&#34;", "").replace('"', ""));
+        let is_plain = self.encryption.is_none_or(|(method, _)| method == "AES256");
+        let wanted = self.version.etag.to_string().replace('"', "");
+        match tag.filter(|tag| is_plain && !self.version.parts.is_empty() && *tag != wanted) {
+            Some(tag) => {
+                Err(Fault::Unreachable(format!("the copy has the entity tag {tag}, and not {wanted}")))
+            }
             None => Ok(()),
         }
     }

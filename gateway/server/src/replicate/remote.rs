@@ -21,7 +21,7 @@ use thiserror::Error;
 
 /// How long a request may take, and how much longer for each of its MiB.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PATIENCE_PER_MIB: Duration = Duration::from_millis(1000);
+const PATIENCE_PER_MIB: Duration = Duration::from_secs(8);
 
 /// Bytes of an answer that are read.
 const ANSWER_MAX: usize = 64 << 10;
@@ -73,20 +73,38 @@ pub enum Fault {
     Setup(String),
     #[error("a key with . or .. between its slashes cannot be in an address")]
     Key,
+    #[error("what is known of the object cannot be in headers: {0}")]
+    Headers(String),
     /// What was to be sent could not be read here.
     #[error("the object cannot be read now: {0}")]
     Source(String),
 }
 
+/// Refusals of an object for what it is: to send it again would change nothing. Whatever else goes wrong (credentials, a
+/// missing bucket, damage on the way) is waited for.
+const FINAL: [&str; 14] = [
+    "EntityTooLarge",
+    "InvalidArgument",
+    "InvalidDigest",
+    "InvalidEncryptionAlgorithmError",
+    "InvalidPart",
+    "InvalidRedirectLocation",
+    "InvalidRequest",
+    "InvalidStorageClass",
+    "InvalidTag",
+    "KeyTooLongError",
+    "MalformedXML",
+    "MetadataTooLarge",
+    "NotImplemented",
+    "RequestHeaderSectionTooLarge",
+];
+
 impl Fault {
-    /// Whether the object itself is not taken, so that to try again would change nothing. Refused credentials and missing
-    /// buckets are for operators to repair: that is waited for.
+    /// Whether the object itself is not taken, now and for ever.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Refused(status, _) => {
-                (400..500).contains(status) && ![401, 403, 404, 408, 409, 429].contains(status)
-            }
-            Self::Key => true,
+            Self::Refused(_, code) => FINAL.contains(&code.as_str()),
+            Self::Key | Self::Headers(_) => true,
             Self::Unreachable(_) | Self::Setup(_) | Self::Source(_) => false,
         }
     }
@@ -137,6 +155,7 @@ impl RemoteBucket {
 
     fn signed(&self, method: &Method, url: &Url, pairs: &Pairs) -> Result<HeaderMap, Fault> {
         let setup = |error: &dyn std::fmt::Display| Fault::Setup(error.to_string());
+        let in_headers = |error: &dyn std::fmt::Display| Fault::Headers(error.to_string());
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
@@ -155,14 +174,14 @@ impl RemoteBucket {
         // What is sent has checksums of its own, which are signed.
         let request =
             SignableRequest::new(method.as_str(), url.as_str(), headers, SignableBody::UnsignedPayload);
-        let (instructions, _) = sign(request.map_err(|error| setup(&error))?, &params)
-            .map_err(|error| setup(&error))?
+        let (instructions, _) = sign(request.map_err(|error| in_headers(&error))?, &params)
+            .map_err(|error| in_headers(&error))?
             .into_parts();
         let (added, _) = instructions.into_parts();
         let mut headers = HeaderMap::new();
         let mut add = |name: &str, value: &str| {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| setup(&error))?;
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| setup(&error))?;
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| in_headers(&error))?;
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| in_headers(&error))?;
             headers.insert(name, value);
             Ok::<_, Fault>(())
         };
@@ -282,9 +301,11 @@ mod tests {
 
     #[test]
     fn only_what_concerns_the_object_is_final() {
-        assert!(Fault::Refused(400, String::new()).is_final());
-        for status in [401, 403, 404, 409, 429, 500, 503] {
-            assert!(!Fault::Refused(status, String::new()).is_final(), "{status}");
+        assert!(Fault::Refused(400, "InvalidTag".to_owned()).is_final() && Fault::Key.is_final());
+        for (status, code) in
+            [(400, "BadDigest"), (400, ""), (403, "AccessDenied"), (404, "NoSuchBucket"), (503, "SlowDown")]
+        {
+            assert!(!Fault::Refused(status, code.to_owned()).is_final(), "{code}");
         }
     }
 }

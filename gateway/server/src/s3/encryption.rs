@@ -6,6 +6,7 @@ use super::{
     documents::{kept, malformed, set, to_xml},
     error,
     extras::header,
+    replication::Rule,
     settings::{BucketView, from_xml},
 };
 use crate::{
@@ -333,11 +334,11 @@ impl Encryption {
     }
 
     /// Whether an object may be copied to another cluster: one under a key of the key service only where the rule names
-    /// another one there.
-    pub fn may_be_copied(&self, names_key: bool) -> bool {
+    /// another one there, and from buckets of the system's owner, who may use all keys.
+    pub fn may_be_copied(&self, bucket: &BucketView, rule: &Rule) -> bool {
         match self.kept {
             Kept::System { .. } => true,
-            Kept::Kms { .. } => names_key,
+            Kept::Kms { .. } => rule.kms_key.is_some() && bucket.config.owner.is_empty(),
             Kept::Customer { .. } => false,
         }
     }

@@ -34,7 +34,7 @@ const RETENTION_DAYS_MAX: u64 = 36_500;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Storage classes that clients may name. All are kept alike; the name is given back.
-const STORAGE_CLASSES: [&str; 10] = [
+pub const STORAGE_CLASSES: [&str; 10] = [
     "STANDARD",
     "REDUCED_REDUNDANCY",
     "STANDARD_IA",

@@ -9,12 +9,12 @@ use super::{
     documents::{malformed, set, to_xml},
     encryption::Encryption,
     error,
-    extras::header,
-    settings::{BucketView, from_xml},
+    extras::{STORAGE_CLASSES, header},
+    settings::{BucketView, Ownership, from_xml},
 };
 use crate::replicate::{Fault, Remote, RemoteBucket};
 use holdfast_meta_raft_machine::{
-    ask::{IdentitiesNow, UsageOf},
+    ask::{CursorOf, IdentitiesNow, UsageOf},
     command::Command,
     records::{Extra, Versioning},
 };
@@ -31,7 +31,8 @@ use s3s::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-const DOCUMENT: &str = "replication";
+/// Under this name a bucket keeps its rules.
+pub const DOCUMENT: &str = "replication";
 
 /// Under this name a version says whether it is copied, and under this one of which version it is a copy.
 pub const STATUS: &str = "replication";
@@ -126,7 +127,8 @@ fn read(rule: &ReplicationRule) -> Option<Rule> {
         remote,
         bucket,
         storage_class: rule.destination.storage_class.as_ref().map(|class| class.as_str().to_owned()),
-        markers: markers.is_some_and(enabled),
+        // Rules of the older form have no say in it.
+        markers: rule.filter.is_none() || markers.is_some_and(enabled),
         kms_key: key.filter(|_| keys.is_some_and(|keys| keys.status.as_str() == "Enabled")),
     })
 }
@@ -164,9 +166,11 @@ pub fn mark(
         }
         return Ok(());
     }
-    let goes =
-        |rule: &&Rule| encryption.is_none_or(|encryption| encryption.may_be_copied(rule.kms_key.is_some()));
+    let goes = |rule: &&Rule| encryption.is_none_or(|encryption| encryption.may_be_copied(bucket, rule));
+    // What somebody else owns is not the bucket owner's to give away.
+    let is_owned = extra.owner == bucket.config.owner || bucket.ownership == Ownership::BucketOwnerEnforced;
     if bucket.config.versioning == Versioning::Enabled
+        && is_owned
         && rules_for(&bucket.replication, key, &extra.tags).iter().any(goes)
     {
         extra.documents.insert(STATUS.to_owned(), PENDING.to_owned());
@@ -196,6 +200,10 @@ fn check_destination(wanted: &Destination) -> S3Result<()> {
         ));
     }
     let timed = wanted.replication_time.as_ref().is_some_and(|time| time.status.as_str() == "Enabled");
+    let class = wanted.storage_class.as_ref().map(|class| class.as_str());
+    if class.is_some_and(|class| !STORAGE_CLASSES.contains(&class)) {
+        return Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid"));
+    }
     if timed || wanted.access_control_translation.is_some() {
         return Err(s3_error!(
             NotImplemented,
@@ -314,9 +322,9 @@ pub async fn put_bucket_replication(
     }
     let text = to_xml(&config)?;
     check_targets(door, &bucket.config.owner, &rules(&text)).await?;
-    if !bucket.config.documents.contains_key(DOCUMENT) {
-        // What was deleted before is not deleted there.
-        let id = bucket.bucket.id;
+    let id = bucket.bucket.id;
+    if door.ask(CursorOf { bucket: id, name: CURSOR.to_owned() }).await?.is_none() {
+        // What was deleted before there were any rules is not deleted there.
         let usage = door.ask(UsageOf { bucket: id }).await?.unwrap_or_default();
         let name = CURSOR.to_owned();
         door.run(Command::NoteCursor { bucket: id, name, position: usage.journal_next }).await?;

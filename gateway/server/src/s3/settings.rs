@@ -110,7 +110,7 @@ impl BucketView {
             logging: document("logging").and_then(|text| logging::target(text, &config.owner)),
             notifies: document("notification").is_some(),
             website: document("website").and_then(|text| from_xml(text)),
-            replication: document(replication::STATUS)
+            replication: document(replication::DOCUMENT)
                 .map(|text| replication::rules(text))
                 .unwrap_or_default(),
             encryption: document(ENCRYPTION).map(|text| encryption::Default::read(text)),
