@@ -2,6 +2,7 @@
 
 use crate::{
     MetaError, MetaMetrics,
+    heads::Heads,
     proposals::{Proposed, Submission, pack},
     reads::{Reader, Reads},
     snapshots::{Page, Snapshots, Ticket},
@@ -119,6 +120,8 @@ pub struct Driver {
     /// In the log since it was compacted.
     pub held_bytes: u64,
     pub applied: u64,
+    /// Where the state's queues begin.
+    pub heads: Heads,
     /// When an entry was last proposed here, or seen from another leader.
     pub last_entry: Instant,
     pub gathering: bool,
@@ -346,8 +349,9 @@ impl Driver {
         let start = Instant::now();
         let applied = {
             let state = self.store.state.read().unwrap_or_else(PoisonError::into_inner);
-            let applied = apply(&*state, committed.index, entry)?;
+            let applied = apply(&self.heads.over(&*state, committed.index), committed.index, entry)?;
             state.write(&applied.batch, Durability::Buffered)?;
+            self.heads.wrote(&applied.batch, committed.index);
             applied
         };
         self.metrics.apply_seconds.observe(start.elapsed().as_secs_f64());

@@ -8,6 +8,7 @@ mod beats;
 mod collector;
 mod driver;
 mod gate;
+mod heads;
 mod meta;
 mod metrics;
 mod node;
