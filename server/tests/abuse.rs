@@ -5,17 +5,11 @@ mod common;
 use common::{
     Client, SECRET_KEY, Server,
     forger::Forgery,
+    is_unharmed,
     suites::{make_user, order},
+    with_secret as server,
 };
 use std::io::{Read, Write};
-
-fn server() -> (tempfile::TempDir, Server) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let server = Server::start(&dir.path().join("data"), &[]);
-    server.client().create_bucket("box");
-    server.client().put("/box/secret", b"secret");
-    (dir, server)
-}
 
 /// What the server says to these bytes until it closes the connection.
 fn raw(server: &Server, bytes: &[u8]) -> String {
@@ -26,11 +20,6 @@ fn raw(server: &Server, bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     let _reset = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn is_unharmed(server: &Server) {
-    assert_eq!(server.client().list("box", ""), ["secret"]);
-    assert_eq!(server.client().get("/box/secret"), b"secret");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use common::{ACCESS_KEY, SECRET_KEY, Server, client::exchange};
+use common::{ACCESS_KEY, SECRET_KEY, Server, client::exchange, with_secret as server};
 use sha2::{Digest, Sha256};
 
 /// The path and query of a presigned URL.
@@ -28,14 +28,6 @@ fn send(server: &Server, request_line: &str, headers: &str, body: &[u8]) -> u16 
     );
     exchange(&server.s3, head.as_bytes(), body, request_line.starts_with("HEAD"))
         .map_or(0, |response| response.status)
-}
-
-fn server() -> (tempfile::TempDir, Server) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let server = Server::start(&dir.path().join("data"), &[]);
-    server.client().create_bucket("box");
-    server.client().put("/box/secret", b"secret");
-    (dir, server)
 }
 
 #[test]

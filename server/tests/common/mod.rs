@@ -102,6 +102,21 @@ impl Server {
     }
 }
 
+/// A server with one object, which attackers want: `secret` in the bucket `box`.
+pub fn with_secret() -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[]);
+    server.client().create_bucket("box");
+    server.client().put("/box/secret", b"secret");
+    (dir, server)
+}
+
+/// The object is there as it was, and nothing beside it.
+pub fn is_unharmed(server: &Server) {
+    assert_eq!(server.client().list("box", ""), ["secret"]);
+    assert_eq!(server.client().get("/box/secret"), b"secret");
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _gone = self.child.kill();
