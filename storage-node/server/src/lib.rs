@@ -322,7 +322,7 @@ impl Device {
 fn open_store(dir: &Path, incarnation: Incarnation) -> Result<(FsStore, Recovered), DeviceError> {
     let io = |source| DeviceError::Io { path: dir.to_owned(), source };
     let disk = || FsDisk::open(&dir.join("segments")).map_err(io);
-    let config = StoreConfig::for_space(disk()?.space().map_err(io)?);
+    let config = StoreConfig::for_capacity(disk()?.capacity().map_err(io)?);
     let index_dir = dir.join("index");
     let open = |path: &Path| -> Result<Family, KvError> {
         let database = Database::open(path, &INDEX_TUNING, &[INDEX])?;

@@ -11,7 +11,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, IoSlice},
     num::NonZeroUsize,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -108,6 +108,18 @@ fn read_whole(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+impl FsDisk {
+    /// The bytes that the store can have: those that its segments occupy, and the free ones.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn capacity(&self) -> io::Result<u64> {
+        let occupied = |segment| Ok(fs::metadata(self.path(segment))?.blocks() * 512);
+        let own = self.segments()?.into_iter().map(occupied).sum::<io::Result<u64>>()?;
+        Ok(own + self.space()?.free)
+    }
 }
 
 impl Disk for FsDisk {

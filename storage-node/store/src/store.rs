@@ -109,9 +109,11 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// Keeps 5 % of the disk, between 64 MiB and 64 GiB, a quarter of it for maintenance alone.
-    pub fn for_space(space: Space) -> Self {
-        let reserve_user = (space.total / 20).clamp(64 << 20, 64 << 30);
+    /// Keeps 5 % of what the store can have, its own bytes and the free ones, between 64 MiB and 64 GiB; a quarter of it
+    /// for maintenance alone. On a disk that is shared with others, what they hold does not count: a twentieth of it
+    /// could be more than what is left.
+    pub fn for_capacity(bytes: u64) -> Self {
+        let reserve_user = (bytes / 20).clamp(64 << 20, 64 << 30);
         Self { reserve_user, reserve_maintenance: reserve_user / 4 }
     }
 }

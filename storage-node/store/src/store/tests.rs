@@ -284,3 +284,12 @@ fn epochs_of_large_shards_are_fenced_across_power_cuts() {
     late.id.index = 9;
     assert!(matches!(put_one(&rig.store, late), Err(ShardError::StaleEpoch { .. })));
 }
+
+#[test]
+fn the_reserve_is_a_twentieth_of_what_a_store_can_have() {
+    let kept = |capacity| StoreConfig::for_capacity(capacity).reserve_user;
+    assert_eq!(
+        [kept(0), kept(1 << 30), kept(10 << 30), kept(u64::MAX)],
+        [64 << 20, 64 << 20, 512 << 20, 64 << 30]
+    );
+}
