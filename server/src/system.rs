@@ -12,7 +12,7 @@ use holdfast_core::{
 };
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Lifecycle, Maintenance,
-    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, notify::Notifier,
+    MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, journal::Journals, notify::Notifier,
     replicate::Replicator, s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::{self, DirLock};
@@ -180,12 +180,13 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
     let lifecycle = Lifecycle::new(local.clone(), config.lifecycle_day);
-    let notifier = Notifier::new(local.clone())?;
     let collector = Collector::new(local.clone(), collector_config);
 
     let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
     let door = S3Door::new(engine, owner);
-    let replicator = Replicator::new(local, door.clone(), identity.cluster.clone());
+    let notifier = Notifier::new(local.clone())?;
+    let replicator = Replicator::new(local.clone(), door.clone(), identity.cluster.clone());
+    let journals = Journals::new(local, vec![Box::new(notifier), Box::new(replicator)]);
     let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
     let admin = tokio::spawn(local::serve(socket, local::router(meta)));
     let stopping = told_to_stop();
@@ -203,8 +204,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
             async { archivist.run().await.map_err(SystemError::from) },
             async { collector.run().await.map_err(SystemError::from) },
             async { lifecycle.run().await.map_err(SystemError::from) },
-            async { notifier.run().await.map_err(SystemError::from) },
-            async { replicator.run().await.map_err(SystemError::from) },
+            async { journals.run().await.map_err(SystemError::from) },
         )
         .map(|((), (), (), (), (), ())| ())
     });

@@ -14,6 +14,7 @@ mod engine;
 mod http;
 mod iam;
 pub mod identity;
+pub mod journal;
 pub mod keyring;
 mod latency;
 mod lifecycle;

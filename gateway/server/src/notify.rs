@@ -1,16 +1,13 @@
-//! Events of buckets, told to webhooks: every member runs this, and the one that leads does it.
-//!
-//! Events are read off a bucket's journal, in its order, from a cursor that is kept in the metadata and moves once they were
-//! taken. What was taken is told again where a member stopped in between: at least once, and in order for each key.
+//! Events of buckets, told to webhooks as they are read off a bucket's journal: at least once, and in order for each key.
 
 use crate::{
     clock::{rfc3339, unix_ms},
+    journal::{Entry, Follower, Follows, Page, Taken, by_key},
     outbound,
     s3::{NOTIFICATION_MADE as MADE, Subscription, cursors, subscriptions, version_id},
 };
-use futures::future::join_all;
 use holdfast_meta_raft_machine::{
-    ask::{ConfiguredBuckets, CursorOf, HeaderNow, IdentitiesNow, JournalFrom, LookAt, VersionsOf},
+    ask::{CursorOf, IdentitiesNow},
     command::{Command, Request},
     records::{Bucket, BucketConfig, Change, Extra, JournalRecord, Version},
 };
@@ -19,34 +16,18 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
-};
-use tokio::{
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval},
 };
 
 /// Why no requests can be sent.
 pub type ClientError = reqwest::Error;
 
-/// How often a journal is looked at, and how often it is looked for subscriptions that nobody serves.
-const PACE: Duration = Duration::from_millis(200);
-const PACE_OF_BUCKETS: Duration = Duration::from_secs(1);
-
 /// Records that are read at once.
 const BATCH: u32 = 256;
 
-/// Keys whose events are told at the same time; the events of each go one after another.
-const LANES: u64 = 8;
-
 /// How long a webhook may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The pause after a webhook did not take an event, and the longest one after many.
-const PAUSE: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// What an event's key keeps as it is.
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
@@ -68,19 +49,22 @@ impl Webhook {
     }
 }
 
-/// Tells webhooks what happens in buckets, while the member in this process leads.
+/// Tells webhooks what happens in buckets.
 pub struct Notifier {
     meta: MetaHandle,
     client: reqwest::Client,
 }
 
-/// A reader of one bucket's journal for one subscription: nobody waits for a webhook of somebody else.
+/// Tells of one bucket's changes for one subscription: nobody waits for a webhook of somebody else.
 struct Teller {
     meta: MetaHandle,
     client: reqwest::Client,
     bucket: Bucket,
     config: BucketConfig,
     subscription: Subscription,
+    cursor: String,
+    /// The cursor that says which versions are new.
+    fresh: String,
     /// Records behind the cursor that were taken, while one before them was not.
     taken: BTreeSet<u64>,
     /// The webhook as it was at this change of identities.
@@ -95,16 +79,6 @@ struct Event<'a> {
     version: Option<&'a (Version, Extra)>,
     /// The record is of the version's own making, and not of one above it that went.
     is_new: bool,
-}
-
-/// What became of a batch.
-enum Told {
-    All,
-    Nothing,
-    /// The webhook did not take something.
-    Refused,
-    /// The bucket's configuration is another one now.
-    Outdated,
 }
 
 fn name_of(record: &JournalRecord, version: Option<&(Version, Extra)>, is_new: bool) -> &'static str {
@@ -167,140 +141,53 @@ impl Notifier {
     pub fn new(meta: MetaHandle) -> Result<Self, reqwest::Error> {
         Ok(Self { meta, client: outbound::client(PATIENCE)? })
     }
+}
 
-    /// Works until the future is dropped.
-    ///
-    /// # Errors
-    /// Where the member stops.
-    pub async fn run(self) -> Result<(), MetaError> {
-        let mut ticks = interval(PACE_OF_BUCKETS);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut tellers: Tellers = BTreeMap::new();
-        let mut seen = 0;
-        loop {
-            ticks.tick().await;
-            if !self.meta.status().leads {
-                tellers.values().for_each(JoinHandle::abort);
-                tellers.clear();
-                seen = 0;
-                continue;
-            }
-            let before = tellers.len();
-            tellers.retain(|_, teller| !teller.is_finished());
-            if tellers.len() != before {
-                // What ended one may need another.
-                seen = 0;
-            }
-            match self.look(&mut seen, &mut tellers).await {
-                Ok(()) => {}
-                Err(MetaError::Stopped) => return Err(MetaError::Stopped),
-                Err(error) => tracing::warn!(%error, "notifications are sent later"),
-            }
-        }
-    }
-
-    /// Starts a teller for each subscription that has none.
-    async fn look(&self, seen: &mut u64, tellers: &mut Tellers) -> Result<(), MetaError> {
-        let index = self.meta.ask(HeaderNow {}).await?.map_or(0, |header| header.applied_index);
-        if index == *seen {
-            return Ok(());
-        }
-        for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
-            for subscription in subscriptions(&config) {
-                let name = (bucket.id.0, subscription.id.clone());
-                if tellers.contains_key(&name) {
-                    continue;
-                }
-                let teller = Teller {
-                    meta: self.meta.clone(),
-                    client: self.client.clone(),
-                    bucket: bucket.clone(),
-                    config: config.clone(),
-                    subscription,
-                    taken: BTreeSet::new(),
-                    webhook: None,
-                };
-                tellers.insert(name, tokio::spawn(teller.run()));
-            }
-        }
-        *seen = index;
-        Ok(())
+impl Follows for Notifier {
+    fn followers(&self, bucket: &Bucket, config: &BucketConfig) -> Vec<Box<dyn Follower>> {
+        let follower = |subscription: Subscription| {
+            let (cursor, fresh) = cursors(&subscription.id);
+            let (bucket, config) = (bucket.clone(), config.clone());
+            let (meta, client) = (self.meta.clone(), self.client.clone());
+            let (taken, webhook) = (BTreeSet::new(), None);
+            Teller { meta, client, bucket, config, subscription, cursor, fresh, taken, webhook }
+        };
+        let boxed = |subscription| Box::new(follower(subscription)) as Box<dyn Follower>;
+        subscriptions(config).into_iter().map(boxed).collect()
     }
 }
 
-/// By bucket and subscription.
-type Tellers = BTreeMap<(u64, String), JoinHandle<()>>;
+#[async_trait::async_trait]
+impl Follower for Teller {
+    fn cursor(&self) -> &str {
+        &self.cursor
+    }
 
-impl Teller {
-    /// Tells all that is new, and tries again as long as it is not taken, until the bucket wants otherwise.
-    async fn run(mut self) {
-        let mut ticks = interval(PACE);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pause = PAUSE;
-        while self.meta.status().leads {
-            match self.batch().await {
-                Ok(Told::All) => pause = PAUSE,
-                Ok(Told::Nothing) => drop(ticks.tick().await),
-                Ok(Told::Outdated) => return,
-                // Whoever does not take it is given time.
-                Ok(Told::Refused) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-                Err(error) => {
-                    tracing::warn!(bucket = self.bucket.name, %error, "notifications are sent later");
-                    return;
-                }
-            }
-        }
+    fn batch(&self) -> u32 {
+        BATCH
     }
 
     /// Tells a few events.
-    async fn batch(&mut self) -> Result<Told, MetaError> {
-        let bucket = self.bucket.id;
-        let (cursor, fresh) = cursors(&self.subscription.id);
-        let from = self.meta.ask(CursorOf { bucket, name: cursor.clone() }).await?.unwrap_or(0);
-        let page = self.meta.ask(JournalFrom { bucket, from, limit: BATCH }).await?;
-        // The bucket may have been told to tell others meanwhile.
-        let seen = Some((bucket, self.config.number));
-        let look = self.meta.ask(LookAt { bucket: self.bucket.name.clone(), seen, key: None }).await?;
-        if look.bucket.is_none_or(|found| found.id != bucket) || look.config.is_some() {
-            return Ok(Told::Outdated);
-        }
-        let (Some(&(first, _)), Some(&(last, _))) = (page.records.first(), page.records.last()) else {
-            return Ok(Told::Nothing);
-        };
-        if first > from {
-            tracing::error!(
-                bucket = self.bucket.name,
-                lost = first - from,
-                "the journal overtook a webhook that takes nothing"
-            );
-        }
-        let fresh_from = self.meta.ask(CursorOf { bucket, name: fresh.clone() }).await?.unwrap_or(0);
-        let wanted = page.records.iter().map(|(_, record)| (record.node, record.version)).collect();
-        let versions = self.meta.ask(VersionsOf { bucket, wanted }).await?;
-        let webhook = self.webhook(look.identities).await?;
-        let (lanes, made) = lanes(&page.records, &versions, fresh_from);
-        let mut telling = Vec::new();
-        for lane in lanes {
-            telling.push(self.tell(lane, webhook.as_ref()));
-        }
-        let told = join_all(telling).await;
+    async fn take(&mut self, page: &Page) -> Result<Taken, MetaError> {
+        let (bucket, name) = (self.bucket.id, self.fresh.clone());
+        let fresh_from = self.meta.ask(CursorOf { bucket, name: name.clone() }).await?.unwrap_or(0);
+        let webhook = self.webhook(page.identities).await?;
+        let (events, made) = events(page, fresh_from);
+        let events = events.into_iter().map(|event| (event.record.key.as_slice(), event));
+        let told = by_key(events, async |lane| self.tell(lane, webhook.as_ref()).await).await;
         let refused = told.iter().filter_map(|(_, refused)| *refused).min();
-        let position = refused.unwrap_or(last + 1);
+        let position = page.position(refused);
         self.taken.extend(told.into_iter().flat_map(|(taken, _)| taken));
         self.taken = self.taken.split_off(&position);
-        if position > from {
-            // Versions are new from here on that are made later than all that was read.
-            let newest = made.range(..position).next_back().map_or(0, |(_, newest)| newest + 1);
-            let notes = [(cursor, position), (fresh, newest.max(fresh_from))];
-            let note = |(name, position)| Request::idempotent(Command::NoteCursor { bucket, name, position });
-            self.meta.submit(notes.map(note).to_vec()).await?;
-        }
-        Ok(if refused.is_some() { Told::Refused } else { Told::All })
+        // Versions are new from here on that are made later than all that was read.
+        let newest = made.range(..position).next_back().map_or(0, |(_, newest)| newest + 1);
+        let note = Command::NoteCursor { bucket, name, position: newest };
+        let requests = (newest > fresh_from).then(|| Request::idempotent(note)).into_iter().collect();
+        Ok(Taken { refused, requests })
     }
+}
 
+impl Teller {
     /// Where events go, as operators say it now.
     async fn webhook(&mut self, identities: u64) -> Result<Option<Webhook>, MetaError> {
         if let Some((number, known)) = &self.webhook
@@ -371,25 +258,17 @@ impl Teller {
 /// The newest version of which each record tells that it is new, by the record's number.
 type Made = BTreeMap<u64, u64>;
 
-/// Events by lanes, each key's in one.
-fn lanes<'a>(
-    records: &'a [(u64, JournalRecord)],
-    versions: &'a [Option<(Version, Extra)>],
-    fresh_from: u64,
-) -> (Vec<Vec<Event<'a>>>, Made) {
-    let mut lanes: Vec<Vec<Event<'_>>> = (0..LANES).map(|_| Vec::new()).collect();
+/// What records tell of, and which of it is new.
+fn events(page: &Page, fresh_from: u64) -> (Vec<Event<'_>>, Made) {
     let (mut made, mut newest) = (Made::new(), fresh_from);
-    for ((number, record), version) in records.iter().zip(versions) {
-        let (number, version) = (*number, version.as_ref());
+    let mut event = |Entry { number, record, version }: Entry<'_>| {
         let is_new = record.version.0 >= newest;
         if is_new {
             newest = record.version.0 + 1;
             made.insert(number, record.version.0);
         }
-        let name = name_of(record, version, is_new);
-        let mut hasher = DefaultHasher::new();
-        record.key.hash(&mut hasher);
-        lanes[(hasher.finish() % LANES) as usize].push(Event { number, record, name, version, is_new });
-    }
-    (lanes, made)
+        Event { number, record, name: name_of(record, version, is_new), version, is_new }
+    };
+    let events = page.entries().map(&mut event).collect();
+    (events, made)
 }

@@ -1,59 +1,38 @@
-//! Buckets copied to other clusters: every member runs this, and the one that leads does it.
+//! Buckets copied to other clusters.
 //!
-//! A bucket's journal is followed from a cursor that is kept in the metadata. What was written since, and says of itself that
-//! it is to be copied, is sent, and told as copied; the cursor moves once all before it is. Where a member stops in between,
-//! what it sent last is sent again, but for what the other cluster has already: a copy names the version that it is of. The
-//! versions of a key go one after another.
+//! What was written, and says of itself that it is to be copied, is sent as the bucket's journal tells of it, and told as
+//! copied. Where a member stops in between, what it sent last is sent again, but for what the other cluster has already: a
+//! copy names the version that it is of. The versions of a key go one after another.
 
 mod copy;
 mod remote;
 
 pub use remote::{Fault, Remote, RemoteBucket};
 
-use crate::s3::{
-    BucketView, Encryption, S3Door, name_of,
-    replication::{
-        CURSOR, DOCUMENT, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for, source_of,
+use crate::{
+    journal::{Entry, Follower, Follows, Page, Taken, by_key},
+    s3::{
+        BucketView, Encryption, S3Door, name_of,
+        replication::{
+            CURSOR, DOCUMENT, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for, source_of,
+        },
+        show,
     },
-    show,
 };
 use copy::Outgoing;
 use futures::future::join_all;
 use holdfast_meta_raft_machine::{
-    ask::{
-        ConfiguredBuckets, CursorOf, HeaderNow, IdentitiesNow, JournalFrom, LookAt, VersionListing,
-        VersionsOf,
-    },
+    ask::{IdentitiesNow, VersionListing, VersionsOf},
     command::{Command, Request, VersionChange},
     list::{ListRequest, VersionItem},
-    records::{Change, Extra, JournalRecord, Version},
+    records::{Bucket, BucketConfig, Change, Extra, JournalRecord, Version},
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
 use reqwest::{Body, Method};
-use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval},
-};
-
-/// How often a journal is looked at, and how often it is looked for buckets that nobody follows.
-const PACE: Duration = Duration::from_millis(200);
-const PACE_OF_BUCKETS: Duration = Duration::from_secs(1);
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Records that are read at once.
 const BATCH: u32 = 64;
-
-/// Keys that are copied at the same time; the versions of each go one after another.
-const LANES: u64 = 8;
-
-/// The pause after something was not taken, and the longest one after many.
-const PAUSE: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// So often an object is tried that is not taken though all else is well.
 const TRIES_MAX: u32 = 10;
@@ -61,15 +40,15 @@ const TRIES_MAX: u32 = 10;
 const COMPLETED: &str = "COMPLETED";
 const FAILED: &str = "FAILED";
 
-/// Copies buckets to other clusters, while the member in this process leads.
+/// Copies buckets to other clusters.
 pub struct Replicator {
     meta: MetaHandle,
     door: S3Door,
     cluster: String,
 }
 
-/// A reader of one bucket's journal.
-struct Follower {
+/// Copies what one bucket's journal tells of.
+struct Copier {
     meta: MetaHandle,
     door: S3Door,
     bucket: BucketView,
@@ -91,16 +70,6 @@ struct Task<'a> {
     record: &'a JournalRecord,
     version: &'a Version,
     extra: &'a Extra,
-}
-
-/// What became of a batch.
-enum Done {
-    All,
-    Nothing,
-    /// Something was not taken.
-    Refused,
-    /// The bucket's configuration is another one now.
-    Outdated,
 }
 
 /// Where a task was carried out.
@@ -127,154 +96,55 @@ impl Replicator {
     pub fn new(meta: MetaHandle, door: S3Door, cluster: String) -> Self {
         Self { meta, door, cluster }
     }
+}
 
-    /// Works until the future is dropped.
-    ///
-    /// # Errors
-    /// Where the member stops.
-    pub async fn run(self) -> Result<(), MetaError> {
-        let mut ticks = interval(PACE_OF_BUCKETS);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut followers = Followers(BTreeMap::new());
-        let mut seen = 0;
-        loop {
-            ticks.tick().await;
-            if !self.meta.status().leads {
-                followers = Followers(BTreeMap::new());
-                seen = 0;
-                continue;
-            }
-            let before = followers.0.len();
-            followers.0.retain(|_, follower| !follower.is_finished());
-            if followers.0.len() != before {
-                // What ended one may need another.
-                seen = 0;
-            }
-            match self.look(&mut seen, &mut followers).await {
-                Ok(()) => {}
-                Err(MetaError::Stopped) => return Err(MetaError::Stopped),
-                Err(error) => tracing::warn!(%error, "buckets are copied later"),
-            }
+impl Follows for Replicator {
+    fn followers(&self, bucket: &Bucket, config: &BucketConfig) -> Vec<Box<dyn Follower>> {
+        if !config.documents.contains_key(DOCUMENT) {
+            return Vec::new();
         }
-    }
-
-    /// Starts a follower of each bucket that is copied and has none.
-    async fn look(&self, seen: &mut u64, followers: &mut Followers) -> Result<(), MetaError> {
-        let index = self.meta.ask(HeaderNow {}).await?.map_or(0, |header| header.applied_index);
-        if index == *seen {
-            return Ok(());
-        }
-        for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
-            let id = bucket.id.0;
-            if followers.0.contains_key(&id) || !config.documents.contains_key(DOCUMENT) {
-                continue;
-            }
-            let bucket = BucketView::new(bucket, config);
-            let (meta, door) = (self.meta.clone(), self.door.clone());
-            let follower = Follower {
-                meta,
-                door,
-                bucket,
-                targets: (0, Targets::new()),
-                unsure: true,
-                tries: BTreeMap::new(),
-                cluster: self.cluster.clone(),
-            };
-            followers.0.insert(id, tokio::spawn(follower.run()));
-        }
-        *seen = index;
-        Ok(())
+        vec![Box::new(Copier {
+            meta: self.meta.clone(),
+            door: self.door.clone(),
+            bucket: BucketView::new(bucket.clone(), config.clone()),
+            targets: (0, Targets::new()),
+            unsure: true,
+            tries: BTreeMap::new(),
+            cluster: self.cluster.clone(),
+        })]
     }
 }
 
-/// By bucket. They end with what started them.
-struct Followers(BTreeMap<u64, JoinHandle<()>>);
-
-impl Drop for Followers {
-    fn drop(&mut self) {
-        self.0.values().for_each(JoinHandle::abort);
+#[async_trait::async_trait]
+impl Follower for Copier {
+    fn cursor(&self) -> &str {
+        CURSOR
     }
-}
 
-impl Follower {
-    /// Copies all that is new, and tries again as long as it is not taken, until the bucket wants otherwise.
-    async fn run(mut self) {
-        let mut ticks = interval(PACE);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pause = PAUSE;
-        while self.meta.status().leads {
-            match self.batch().await {
-                Ok(Done::All) => {
-                    pause = PAUSE;
-                    self.unsure = false;
-                }
-                Ok(Done::Nothing) => drop(ticks.tick().await),
-                Ok(Done::Outdated) => return,
-                // Whoever does not take it is given time.
-                Ok(Done::Refused) => {
-                    self.unsure = true;
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-                Err(error) => {
-                    tracing::warn!(bucket = self.bucket.bucket.name, %error, "a bucket is copied later");
-                    return;
-                }
-            }
-        }
+    fn batch(&self) -> u32 {
+        BATCH
     }
 
     /// Copies what a few records tell of.
-    async fn batch(&mut self) -> Result<Done, MetaError> {
-        let bucket = self.bucket.bucket.id;
-        let cursor = || CURSOR.to_owned();
-        let from = self.meta.ask(CursorOf { bucket, name: cursor() }).await?.unwrap_or(0);
-        let page = self.meta.ask(JournalFrom { bucket, from, limit: BATCH }).await?;
-        let seen = Some((bucket, self.bucket.config.number));
-        let look = self.meta.ask(LookAt { bucket: self.bucket.bucket.name.clone(), seen, key: None }).await?;
-        if look.bucket.is_none_or(|found| found.id != bucket) || look.config.is_some() {
-            return Ok(Done::Outdated);
-        }
-        let (Some(&(first, _)), Some(&(last, _))) = (page.records.first(), page.records.last()) else {
-            return Ok(Done::Nothing);
+    async fn take(&mut self, page: &Page) -> Result<Taken, MetaError> {
+        self.refresh_targets(page.identities).await?;
+        let task = |Entry { number, record, version }: Entry<'_>| {
+            let (version, extra) = version?;
+            Some((record.key.as_slice(), Task { number, record, version, extra }))
         };
-        if first > from {
-            tracing::error!(
-                bucket = self.bucket.bucket.name,
-                lost = first - from,
-                "the journal overtook the copying of this bucket: versions that stay PENDING must be copied by hand"
-            );
-        }
-        self.refresh_targets(look.identities).await?;
-        let wanted = page.records.iter().map(|(_, record)| (record.node, record.version)).collect();
-        let versions = self.meta.ask(VersionsOf { bucket, wanted }).await?;
-        let mut lanes: Vec<Vec<Task<'_>>> = (0..LANES).map(|_| Vec::new()).collect();
-        for ((number, record), version) in page.records.iter().zip(&versions) {
-            let Some((version, extra)) = version else { continue };
-            let mut hasher = DefaultHasher::new();
-            record.key.hash(&mut hasher);
-            let task = Task { number: *number, record, version, extra };
-            lanes[(hasher.finish() % LANES) as usize].push(task);
-        }
-        let done = join_all(lanes.iter().map(|lane| self.work(lane))).await;
+        let tasks: Vec<_> = page.entries().filter_map(task).collect();
+        let done = by_key(tasks, async |lane| self.work(&lane).await).await;
         let refused = done.iter().filter_map(|lane| lane.refused).min();
-        let position = refused.unwrap_or(last + 1);
-        done.iter().filter_map(|lane| lane.refused).for_each(|number| {
+        for number in done.iter().filter_map(|lane| lane.refused) {
             *self.tries.entry(number).or_default() += 1;
-        });
-        self.tries = self.tries.split_off(&position);
-        let mut requests: Vec<Request> = done.into_iter().flat_map(|lane| lane.told).collect();
-        if position > from {
-            let note = Command::NoteCursor { bucket, name: cursor(), position };
-            requests.push(Request::idempotent(note));
         }
-        if !requests.is_empty() {
-            // A version that is gone meanwhile has nothing to tell.
-            let _outcomes = self.meta.submit(requests).await?;
-        }
-        Ok(if refused.is_some() { Done::Refused } else { Done::All })
+        self.tries = self.tries.split_off(&page.position(refused));
+        self.unsure = refused.is_some();
+        Ok(Taken { refused, requests: done.into_iter().flat_map(|lane| lane.told).collect() })
     }
+}
 
+impl Copier {
     /// Reads the remotes again, where identities have changed.
     async fn refresh_targets(&mut self, identities: u64) -> Result<(), MetaError> {
         if self.targets.0 == identities {

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
-    OpenDevice, identity::Credentials, notify::Notifier, replicate::Replicator, s3::S3Door, serve,
+    OpenDevice, identity::Credentials, journal::Journals, notify::Notifier, replicate::Replicator, s3::S3Door, serve,
     serve_metrics,
 };
 use holdfast_kv::durable::DirLock;
@@ -177,9 +177,9 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
         let lifecycle = Lifecycle::new(node.handle(), host.config.lifecycle_day);
         running.duties.spawn(async move { lifecycle.run().await.map_err(SystemError::from) });
         let notifier = Notifier::new(node.handle())?;
-        running.duties.spawn(async move { notifier.run().await.map_err(SystemError::from) });
         let replicator = Replicator::new(node.handle(), door.clone(), host.cluster.clone());
-        running.duties.spawn(async move { replicator.run().await.map_err(SystemError::from) });
+        let journals = Journals::new(node.handle(), vec![Box::new(notifier), Box::new(replicator)]);
+        running.duties.spawn(async move { journals.run().await.map_err(SystemError::from) });
     }
     let mut serving = None;
     let mut ready = ready;

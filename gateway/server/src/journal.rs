@@ -1,0 +1,255 @@
+//! What follows buckets' journals: every member runs this, and the one that leads does it.
+//!
+//! A follower reads a bucket's changes in their order, from a cursor that is kept in the metadata and moves once they were
+//! taken. What was taken is read again where a member stopped in between: at least once, and in order for each key.
+
+use futures::future::join_all;
+use holdfast_core::ids::BucketId;
+use holdfast_meta_raft_machine::{
+    ask::{ConfiguredBuckets, CursorOf, HeaderNow, JournalFrom, LookAt, VersionsOf},
+    command::{Command, Request},
+    records::{Bucket, BucketConfig, Extra, JournalRecord, Version},
+};
+use holdfast_meta_raft_server::{MetaError, MetaHandle};
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    time::Duration,
+};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+/// How often a journal is looked at, and how often it is looked for buckets that nobody follows.
+const PACE: Duration = Duration::from_millis(200);
+const PACE_OF_BUCKETS: Duration = Duration::from_secs(1);
+
+/// Keys that are worked on at the same time; the changes of each go one after another.
+const LANES: u64 = 8;
+
+/// The pause after something was not taken, and the longest one after many.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Knows who follows a bucket's journal.
+pub trait Follows: Send + Sync {
+    /// The followers that the bucket asks for, as it is configured.
+    fn followers(&self, bucket: &Bucket, config: &BucketConfig) -> Vec<Box<dyn Follower>>;
+}
+
+/// A reader of one bucket's journal. It is of one configuration of the bucket, and ends with it.
+#[async_trait::async_trait]
+pub trait Follower: Send {
+    /// Its cursor's name, which no other follower of the bucket has.
+    fn cursor(&self) -> &str;
+
+    /// How many records are read at once.
+    fn batch(&self) -> u32;
+
+    /// Does what records ask for.
+    ///
+    /// # Errors
+    /// Where the metadata cannot be asked. The page is read again later, as for what [`Taken`] leaves.
+    async fn take(&mut self, page: &Page) -> Result<Taken, MetaError>;
+}
+
+/// Records of a journal that were read at once, one at least, each with its version where that is still there.
+pub struct Page {
+    pub from: u64,
+    pub records: Vec<(u64, JournalRecord)>,
+    pub versions: Vec<Option<(Version, Extra)>>,
+    /// The number of the change of identities when they were read.
+    pub identities: u64,
+}
+
+/// A record of a journal.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub number: u64,
+    pub record: &'a JournalRecord,
+    pub version: Option<&'a (Version, Extra)>,
+}
+
+/// What became of a page.
+#[derive(Default)]
+pub struct Taken {
+    /// The first record that was not taken, where there is one.
+    pub refused: Option<u64>,
+    /// What is kept of it in the metadata, beside the cursor.
+    pub requests: Vec<Request>,
+}
+
+impl Page {
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let entry = |((number, record), version): (&'_ (u64, JournalRecord), &'_ Option<_>)| (*number, record, version);
+        let all = self.records.iter().zip(&self.versions).map(entry);
+        all.map(|(number, record, version)| Entry { number, record, version: version.as_ref() })
+    }
+
+    /// Where the cursor is then.
+    pub fn position(&self, refused: Option<u64>) -> u64 {
+        let behind = || self.records.last().map_or(self.from, |(last, _)| last + 1);
+        refused.unwrap_or_else(behind)
+    }
+}
+
+/// Works on all keys at once, and on what is of one key in its order.
+pub async fn by_key<'a, T, R>(
+    items: impl IntoIterator<Item = (&'a [u8], T)>,
+    work: impl AsyncFn(Vec<T>) -> R,
+) -> Vec<R> {
+    let mut lanes: Vec<Vec<T>> = (0..LANES).map(|_| Vec::new()).collect();
+    for (key, item) in items {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        lanes[(hasher.finish() % LANES) as usize].push(item);
+    }
+    join_all(lanes.into_iter().map(work)).await
+}
+
+/// All followers of all buckets, while the member in this process leads.
+pub struct Journals {
+    meta: MetaHandle,
+    kinds: Vec<Box<dyn Follows>>,
+}
+
+/// By bucket and cursor. They end with what started them.
+#[derive(Default)]
+struct Running(BTreeMap<(BucketId, String), JoinHandle<()>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.values().for_each(JoinHandle::abort);
+    }
+}
+
+impl Journals {
+    pub fn new(meta: MetaHandle, kinds: Vec<Box<dyn Follows>>) -> Self {
+        Self { meta, kinds }
+    }
+
+    /// Works until the future is dropped.
+    ///
+    /// # Errors
+    /// Where the member stops.
+    pub async fn run(self) -> Result<(), MetaError> {
+        let mut ticks = interval(PACE_OF_BUCKETS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut running = Running::default();
+        let mut seen = 0;
+        loop {
+            ticks.tick().await;
+            if !self.meta.status().leads {
+                running = Running::default();
+                seen = 0;
+                continue;
+            }
+            let before = running.0.len();
+            running.0.retain(|_, follower| !follower.is_finished());
+            if running.0.len() != before {
+                // What ended one may need another.
+                seen = 0;
+            }
+            match self.look(&mut seen, &mut running).await {
+                Ok(()) => {}
+                Err(MetaError::Stopped) => return Err(MetaError::Stopped),
+                Err(error) => tracing::warn!(%error, "journals are followed later"),
+            }
+        }
+    }
+
+    /// Starts the followers that are asked for and do not run.
+    async fn look(&self, seen: &mut u64, running: &mut Running) -> Result<(), MetaError> {
+        let index = self.meta.ask(HeaderNow {}).await?.map_or(0, |header| header.applied_index);
+        if index == *seen {
+            return Ok(());
+        }
+        for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
+            for follower in self.kinds.iter().flat_map(|kind| kind.followers(&bucket, &config)) {
+                running.0.entry((bucket.id, follower.cursor().to_owned())).or_insert_with(|| {
+                    let (meta, bucket) = (self.meta.clone(), bucket.clone());
+                    tokio::spawn(Reader { meta, bucket, config: config.number, follower }.run())
+                });
+            }
+        }
+        *seen = index;
+        Ok(())
+    }
+}
+
+/// Reads a journal for a follower.
+struct Reader {
+    meta: MetaHandle,
+    bucket: Bucket,
+    /// The number of the bucket's configuration that the follower is of.
+    config: u64,
+    follower: Box<dyn Follower>,
+}
+
+/// What became of a look at the journal.
+enum Look {
+    Taken,
+    Nothing,
+    /// Something was not taken.
+    Refused,
+    /// The bucket's configuration is another one now.
+    Outdated,
+}
+
+impl Reader {
+    /// Has all taken that is new, and tries again what is not, until the bucket wants otherwise.
+    async fn run(mut self) {
+        let mut ticks = interval(PACE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = PAUSE;
+        while self.meta.status().leads {
+            match self.look().await {
+                Ok(Look::Taken) => pause = PAUSE,
+                Ok(Look::Nothing) => drop(ticks.tick().await),
+                Ok(Look::Outdated) => return,
+                // Whoever does not take it is given time.
+                Ok(Look::Refused) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                Err(error) => {
+                    let (bucket, cursor) = (&self.bucket.name, self.follower.cursor());
+                    tracing::warn!(bucket, cursor, %error, "a journal is followed later");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Has a few records taken.
+    async fn look(&mut self) -> Result<Look, MetaError> {
+        let (bucket, name) = (self.bucket.id, self.follower.cursor().to_owned());
+        let from = self.meta.ask(CursorOf { bucket, name: name.clone() }).await?.unwrap_or(0);
+        let records = self.meta.ask(JournalFrom { bucket, from, limit: self.follower.batch() }).await?.records;
+        // The bucket may have been configured otherwise meanwhile.
+        let seen = Some((bucket, self.config));
+        let look = self.meta.ask(LookAt { bucket: self.bucket.name.clone(), seen, key: None }).await?;
+        if look.bucket.is_none_or(|found| found.id != bucket) || look.config.is_some() {
+            return Ok(Look::Outdated);
+        }
+        let Some(&(first, _)) = records.first() else { return Ok(Look::Nothing) };
+        if first > from {
+            let (bucket, lost) = (&self.bucket.name, first - from);
+            tracing::error!(bucket, cursor = name, lost, "the journal overtook a follower: it never sees these changes");
+        }
+        let wanted = records.iter().map(|(_, record)| (record.node, record.version)).collect();
+        let versions = self.meta.ask(VersionsOf { bucket, wanted }).await?;
+        let page = Page { from, records, versions, identities: look.identities };
+        let taken = self.follower.take(&page).await?;
+        let (position, mut requests) = (page.position(taken.refused), taken.requests);
+        if position > from {
+            requests.push(Request::idempotent(Command::NoteCursor { bucket, name, position }));
+        }
+        if !requests.is_empty() {
+            // What is kept of versions that are gone meanwhile is refused, and that is well.
+            let _outcomes = self.meta.submit(requests).await?;
+        }
+        Ok(if taken.refused.is_some() { Look::Refused } else { Look::Taken })
+    }
+}
