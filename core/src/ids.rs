@@ -112,6 +112,10 @@ number_id!(
     PgId, u32
 );
 number_id!(
+    /// A pool: placement groups of one erasure profile, over devices of one class.
+    PoolId, u8
+);
+number_id!(
     /// A version of a placement group's list of devices.
     Epoch, u64
 );
@@ -165,6 +169,35 @@ impl RequestId {
     pub fn unix_ms(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl PoolId {
+    /// The pool that every system has.
+    pub const FIRST: Self = Self(0);
+
+    /// The domain of what is in the pool: chunks are not deduplicated with those of others.
+    pub fn domain(self) -> DomainId {
+        DomainId(1 + u64::from(self.0))
+    }
+
+    /// The pool's placement group of this number, of which there are fewer than 2^24.
+    pub fn group(self, number: u32) -> PgId {
+        PgId(u32::from(self.0) << 24 | number)
+    }
+}
+
+impl PgId {
+    /// The pool that the group belongs to.
+    pub fn pool(self) -> PoolId {
+        PoolId((self.0 >> 24) as u8)
+    }
+}
+
+impl DomainId {
+    /// The pool in which the domain's chunks are. The archive's domain, 0, is in the first one too.
+    pub fn pool(self) -> PoolId {
+        PoolId(self.0.saturating_sub(1) as u8)
     }
 }
 

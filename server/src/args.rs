@@ -9,6 +9,7 @@ pub use users::{
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use holdfast_core::{profile::Profile, roles::Role, topology::FailureDomain};
+use holdfast_gateway_server::s3::STORAGE_CLASSES;
 use holdfast_meta_raft_machine::records::Job;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -97,6 +98,9 @@ pub struct DevArgs {
     /// In what time every shard is read from its disk and verified once
     #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
     pub scrub_period: Duration,
+    /// A pool for objects of a storage class, on the same devices with a profile of its own, as STANDARD_IA=2+1
+    #[arg(long = "pool", value_name = "CLASS=K+M", value_parser = class_pool)]
+    pub pools: Vec<(String, Profile)>,
     /// How many seconds lifecycle rules take a day to be, to try rules out
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..))]
     pub lifecycle_day: u64,
@@ -302,6 +306,12 @@ pub enum DeviceCommand {
     Replace { device: u32 },
     /// Changes how much of the data a device should hold, beside others
     Reweigh { device: u32, weight: u64 },
+    /// Gives a device a class, as hdd: pools that name it are on such devices, and the others on those without
+    Class {
+        device: u32,
+        /// Without it, the device has none from then on
+        class: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -323,7 +333,7 @@ pub enum NodeCommand {
 pub enum PoolCommand {
     /// Lists pools
     List,
-    /// Makes the pool, by default with the best profile that the devices carry
+    /// Makes a pool, by default with the best profile that the devices carry
     Create(PoolArgs),
 }
 
@@ -338,6 +348,12 @@ pub struct PoolArgs {
     /// How many placement groups
     #[arg(long, value_name = "N")]
     pub groups: Option<u32>,
+    /// The storage class whose objects it is for, as STANDARD_IA; the first pool takes all that have none of their own
+    #[arg(long, value_name = "CLASS", value_parser = storage_class)]
+    pub class: Option<String>,
+    /// The class of the devices that it is on; by default those that have none
+    #[arg(long, value_name = "CLASS", requires = "class")]
+    pub on: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -368,6 +384,21 @@ pub enum MetaCommand {
     Remove { host: String },
     /// Hands leadership to another member
     TransferLeader { host: String },
+}
+
+/// Reads the name of a storage class that may have a pool of its own.
+pub fn storage_class(text: &str) -> Result<String, String> {
+    if STORAGE_CLASSES.contains(&text) && text != "STANDARD" {
+        return Ok(text.to_owned());
+    }
+    let others: Vec<_> = STORAGE_CLASSES.into_iter().filter(|class| *class != "STANDARD").collect();
+    Err(format!("a pool is for one of {}", others.join(", ")))
+}
+
+pub fn class_pool(text: &str) -> Result<(String, Profile), String> {
+    let (class, profile) = text.split_once('=').ok_or("a pool is written as CLASS=K+M")?;
+    let profile = profile.parse::<Profile>().map_err(|error| error.to_string())?;
+    Ok((storage_class(class)?, profile))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What to run: from the command line or from a file, checked before anything starts.
 
-use crate::args::DevArgs;
+use crate::args::{DevArgs, class_pool};
 use holdfast_core::{profile::Profile, topology::Place};
 use holdfast_gateway_server::{Domains, DoorTls, Doorway, TlsError, TlsFiles};
 use serde::Deserialize;
@@ -29,6 +29,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     pub devices: Vec<DeviceConfig>,
     pub profile: Profile,
+    /// Pools for storage classes, on the same devices.
+    pub pools: Vec<(String, Profile)>,
     pub gc_grace: Duration,
     /// Every shard is verified once in this time.
     pub scrub_period: Duration,
@@ -229,6 +231,8 @@ struct RawFile {
     scrub_period: Option<Spanned<String>>,
     /// In seconds.
     lifecycle_day: Option<Spanned<u32>>,
+    #[serde(default)]
+    pools: Vec<Spanned<String>>,
     access_key: Option<Spanned<String>>,
     secret_key_file: Option<Spanned<String>>,
     #[serde(default)]
@@ -261,6 +265,7 @@ impl Config {
             s3: dev.s3,
             metrics: dev.metrics,
             profile: dev.ec,
+            pools: dev.pools,
             gc_grace: dev.gc_grace,
             scrub_period: dev.scrub_period,
             lifecycle_day: Duration::from_secs(dev.lifecycle_day),
@@ -281,9 +286,12 @@ impl Config {
     /// What is wrong beyond single values.
     fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        let (have, need) = (self.devices.len(), self.profile.total());
-        if have < need {
-            mistakes.push(format!("the profile {} needs {need} devices, and there are {have}", self.profile));
+        let have = self.devices.len();
+        for profile in [self.profile].into_iter().chain(self.pools.iter().map(|(_, profile)| *profile)) {
+            let need = profile.total();
+            if have < need {
+                mistakes.push(format!("the profile {profile} needs {need} devices, and there are {have}"));
+            }
         }
         if self.s3 == self.metrics && self.s3.port() != 0 {
             mistakes.push(format!("S3 and metrics cannot both listen on {}", self.s3));
@@ -319,6 +327,9 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let profile = mistakes.parse(raw.ec.as_ref(), four_two, |text| {
         text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string())
     });
+    let pools = raw.pools.iter();
+    let pools = pools.filter_map(|pool| mistakes.parse(Some(pool), None, |text| class_pool(text).map(Some)));
+    let pools = pools.collect();
     let gc_grace = mistakes.parse(raw.gc_grace.as_ref(), Duration::from_secs(3600), duration);
     let scrub_period = mistakes.parse(raw.scrub_period.as_ref(), SCRUB_PERIOD, duration);
     let lifecycle_day = mistakes.lifecycle_day(raw.lifecycle_day.as_ref());
@@ -352,6 +363,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
         metrics,
         devices,
         profile,
+        pools,
         gc_grace,
         scrub_period,
         lifecycle_day,

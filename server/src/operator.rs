@@ -72,7 +72,7 @@ impl Operator {
             }
             OperatorCommand::Pool(PoolCommand::List) => self.pools(),
             OperatorCommand::Pool(PoolCommand::Create(wanted)) => {
-                self.said(cluster.create_pool(wanted.profile, wanted.domain, wanted.groups).await?)
+                self.said(cluster.create_pool(&wanted).await?)
             }
             OperatorCommand::Pg(PgCommand::List) => self.groups().await,
             OperatorCommand::Pg(PgCommand::Show { group }) => self.group(group).await,
@@ -167,7 +167,7 @@ impl Operator {
     }
 
     async fn order_device(&self, order: DeviceCommand) -> Result<(), SystemError> {
-        let nothing = DeviceOrder { duty: None, weight: None, replaceable: false, force: false };
+        let nothing = DeviceOrder { duty: None, weight: None, class: None, replaceable: false, force: false };
         let duty = |duty| DeviceOrder { duty: Some(duty), ..nothing.clone() };
         let (device, order) = match order {
             DeviceCommand::List => return self.devices().await,
@@ -180,6 +180,9 @@ impl Operator {
                 (device, DeviceOrder { force, ..duty(DutyOrder::Removed) })
             }
             DeviceCommand::Replace { device } => (device, DeviceOrder { replaceable: true, ..nothing }),
+            DeviceCommand::Class { device, class } => {
+                (device, DeviceOrder { class: Some(class.unwrap_or_default()), ..nothing })
+            }
             DeviceCommand::Reweigh { device, weight } => {
                 (device, DeviceOrder { weight: Some(weight), ..nothing })
             }

@@ -7,7 +7,8 @@ use crate::{
     identity::{Identity, IdentityError},
 };
 use holdfast_core::{
-    ids::{DeviceId, HostId, Incarnation},
+    ids::{DeviceId, HostId, Incarnation, PgId, PoolId},
+    profile::Profile,
     topology::FailureDomain,
 };
 use holdfast_gateway_server::{
@@ -20,7 +21,7 @@ use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
     ask::{KeyringNow, TopologyNow},
     command::{Command, Outcome, Rejection, Request},
-    records::{DeviceSpec, PoolSpec},
+    records::{ClassPool, Device as DeviceRecord, DeviceSpec, PgSpec, Pool, PoolSpec},
 };
 use holdfast_meta_raft_planner::{first_table, lint};
 use holdfast_meta_raft_server::{
@@ -56,6 +57,8 @@ pub enum SystemError {
     Io(String, #[source] io::Error),
     #[error("{0} holds no system")]
     NoSystem(String),
+    #[error("the pool of {class} was made with the erasure profile {have}, which cannot be changed")]
+    OtherProfile { class: String, have: Profile },
     #[error("{0} is in use by another process")]
     InUse(String),
     #[error(transparent)]
@@ -165,9 +168,10 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
         identity.ready = true;
         identity.write(&config.data).map_err(io_at(&config.data))?;
     }
+    make_class_pools(&config, &meta).await?;
     let (keys, made) = keys(&config)?;
 
-    let engine_config = EngineConfig::new(config.profile, config.gc_grace);
+    let engine_config = EngineConfig::new(config.gc_grace);
     let gateway_metrics = GatewayMetrics::new(&registry)?;
     let engine = Engine::new(engine_config, meta.clone(), slots, gateway_metrics.clone()).await?;
     let maintenance_config = MaintenanceConfig {
@@ -179,7 +183,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     maintenance.admit_all().await?;
     let collector_config = CollectorConfig { grace: config.gc_grace, audit_every: AUDIT_EVERY };
     let archivist = Archivist::new(local.clone(), engine.clone(), identity.cluster.clone());
-    let lifecycle = Lifecycle::new(local.clone(), config.lifecycle_day);
+    let lifecycle = Lifecycle::new(local.clone(), engine.clone(), config.lifecycle_day);
     let collector = Collector::new(local.clone(), collector_config);
 
     let owner = Credentials::new(keys.access_key.clone(), keys.secret_key.clone());
@@ -206,7 +210,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
             async { lifecycle.run().await.map_err(SystemError::from) },
             async { journals.run().await.map_err(SystemError::from) },
         )
-        .map(|((), (), (), (), (), ())| ())
+        .map(|((), (), (), (), ())| ())
     });
     let result = tokio::select! {
         () = stopping => Ok(()),
@@ -305,25 +309,60 @@ async fn set_up(config: &Config, meta: &Meta, slots: &DeviceSlots) -> Result<(),
     if meta.ask(TopologyNow {}).await?.pool.is_some() {
         return Ok(());
     }
-    let domain = FailureDomain::Device;
     let records = devices.iter().map(|(id, spec)| (*id, spec.clone().on(HostId::LOCAL))).collect();
-    let table = first_table(config.profile, domain, &records, PG_COUNT)
-        .map_err(|e| SystemError::Plan(e.to_string()))?;
-    let breaches = lint(config.profile, domain, &records, &table);
+    let pgs = groups_of(PoolId::FIRST, config.profile, &records)?;
+    let put = |(id, device)| Request::idempotent(Command::PutDevice { id, device });
+    let mut requests: Vec<Request> = devices.into_iter().map(put).collect();
+    let pool = PoolSpec { profile: config.profile, pg_count: PG_COUNT };
+    requests.push(Request::idempotent(Command::CreatePool { pool, pgs }));
+    order(meta, requests).await
+}
+
+async fn order(meta: &Meta, requests: Vec<Request>) -> Result<(), SystemError> {
+    let outcomes = meta.submit(requests).await?;
+    match outcomes.into_iter().find(|outcome| *outcome != Outcome::Done) {
+        None => Ok(()),
+        Some(refused) => Err(SystemError::SetUp(refused)),
+    }
+}
+
+/// Makes the pools of storage classes that are new in the configuration.
+async fn make_class_pools(config: &Config, meta: &Meta) -> Result<(), SystemError> {
+    let topology = meta.ask(TopologyNow {}).await?;
+    let devices = topology.devices_of(None);
+    let mut requests = Vec::new();
+    let mut next = topology.class_pools.iter().map(|(id, _)| id.0).max().unwrap_or(0);
+    for (class, profile) in &config.pools {
+        if let Some((_, known)) = topology.class_pools.iter().find(|(_, known)| known.class == *class) {
+            if known.pool.profile != *profile {
+                return Err(SystemError::OtherProfile { class: class.clone(), have: known.pool.profile });
+            }
+            continue;
+        }
+        next += 1;
+        let (id, domain) = (PoolId(next), FailureDomain::Device);
+        let pool = Pool { profile: *profile, pg_count: PG_COUNT, domain };
+        let pool = ClassPool { class: class.clone(), pool, devices: None };
+        let pgs = groups_of(id, *profile, &devices)?;
+        requests.push(Request::idempotent(Command::FoundClassPool { id, pool, pgs }));
+    }
+    order(meta, requests).await
+}
+
+/// The placement groups of a new pool.
+fn groups_of(
+    pool: PoolId,
+    profile: Profile,
+    devices: &BTreeMap<DeviceId, DeviceRecord>,
+) -> Result<Vec<(PgId, PgSpec)>, SystemError> {
+    let domain = FailureDomain::Device;
+    let table = first_table(profile, domain, devices, PG_COUNT);
+    let table = table.map_err(|error| SystemError::Plan(error.to_string()))?;
+    let breaches = lint(profile, domain, devices, &table);
     if !breaches.is_empty() {
         return Err(SystemError::Plan(breaches.join("; ")));
     }
-    let mut requests: Vec<Request> = devices
-        .into_iter()
-        .map(|(id, device)| Request::idempotent(Command::PutDevice { id, device }))
-        .collect();
-    let pool = PoolSpec { profile: config.profile, pg_count: PG_COUNT };
-    let table = table.into_iter().map(|(id, pg)| (id, pg.spec())).collect();
-    requests.push(Request::idempotent(Command::CreatePool { pool, pgs: table }));
-    match meta.submit(requests).await?.pop() {
-        Some(Outcome::Done) => Ok(()),
-        other => Err(SystemError::SetUp(other.unwrap_or(Outcome::Done))),
-    }
+    Ok(table.into_iter().map(|(id, pg)| (pool.group(id.0), pg.spec())).collect())
 }
 
 fn keys(config: &Config) -> Result<(credentials::Keys, bool), SystemError> {

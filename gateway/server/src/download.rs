@@ -3,7 +3,7 @@
 //! A version's segments are resolved one at a time, and their chunks to runs that lie together in packs. Runs are read
 //! ahead, within a budget of memory; every chunk is verified before a byte of it is sent.
 
-use crate::engine::{DOMAIN, Engine, EngineError, MIB, Shared};
+use crate::engine::{Engine, EngineError, MIB, Shared};
 use crate::pack_io::Located;
 use crate::seal::{SEAL_BYTES, Seal};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ const MOVED_RETRIES: usize = 4;
 
 /// Chunks to be read together, and the part of their plain bytes that is wanted.
 struct Run {
+    domain: DomainId,
     chunks: Vec<ChunkRef>,
     wanted: Range<u64>,
 }
@@ -149,6 +150,7 @@ async fn runs_of(
     opener: &Opener,
 ) -> Result<Vec<Run>, EngineError> {
     let record = shared.meta.ask(SegmentOf { id: segment.id }).await?.ok_or(EngineError::Gone)?;
+    let domain = record.domain;
     let mut start = 0;
     let mut chunks = Vec::new();
     for chunk in record.chunks {
@@ -159,7 +161,7 @@ async fn runs_of(
         start = end;
     }
     let ids = chunks.iter().map(|(chunk, _)| chunk.id).collect();
-    let found = shared.meta.ask(ChunksOf { domain: DOMAIN, ids }).await?;
+    let found = shared.meta.ask(ChunksOf { domain, ids }).await?;
     let mut runs: Vec<Run> = Vec::new();
     // Where the last run ends: its pack, the offset behind it, and its stored bytes.
     let mut tail: Option<(PackId, u32, u32)> = None;
@@ -178,7 +180,7 @@ async fn runs_of(
                 run.wanted.end = before + clip(start).end;
                 run.chunks.push(chunk);
             }
-            Some(_) | None => runs.push(Run { chunks: vec![chunk], wanted: clip(start) }),
+            Some(_) | None => runs.push(Run { domain, chunks: vec![chunk], wanted: clip(start) }),
         }
         let stored =
             if follows { tail.map_or(0, |(_, _, stored)| stored) } else { 0 } + place.plain.max(place.stored);
@@ -197,17 +199,26 @@ impl Shared {
         let permits = (plain as usize).div_ceil(MIB).max(1).min(self.config.download_budget_mib) as u32;
         let memory = self.download_memory.clone().acquire_many_owned(permits).await;
         let memory = memory.map_err(|_| EngineError::ShuttingDown)?;
+        let chunks = self.read_wherever(run.domain, &run.chunks).await?;
+        let opened = chunks.into_iter().map(|chunk| opener.open(chunk)).collect::<Result<_, _>>()?;
+        Ok((clip(opened, &run.wanted), memory))
+    }
+
+    /// Reads chunks, wherever they are moved meanwhile.
+    pub async fn read_wherever(
+        self: &Arc<Self>,
+        domain: DomainId,
+        chunks: &[ChunkRef],
+    ) -> Result<Vec<Bytes>, EngineError> {
         let mut attempt = 0;
-        let chunks = loop {
-            match self.read_where_it_is(DOMAIN, &run.chunks).await {
+        loop {
+            match self.read_where_it_is(domain, chunks).await {
                 Err(EngineError::Gone | EngineError::Unreadable(_)) if attempt < MOVED_RETRIES => {
                     attempt += 1
                 }
-                other => break other?,
+                other => return other,
             }
-        };
-        let opened = chunks.into_iter().map(|chunk| opener.open(chunk)).collect::<Result<_, _>>()?;
-        Ok((clip(opened, &run.wanted), memory))
+        }
     }
 
     /// Reads chunks from where the index finds them now.

@@ -10,11 +10,9 @@ use crate::{
 };
 use holdfast_core::{
     buffer::BufferPool,
-    ids::{DomainId, LeaseId, PackId, PgId, RequestId, SegmentId, UploadId},
+    ids::{LeaseId, PackId, PgId, PoolId, RequestId, SegmentId, UploadId},
     kv::KvError,
-    profile::Profile,
 };
-use holdfast_erasure::ErasureCode;
 use holdfast_meta_raft_machine::{
     ask::{HeaderNow, Topology},
     command::{Command, Outcome, Rejection, Request},
@@ -31,7 +29,6 @@ pub const MIB: usize = 1 << 20;
 /// How the pipeline behaves.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    pub profile: Profile,
     /// How long what was deleted stays.
     pub gc_grace: Duration,
     /// Objects up to this size live in the metadata commit itself.
@@ -53,10 +50,9 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Defaults for `profile`. docs/adr/0001 has the measurements behind the inline limit.
-    pub fn new(profile: Profile, gc_grace: Duration) -> Self {
+    /// Defaults. docs/adr/0001 has the measurements behind the inline limit.
+    pub fn new(gc_grace: Duration) -> Self {
         Self {
-            profile,
             gc_grace,
             inline_max: 1 << 10,
             upload_budget_mib: 256,
@@ -126,7 +122,6 @@ pub(crate) struct Shared {
     pub latency: Latency,
     pub stragglers: Stragglers,
     pub started: Stopwatch,
-    pub code: ErasureCode,
     pub buffers: BufferPool,
     pub md5: Md5Lanes,
     pub metrics: GatewayMetrics,
@@ -151,7 +146,6 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let placement = Placement::new(meta.clone(), devices).await?;
         let shared = Arc::new(Shared {
-            code: ErasureCode::new(config.profile),
             md5: Md5Lanes::start().map_err(EngineError::Thread)?,
             buffers: BufferPool::new(config.upload_budget_mib / 8),
             upload_memory: Arc::new(Semaphore::new(config.upload_budget_mib)),
@@ -208,6 +202,11 @@ impl Engine {
         &self.shared.config.foreground
     }
 
+    /// Where objects of a storage class are written.
+    pub fn pool_for(&self, class: Option<&str>) -> PoolId {
+        class.map_or(PoolId::FIRST, |class| self.shared.placement.pool_for(class))
+    }
+
     pub fn metrics(&self) -> &GatewayMetrics {
         &self.shared.metrics
     }
@@ -224,9 +223,6 @@ impl Shared {
         Ok(clock_ms)
     }
 }
-
-/// The only tenant of this version.
-pub const DOMAIN: DomainId = DomainId(1);
 
 pub(crate) fn new_pack_id(pg: PgId) -> PackId {
     PackId::new(pg, rand::random())

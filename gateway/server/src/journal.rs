@@ -3,7 +3,6 @@
 //! A follower reads a bucket's changes in their order, from a cursor that is kept in the metadata and moves once they were
 //! taken. What was taken is read again where a member stopped in between: at least once, and in order for each key.
 
-use futures::future::join_all;
 use holdfast_core::ids::BucketId;
 use holdfast_meta_raft_machine::{
     ask::{ConfiguredBuckets, CursorOf, HeaderNow, JournalFrom, LookAt, VersionsOf},
@@ -82,9 +81,11 @@ pub struct Taken {
 
 impl Page {
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        let entry = |((number, record), version): (&'_ (u64, JournalRecord), &'_ Option<_>)| (*number, record, version);
-        let all = self.records.iter().zip(&self.versions).map(entry);
-        all.map(|(number, record, version)| Entry { number, record, version: version.as_ref() })
+        self.records.iter().zip(&self.versions).map(|((number, record), version)| Entry {
+            number: *number,
+            record,
+            version: version.as_ref(),
+        })
     }
 
     /// Where the cursor is then.
@@ -94,18 +95,15 @@ impl Page {
     }
 }
 
-/// Works on all keys at once, and on what is of one key in its order.
-pub async fn by_key<'a, T, R>(
-    items: impl IntoIterator<Item = (&'a [u8], T)>,
-    work: impl AsyncFn(Vec<T>) -> R,
-) -> Vec<R> {
+/// What may be worked on at the same time: each key's items, in order, are in one of these lanes.
+pub fn lanes<'a, T>(items: impl IntoIterator<Item = (&'a [u8], T)>) -> Vec<Vec<T>> {
     let mut lanes: Vec<Vec<T>> = (0..LANES).map(|_| Vec::new()).collect();
     for (key, item) in items {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         lanes[(hasher.finish() % LANES) as usize].push(item);
     }
-    join_all(lanes.into_iter().map(work)).await
+    lanes
 }
 
 /// All followers of all buckets, while the member in this process leads.
@@ -226,7 +224,8 @@ impl Reader {
     async fn look(&mut self) -> Result<Look, MetaError> {
         let (bucket, name) = (self.bucket.id, self.follower.cursor().to_owned());
         let from = self.meta.ask(CursorOf { bucket, name: name.clone() }).await?.unwrap_or(0);
-        let records = self.meta.ask(JournalFrom { bucket, from, limit: self.follower.batch() }).await?.records;
+        let records =
+            self.meta.ask(JournalFrom { bucket, from, limit: self.follower.batch() }).await?.records;
         // The bucket may have been configured otherwise meanwhile.
         let seen = Some((bucket, self.config));
         let look = self.meta.ask(LookAt { bucket: self.bucket.name.clone(), seen, key: None }).await?;
@@ -236,7 +235,12 @@ impl Reader {
         let Some(&(first, _)) = records.first() else { return Ok(Look::Nothing) };
         if first > from {
             let (bucket, lost) = (&self.bucket.name, first - from);
-            tracing::error!(bucket, cursor = name, lost, "the journal overtook a follower: it never sees these changes");
+            tracing::error!(
+                bucket,
+                cursor = name,
+                lost,
+                "the journal overtook a follower: it never sees these changes"
+            );
         }
         let wanted = records.iter().map(|(_, record)| (record.node, record.version)).collect();
         let versions = self.meta.ask(VersionsOf { bucket, wanted }).await?;

@@ -31,6 +31,7 @@ pub mod replicate;
 pub mod s3;
 mod seal;
 mod tls;
+mod transfer;
 mod upload;
 
 pub use addressing::Domains;

@@ -1,19 +1,24 @@
 //! Lifecycle rules, carried out: every member runs this, and the one that leads does it.
 //!
-//! Each pass walks the buckets that have rules. What it removes, the metadata checks again: a current version goes only if it
-//! is still the one that was looked at, and what is locked stays.
+//! Each pass walks the buckets that have rules. What it removes or moves, the metadata checks again: a current version goes
+//! only if it is still the one that was looked at, and what is locked stays.
 
 pub mod rules;
 
-use crate::{clock::unix_ms, s3::lifecycle_of};
+use crate::{
+    clock::unix_ms,
+    engine::{Engine, EngineError},
+    s3::{STORAGE_CLASS, lifecycle_of},
+};
+use futures::future::join_all;
 use holdfast_meta_raft_machine::{
-    ask::{ConfiguredBuckets, LookAt, UploadsAfter, VersionListing},
-    command::{Command, Condition, Demand, Outcome, Precondition, Rejection, Request},
+    ask::{ConfiguredBuckets, DocumentsOf, LookAt, LookedUp, UploadsAfter, VersionListing},
+    command::{Command, Condition, Demand, Outcome, Precondition, Rejection, Request, VersionChange},
     list::{ListRequest, VersionItem, VersionShown},
-    records::{Bucket, BucketConfig},
+    records::{Bucket, BucketConfig, Content},
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
-use rules::{Action, Day, Rule, actions, gives_up};
+use rules::{Action, Day, Rule, actions, gives_up, moves};
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -24,17 +29,21 @@ const PAGE: usize = 1000;
 const PACE_MAX: Duration = Duration::from_secs(60 * 60);
 const PACE_MIN: Duration = Duration::from_millis(500);
 
+/// Versions that are moved to another storage class at the same time.
+const MOVING_MAX: usize = 4;
+
 /// Carries out the lifecycle rules of all buckets, while the member in this process leads.
 pub struct Lifecycle {
     meta: MetaHandle,
+    engine: Engine,
     day: Day,
     pace: Duration,
 }
 
 impl Lifecycle {
-    /// With days of this length.
-    pub fn new(meta: MetaHandle, day: Duration) -> Self {
-        Self { meta, day: Day(day.as_millis() as u64), pace: (day / 10).clamp(PACE_MIN, PACE_MAX) }
+    /// With days of this length; `engine` moves bytes.
+    pub fn new(meta: MetaHandle, engine: Engine, day: Duration) -> Self {
+        Self { meta, engine, day: Day(day.as_millis() as u64), pace: (day / 10).clamp(PACE_MIN, PACE_MAX) }
     }
 
     /// Works until the future is dropped.
@@ -51,7 +60,7 @@ impl Lifecycle {
             }
             match self.pass().await {
                 Ok(0) => {}
-                Ok(done) => tracing::info!(done, "lifecycle rules removed versions and uploads"),
+                Ok(done) => tracing::info!(done, "lifecycle rules removed or moved versions and uploads"),
                 Err(MetaError::Stopped) => return Err(MetaError::Stopped),
                 Err(error) => tracing::warn!(%error, "lifecycle rules are carried out later"),
             }
@@ -100,26 +109,112 @@ impl Lifecycle {
             let wanted = ListRequest { after: after.clone(), max: PAGE, ..ListRequest::default() };
             let question = VersionListing { bucket: bucket.id, wanted, after: marker };
             let page = self.meta.ask(question).await?;
-            let mut commands = Vec::new();
+            let (mut commands, mut whole) = (Vec::new(), Vec::new());
             for item in page.items {
                 let VersionItem::Version(shown) = item else { continue };
                 (after, marker) = (shown.key.clone(), Some(shown.name));
                 if history.first().is_some_and(|first| first.key != shown.key) {
                     self.decide(bucket, rules, &history, &mut commands);
-                    history.clear();
+                    whole.push(std::mem::take(&mut history));
                 }
                 history.push(shown);
             }
             if !page.truncated {
                 self.decide(bucket, rules, &history, &mut commands);
+                whole.push(std::mem::take(&mut history));
             }
             if !self.goes_on(bucket, config).await? {
                 return Ok(done);
             }
             done += self.order(commands).await?;
+            if rules.iter().any(Rule::moves) {
+                done += self.move_versions(bucket, rules, whole).await?;
+            }
             if !page.truncated {
                 return Ok(done);
             }
+        }
+    }
+
+    /// Moves what is due of the histories of keys to other storage classes.
+    async fn move_versions(
+        &self,
+        bucket: &Bucket,
+        rules: &[Rule],
+        histories: Vec<Vec<VersionShown>>,
+    ) -> Result<u64, MetaError> {
+        let of = |shown: &VersionShown| (shown.key.clone(), Some(shown.name));
+        let wanted = histories.iter().flatten().map(of).collect();
+        let question = DocumentsOf { bucket: bucket.id, wanted, name: STORAGE_CLASS.to_owned() };
+        let mut classes = self.meta.ask(question).await?.into_iter();
+        let mut due = Vec::new();
+        for history in &histories {
+            let classes: Vec<_> = classes.by_ref().take(history.len()).collect();
+            let moves = moves(rules, history, &classes, unix_ms(), self.day);
+            due.extend(moves.into_iter().map(|to| (&history[to.at], to.class)));
+        }
+        let mut done = 0;
+        for some in due.chunks(MOVING_MAX) {
+            let mut moving = Vec::new();
+            for (shown, class) in some {
+                moving.push(self.move_version(bucket, shown, class));
+            }
+            for ((shown, class), moved) in some.iter().zip(join_all(moving).await) {
+                match moved {
+                    Ok(moved) => done += u64::from(moved),
+                    Err(EngineError::Meta(error)) => return Err(error),
+                    Err(error) => {
+                        let key = String::from_utf8_lossy(&shown.key);
+                        tracing::warn!(bucket = bucket.name, %key, class, %error, "a version is moved later");
+                    }
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether the version was moved: another change may have been faster.
+    async fn move_version(
+        &self,
+        bucket: &Bucket,
+        shown: &VersionShown,
+        class: &str,
+    ) -> Result<bool, EngineError> {
+        let (id, key, name) = (bucket.id, shown.key.clone(), shown.name);
+        let question =
+            LookAt { bucket: bucket.name.clone(), seen: None, key: Some((key.clone(), Some(name))) };
+        let LookedUp::Found(object) = self.meta.ask(question).await?.object else { return Ok(false) };
+        let from = object.extra.documents.get(STORAGE_CLASS).cloned();
+        let pool = self.engine.pool_for(Some(class));
+        let moved = match &object.version.content {
+            Content::Segments(segments) if pool != self.engine.pool_for(from.as_deref()) => {
+                let command = |segments| Command::MoveContent {
+                    bucket: id,
+                    key,
+                    version: name,
+                    judged: shown.id,
+                    segments,
+                    document: STORAGE_CLASS.to_owned(),
+                    from,
+                    to: Some(class.to_owned()),
+                };
+                self.engine.transfer(segments, pool, command).await
+            }
+            Content::Segments(_) | Content::Inline => {
+                let change = VersionChange::Document(STORAGE_CLASS.to_owned(), Some(class.to_owned()));
+                let (version, judged) = (Some(name), shown.id);
+                self.engine.run(Command::ChangeVersion { bucket: id, key, version, judged, change }).await
+            }
+        };
+        match moved {
+            Ok(_) => Ok(true),
+            Err(
+                EngineError::Gone
+                | EngineError::Rejected(
+                    Rejection::PreconditionFailed | Rejection::NoSuchKey | Rejection::NoSuchVersion,
+                ),
+            ) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

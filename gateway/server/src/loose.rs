@@ -36,13 +36,11 @@ pub struct LoosePack {
 /// Devices that can be read.
 pub struct LooseDevices {
     devices: BTreeMap<DeviceId, DeviceAccess>,
-    code: ErasureCode,
 }
 
 impl LooseDevices {
-    /// Devices that hold packs of a pool with this profile.
-    pub fn new(devices: BTreeMap<DeviceId, DeviceAccess>, profile: Profile) -> Self {
-        Self { devices, code: ErasureCode::new(profile) }
+    pub fn new(devices: BTreeMap<DeviceId, DeviceAccess>) -> Self {
+        Self { devices }
     }
 
     /// Leaves out the devices that cannot be asked now, and says which.
@@ -71,9 +69,9 @@ impl LooseDevices {
         Ok(LoosePack { id, shards: futures::future::try_join_all(ask).await?.concat() })
     }
 
-    /// A pack's bytes and its table, verified; `None` where too little of it can be read.
-    pub async fn read(&self, pack: &LoosePack) -> Option<(Bytes, Contents)> {
-        let k = self.code.profile().data();
+    /// The bytes and the table of a pack with this profile, verified; `None` where too little of it can be read.
+    pub async fn read(&self, pack: &LoosePack, profile: Profile) -> Option<(Bytes, Contents)> {
+        let k = profile.data();
         // A shard of another length is of another life of the name, or damaged.
         let mut by_len: BTreeMap<u32, Vec<&LooseShard>> = BTreeMap::new();
         pack.shards.iter().for_each(|shard| by_len.entry(shard.len).or_default().push(shard));
@@ -98,7 +96,7 @@ impl LooseDevices {
         let wanted: Vec<usize> = (0..k).collect();
         let mut whole = vec![0; k * len as usize];
         let mut out: Vec<&mut [u8]> = whole.chunks_exact_mut(len as usize).collect();
-        self.code.reconstruct(&inputs, &wanted, &mut out).ok()?;
+        ErasureCode::new(profile).reconstruct(&inputs, &wanted, &mut out).ok()?;
         whole_pack(pack.id, vec![Bytes::from(whole)])
     }
 

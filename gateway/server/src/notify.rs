@@ -2,10 +2,11 @@
 
 use crate::{
     clock::{rfc3339, unix_ms},
-    journal::{Entry, Follower, Follows, Page, Taken, by_key},
+    journal::{Entry, Follower, Follows, Page, Taken, lanes},
     outbound,
     s3::{NOTIFICATION_MADE as MADE, Subscription, cursors, subscriptions, version_id},
 };
+use futures::future::join_all;
 use holdfast_meta_raft_machine::{
     ask::{CursorOf, IdentitiesNow},
     command::{Command, Request},
@@ -174,7 +175,11 @@ impl Follower for Teller {
         let webhook = self.webhook(page.identities).await?;
         let (events, made) = events(page, fresh_from);
         let events = events.into_iter().map(|event| (event.record.key.as_slice(), event));
-        let told = by_key(events, async |lane| self.tell(lane, webhook.as_ref()).await).await;
+        let mut telling = Vec::new();
+        for lane in lanes(events) {
+            telling.push(self.tell(lane, webhook.as_ref()));
+        }
+        let told = join_all(telling).await;
         let refused = told.iter().filter_map(|(_, refused)| *refused).min();
         let position = page.position(refused);
         self.taken.extend(told.into_iter().flat_map(|(taken, _)| taken));
@@ -261,14 +266,13 @@ type Made = BTreeMap<u64, u64>;
 /// What records tell of, and which of it is new.
 fn events(page: &Page, fresh_from: u64) -> (Vec<Event<'_>>, Made) {
     let (mut made, mut newest) = (Made::new(), fresh_from);
-    let mut event = |Entry { number, record, version }: Entry<'_>| {
+    let events = page.entries().map(|Entry { number, record, version }| {
         let is_new = record.version.0 >= newest;
         if is_new {
             newest = record.version.0 + 1;
             made.insert(number, record.version.0);
         }
         Event { number, record, name: name_of(record, version, is_new), version, is_new }
-    };
-    let events = page.entries().map(&mut event).collect();
-    (events, made)
+    });
+    (events.collect(), made)
 }

@@ -3,14 +3,16 @@
 use crate::{
     clock::{Stopwatch, unix_ms},
     engine::{EngineError, Shared, new_pack_id},
-    placement::Group,
+    placement::{Group, PoolInUse},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{
     ids::{ChunkId, DeviceId, DomainId, Epoch, PackId, PgId},
     pack::Entry,
+    profile::Profile,
 };
+use holdfast_erasure::ErasureCode;
 use holdfast_gateway_object::{
     PackBuilder, ReadSession, SealedPack, WriteOutcome, WriteSession, open_chunk, suspects,
 };
@@ -43,6 +45,20 @@ pub struct Located {
     pub missing: u32,
 }
 
+/// What is to be registered of a pack whose shards are durable, but for those `missing`.
+fn registration(sealed: &SealedPack, pool: &PoolInUse, epoch: Epoch, missing: u32) -> NewPack {
+    let chunk = |entry: &Entry| PackChunk { entry: *entry, moved_from: None };
+    NewPack {
+        id: sealed.id,
+        domain: sealed.domain,
+        profile: pool.profile(),
+        epoch,
+        shard_len: sealed.shard_len,
+        missing,
+        chunks: sealed.entries.iter().map(chunk).collect(),
+    }
+}
+
 impl Shared {
     /// Closes a pack, makes its shards durable, and says what is to be registered.
     pub async fn write_pack(
@@ -55,17 +71,19 @@ impl Shared {
         if for_user {
             self.config.foreground.served();
         }
-        let quorum = self.config.profile.write_quorum();
-        let (mut group, mut unavailable) = self.placement.choose(for_user).ok_or(EngineError::Full)?;
+        let id = domain.pool();
+        let (mut group, mut unavailable) = self.placement.choose(id, for_user).ok_or(EngineError::Full)?;
+        let pool = self.placement.pool(id).ok_or(EngineError::Full)?;
+        let quorum = pool.profile().write_quorum();
         self.metrics.pack_fill.observe(builder.plain() as f64);
         self.metrics.plain_bytes.inc_by(builder.plain() as u64);
         self.metrics.stored_bytes.inc_by(builder.stored() as u64);
-        let mut sealed = builder.seal(new_pack_id(group.id), domain, &self.code);
+        let mut sealed = builder.seal(new_pack_id(group.id), domain, &pool.code);
         for _ in 0..PLACEMENT_RETRIES {
-            let attempt = self.write_shards(&sealed, &group.devices, group.epoch, unavailable, class).await;
+            let attempt = self.write_shards(&sealed, &pool, &group, unavailable, class).await;
             match attempt.outcome {
                 WriteOutcome::Durable { missing } => {
-                    return Ok(self.registration(&sealed, group.epoch, missing));
+                    return Ok(registration(&sealed, &pool, group.epoch, missing));
                 }
                 WriteOutcome::Failed { .. } if attempt.stale => {
                     self.placement.refresh().await?;
@@ -75,17 +93,17 @@ impl Shared {
                 }
                 WriteOutcome::Failed { durable } => {
                     // Devices failed that seemed to be up. What is known of them now may show a group that is whole enough.
-                    let choice = self.placement.choose(for_user);
+                    let choice = self.placement.choose(id, for_user);
                     let nobody_else = choice.as_ref().is_none_or(|(_, mask)| *mask != 0);
                     let able = |(other, mask): &(Group, u32)| {
                         other.id != group.id && other.devices.len() - mask.count_ones() as usize >= quorum
                     };
                     if let Some((other, mask)) = choice.filter(|choice| !attempt.full && able(choice)) {
-                        sealed = self.seal_again(&sealed, other.id);
+                        sealed = self.seal_again(&sealed, &pool, other.id);
                         (group, unavailable) = (other, mask);
                         continue;
                     }
-                    let full = attempt.full || (nobody_else && self.placement.all_full());
+                    let full = attempt.full || (nobody_else && self.placement.is_full(id));
                     return Err(if full {
                         EngineError::Full
                     } else {
@@ -107,59 +125,46 @@ impl Shared {
         whole: bool,
     ) -> Result<Option<NewPack>, EngineError> {
         let Some(group) = self.placement.group(id.pg()) else { return Ok(None) };
+        let Some(pool) = self.placement.pool(id.pg().pool()) else { return Ok(None) };
         let unavailable = self.placement.unavailable(&group.devices, false);
         if whole && unavailable != 0 {
             return Ok(None);
         }
         let mut builder = PackBuilder::new(self.buffers.take());
         builder.add(ChunkId::of(chunk), chunk);
-        let sealed = builder.seal(id, domain, &self.code);
+        let sealed = builder.seal(id, domain, &pool.code);
         let class = WriteClass::Maintenance;
-        let attempt = self.write_shards(&sealed, &group.devices, group.epoch, unavailable, class).await;
+        let attempt = self.write_shards(&sealed, &pool, &group, unavailable, class).await;
         if attempt.stale {
             self.placement.refresh().await?;
         }
         let WriteOutcome::Durable { missing } = attempt.outcome else { return Ok(None) };
-        Ok(Some(self.registration(&sealed, group.epoch, missing)))
-    }
-
-    /// What is to be registered of a pack whose shards are durable, but for those `missing`.
-    fn registration(&self, sealed: &SealedPack, epoch: Epoch, missing: u32) -> NewPack {
-        let chunk = |entry: &Entry| PackChunk { entry: *entry, moved_from: None };
-        NewPack {
-            id: sealed.id,
-            domain: sealed.domain,
-            profile: self.config.profile,
-            epoch,
-            shard_len: sealed.shard_len,
-            missing,
-            chunks: sealed.entries.iter().map(chunk).collect(),
-        }
+        Ok(Some(registration(&sealed, &pool, group.epoch, missing)))
     }
 
     /// The same pack for another group. What was written of the first is no pack's, and is removed in time.
-    fn seal_again(&self, sealed: &SealedPack, group: PgId) -> SealedPack {
-        let data: Vec<u8> = sealed.shards[..self.config.profile.data()].concat();
+    fn seal_again(&self, sealed: &SealedPack, pool: &PoolInUse, group: PgId) -> SealedPack {
+        let data: Vec<u8> = sealed.shards[..pool.profile().data()].concat();
         let mut builder = PackBuilder::new(self.buffers.take());
         for entry in &sealed.entries {
             let stored = &data[entry.offset as usize..(entry.offset + entry.stored) as usize];
             builder.add_stored(entry, stored);
         }
-        builder.seal(new_pack_id(group), sealed.domain, &self.code)
+        builder.seal(new_pack_id(group), sealed.domain, &pool.code)
     }
 
     async fn write_shards(
         self: &Arc<Self>,
         sealed: &SealedPack,
-        devices: &[DeviceId],
-        epoch: Epoch,
+        pool: &PoolInUse,
+        &Group { ref devices, epoch, .. }: &Group,
         unavailable: u32,
         class: WriteClass,
     ) -> Attempt {
         let watch = Stopwatch::start();
         let config = &self.config;
         let mut session = WriteSession::new(
-            config.profile,
+            pool.profile(),
             unavailable,
             watch.now(),
             config.write_patience,
@@ -213,20 +218,21 @@ impl Shared {
         avoid: u32,
     ) -> Result<(Vec<Bytes>, u32), EngineError> {
         let devices = self.placement.devices_of(pack, epoch).await?.ok_or(EngineError::Unreadable(pack))?;
-        let slow = self.slow_shards(&devices, avoid);
+        let code = &self.placement.pool(pack.pg().pool()).ok_or(EngineError::Unreadable(pack))?.code;
+        let slow = self.slow_shards(&devices, code.profile(), avoid);
         if slow != 0 {
             let range = (pack, epoch, shard_len, offset, len);
-            if let Ok(found) = self.read_range_from(&devices, range, avoid | slow).await {
+            if let Ok(found) = self.read_range_from(code, &devices, range, avoid | slow).await {
                 return Ok(found);
             }
         }
-        self.read_range_from(&devices, (pack, epoch, shard_len, offset, len), avoid).await
+        self.read_range_from(code, &devices, (pack, epoch, shard_len, offset, len), avoid).await
     }
 
     /// Shards on devices that are late time and again, no more than can be done without.
-    fn slow_shards(&self, devices: &[DeviceId], avoid: u32) -> u32 {
+    fn slow_shards(&self, devices: &[DeviceId], profile: Profile, avoid: u32) -> u32 {
         let now = self.started.now();
-        let mut spare = self.config.profile.parity().saturating_sub(avoid.count_ones() as usize);
+        let mut spare = profile.parity().saturating_sub(avoid.count_ones() as usize);
         let mut slow = 0;
         for (shard, device) in devices.iter().enumerate().filter(|(shard, _)| avoid >> shard & 1 == 0) {
             if spare > 0 && self.stragglers.is_one(*device, now) {
@@ -239,11 +245,12 @@ impl Shared {
 
     async fn read_range_from(
         self: &Arc<Self>,
+        code: &ErasureCode,
         devices: &[DeviceId],
         (pack, epoch, shard_len, offset, len): (PackId, Epoch, u32, u32, u32),
         avoid: u32,
     ) -> Result<(Vec<Bytes>, u32), EngineError> {
-        let mut session = ReadSession::new(&self.code, shard_len, offset, len, avoid);
+        let mut session = ReadSession::new(code, shard_len, offset, len, avoid);
         let mut fetches = FuturesUnordered::new();
         let mut damaged = 0u32;
         let mut gone = true;
@@ -333,7 +340,9 @@ impl Shared {
             return Ok(chunks);
         }
         // Every block has its checksum, and still a chunk is not itself: a device lies.
-        for avoid in suspects(used, self.config.profile.parity()) {
+        let pool = self.placement.pool(first.pack.pg().pool());
+        let parity = pool.map_or(0, |pool| pool.profile().parity());
+        for avoid in suspects(used, parity) {
             let Ok((pieces, _)) = read(avoid).await else { continue };
             if let Some(chunks) = open_run(run, &pieces) {
                 tracing::error!(pack = %first.pack, mask = avoid, "a device returned wrong bytes with right checksums");

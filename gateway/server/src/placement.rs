@@ -1,7 +1,11 @@
 //! Which devices hold a placement group, and which of them can be used.
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use holdfast_core::ids::{DeviceId, Epoch, PackId, PgId};
+use holdfast_core::{
+    ids::{DeviceId, Epoch, PackId, PgId, PoolId},
+    profile::Profile,
+};
+use holdfast_erasure::ErasureCode;
 use holdfast_meta_raft_machine::{ask::Topology, records::Pg};
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_storage_node_server::{Device, DeviceAccess, RemoteDevice};
@@ -83,10 +87,25 @@ pub struct Group {
     pub devices: Vec<DeviceId>,
 }
 
+/// A pool as a gateway uses it.
+#[derive(Debug)]
+pub struct PoolInUse {
+    pub code: ErasureCode,
+    /// The storage class whose objects it is for; the first one takes all others.
+    class: Option<String>,
+}
+
+impl PoolInUse {
+    pub fn profile(&self) -> Profile {
+        self.code.profile()
+    }
+}
+
 /// The placement table, as it was last read, and the devices.
 pub struct Placement {
     meta: Meta,
     pub devices: DeviceSlots,
+    pools: ArcSwap<BTreeMap<PoolId, Arc<PoolInUse>>>,
     table: ArcSwap<Vec<(PgId, Pg)>>,
     /// Devices of which nothing is expected.
     given_up: ArcSwap<BTreeSet<DeviceId>>,
@@ -96,7 +115,8 @@ impl Placement {
     /// # Errors
     /// Where the table cannot be read.
     pub async fn new(meta: Meta, devices: DeviceSlots) -> Result<Self, MetaError> {
-        let placement = Self { meta, devices, table: ArcSwap::default(), given_up: ArcSwap::default() };
+        let (pools, table, given_up) = (ArcSwap::default(), ArcSwap::default(), ArcSwap::default());
+        let placement = Self { meta, devices, pools, table, given_up };
         placement.refresh().await?;
         Ok(placement)
     }
@@ -115,6 +135,29 @@ impl Placement {
         let given_up = topology.devices.iter().filter(|(_, device)| device.duty.is_gone());
         self.given_up.store(Arc::new(given_up.map(|(id, _)| *id).collect()));
         self.table.store(Arc::new(topology.pgs.clone()));
+        // A pool is never changed, and its code is costly to make.
+        let known = self.pools.load();
+        let fresh: Vec<_> = topology.pools().filter(|pool| !known.contains_key(&pool.id)).collect();
+        if !fresh.is_empty() {
+            let mut pools = BTreeMap::clone(&known);
+            for pool in fresh {
+                let (code, class) = (ErasureCode::new(pool.pool.profile), pool.class.map(str::to_owned));
+                pools.insert(pool.id, Arc::new(PoolInUse { code, class }));
+            }
+            self.pools.store(Arc::new(pools));
+        }
+    }
+
+    /// A pool whose groups are in the table.
+    pub fn pool(&self, id: PoolId) -> Option<Arc<PoolInUse>> {
+        self.pools.load().get(&id).cloned()
+    }
+
+    /// Where objects of a storage class are written.
+    pub fn pool_for(&self, class: &str) -> PoolId {
+        let pools = self.pools.load();
+        let found = pools.iter().find(|(_, pool)| pool.class.as_deref() == Some(class));
+        found.map_or(PoolId::FIRST, |(id, _)| *id)
     }
 
     /// Whether nothing is expected of a device any more.
@@ -157,9 +200,11 @@ impl Placement {
         first.is_some_and(|device| self.devices.local(*device).is_some())
     }
 
-    /// The group with the fewest devices that are out of service or full, by chance among equals; and the mask of those.
-    pub fn choose(&self, for_user: bool) -> Option<(Group, u32)> {
+    /// The group of a pool with the fewest devices that are out of service or full, by chance among equals; and the mask
+    /// of those.
+    pub fn choose(&self, pool: PoolId, for_user: bool) -> Option<(Group, u32)> {
         let table = self.table.load();
+        let table = groups_of(&table, pool);
         let start = rand::random::<u64>() as usize % table.len().max(1);
         let mut best: Option<(usize, u32)> = None;
         for step in 0..table.len() {
@@ -177,10 +222,10 @@ impl Placement {
         Some((Group { id: *id, epoch: pg.epoch, devices: pg.devices.clone() }, unavailable))
     }
 
-    /// Whether no device takes new data.
-    pub fn all_full(&self) -> bool {
+    /// Whether a pool has devices that take no new data.
+    pub fn is_full(&self, pool: PoolId) -> bool {
         let table = self.table.load();
-        let mut devices = table.iter().flat_map(|(_, pg)| &pg.devices);
+        let mut devices = groups_of(&table, pool).iter().flat_map(|(_, pg)| &pg.devices);
         devices.any(|id| self.devices.get(*id).is_some_and(|device| device.nearly_full()))
     }
 
@@ -193,4 +238,11 @@ impl Placement {
         };
         devices.iter().enumerate().fold(0, |mask, (i, slot)| mask | u32::from(!usable(slot)) << i)
     }
+}
+
+/// A pool's part of the table.
+fn groups_of(table: &[(PgId, Pg)], pool: PoolId) -> &[(PgId, Pg)] {
+    let start = table.partition_point(|(id, _)| id.pool() < pool);
+    let rest = &table[start..];
+    &rest[..rest.partition_point(|(id, _)| id.pool() == pool)]
 }

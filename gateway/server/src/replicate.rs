@@ -10,11 +10,12 @@ mod remote;
 pub use remote::{Fault, Remote, RemoteBucket};
 
 use crate::{
-    journal::{Entry, Follower, Follows, Page, Taken, by_key},
+    journal::{Entry, Follower, Follows, Page, Taken, lanes},
     s3::{
         BucketView, Encryption, S3Door, name_of,
         replication::{
-            CURSOR, DOCUMENT, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for, source_of,
+            CURSOR, DOCUMENT, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for,
+            source_of,
         },
         show,
     },
@@ -128,12 +129,12 @@ impl Follower for Copier {
     /// Copies what a few records tell of.
     async fn take(&mut self, page: &Page) -> Result<Taken, MetaError> {
         self.refresh_targets(page.identities).await?;
-        let task = |Entry { number, record, version }: Entry<'_>| {
-            let (version, extra) = version?;
+        let tasks = page.entries().filter_map(|Entry { number, record, version }| {
+            let (version, extra) = version.as_ref()?;
             Some((record.key.as_slice(), Task { number, record, version, extra }))
-        };
-        let tasks: Vec<_> = page.entries().filter_map(task).collect();
-        let done = by_key(tasks, async |lane| self.work(&lane).await).await;
+        });
+        let lanes = lanes(tasks);
+        let done = join_all(lanes.iter().map(|lane| self.work(lane))).await;
         let refused = done.iter().filter_map(|lane| lane.refused).min();
         for number in done.iter().filter_map(|lane| lane.refused) {
             *self.tries.entry(number).or_default() += 1;

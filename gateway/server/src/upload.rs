@@ -8,13 +8,13 @@ mod lease;
 mod stream;
 
 use crate::digest::BodyDigest;
-use crate::engine::{DOMAIN, Engine, EngineError, MIB, new_segment_id};
+use crate::engine::{Engine, EngineError, MIB, new_segment_id};
 use crate::seal::Seal;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use holdfast_core::{
     chunker::ChunkerProfile,
-    ids::{BucketId, ChunkId, SegmentId},
+    ids::{BucketId, ChunkId, DomainId, PoolId, SegmentId},
     limits::SEGMENT_CHUNKS_MAX,
 };
 use holdfast_meta_raft_machine::{
@@ -22,7 +22,7 @@ use holdfast_meta_raft_machine::{
     command::{Command, NewContent, Outcome, Rejection, Request},
     records::{ChunkRef, SegmentRef, Version},
 };
-use lease::Lease;
+pub use lease::{Lease, LeaseKeeper};
 use std::time::Duration;
 use stream::StreamIngest;
 use tokio::sync::OwnedSemaphorePermit;
@@ -51,11 +51,14 @@ pub struct Incoming<'a, S> {
     pub digest: &'a mut BodyDigest,
     /// Its bytes are to be encrypted with this.
     pub seal: Option<&'a Seal>,
+    /// Where its chunks are to be.
+    pub pool: PoolId,
 }
 
 /// A body whose chunks are durable, and may be committed.
 pub struct Ingested {
     pub bytes: u64,
+    domain: DomainId,
     content: NewContent,
     /// Segments that the commit registers.
     segments: Vec<(SegmentId, Vec<ChunkRef>)>,
@@ -107,7 +110,7 @@ impl Engine {
         let copies = if incoming.seal.is_some() { 3 } else { 2 };
         let permits = (copies * length).div_ceil(MIB).max(1) as u32;
         let memory = memory.acquire_many_owned(permits).await.map_err(|_| EngineError::ShuttingDown)?;
-        let Incoming { mut body, digest, limit, seal, .. } = incoming;
+        let Incoming { mut body, digest, limit, seal, pool, .. } = incoming;
         // One piece is kept as it is; more are joined.
         let mut first: Option<Bytes> = None;
         let mut joined = BytesMut::new();
@@ -128,7 +131,7 @@ impl Engine {
             }
         }
         let whole = first.unwrap_or_else(|| joined.freeze());
-        let mut ingested = self.ingest_bytes(whole, inline, seal).await?;
+        let mut ingested = self.ingest_bytes(whole, inline, seal, pool.domain()).await?;
         ingested._memory = Some(memory);
         Ok(ingested)
     }
@@ -139,10 +142,12 @@ impl Engine {
         whole: Bytes,
         inline: bool,
         seal: Option<&Seal>,
+        domain: DomainId,
     ) -> Result<Ingested, EngineError> {
         let bytes = whole.len() as u64;
         let ready = |content| Ingested {
             bytes,
+            domain,
             content,
             segments: Vec::new(),
             small: Vec::new(),
@@ -166,7 +171,7 @@ impl Engine {
         }
         self.shared.metrics.chunk_bytes.inc_by(bytes);
         let ids = chunks.iter().map(|(id, _)| *id).collect();
-        let known = self.shared.meta.ask(Deduplicates { domain: DOMAIN, ids }).await?;
+        let known = self.shared.meta.ask(Deduplicates { domain, ids }).await?;
         let mut fresh = Vec::new();
         for ((id, plain), known) in chunks.iter().zip(known) {
             if known {
@@ -176,7 +181,7 @@ impl Engine {
             }
         }
         if !fresh.is_empty() {
-            self.packer.store(DOMAIN, fresh).await.map_err(unshare)?;
+            self.packer.store(domain, fresh).await.map_err(unshare)?;
         }
         let id = new_segment_id();
         let refs: Vec<_> =
@@ -188,7 +193,7 @@ impl Engine {
         Ok(ingested)
     }
 
-    /// Writes a version's bytes again, opened with one key and sealed with another.
+    /// Writes a version's bytes again, opened with one key and sealed with another, or in another pool.
     ///
     /// # Errors
     /// Where they cannot be read or made durable.
@@ -198,12 +203,13 @@ impl Engine {
         version: &Version,
         from: Option<Seal>,
         to: Option<&Seal>,
+        pool: PoolId,
     ) -> Result<Ingested, EngineError> {
         let content = self.content(bucket, version, 0..version.bytes, from).await?;
         let body = Box::pin(content.map(|piece| piece.map_err(|error| Box::new(error).into())));
         let mut digest = BodyDigest::new(&self.shared.md5, Some(version.bytes), None);
         let length = Some(version.bytes);
-        let incoming = Incoming { body, length, limit: version.bytes, digest: &mut digest, seal: to };
+        let incoming = Incoming { body, length, limit: version.bytes, digest: &mut digest, seal: to, pool };
         let ingested = self.ingest(incoming, true).await.map_err(EngineError::of_body)?;
         if ingested.bytes == version.bytes { Ok(ingested) } else { Err(EngineError::Gone) }
     }
@@ -221,7 +227,7 @@ impl Engine {
             let register = |(id, chunks): &(SegmentId, Vec<ChunkRef>)| {
                 Request::idempotent(Command::RegisterSegment {
                     id: *id,
-                    domain: DOMAIN,
+                    domain: ingested.domain,
                     chunks: chunks.clone(),
                 })
             };
@@ -244,7 +250,7 @@ impl Engine {
                 tokio::time::sleep(COMMIT_PAUSE * attempt).await;
                 continue;
             }
-            self.packer.store(DOMAIN, ingested.small.clone()).await.map_err(unshare)?;
+            self.packer.store(ingested.domain, ingested.small.clone()).await.map_err(unshare)?;
         }
         Err(EngineError::Gone)
     }

@@ -30,7 +30,7 @@ use holdfast_core::{
 };
 
 /// The newest cluster version that this binary can apply.
-pub const CLUSTER_VERSION: u32 = 5;
+pub const CLUSTER_VERSION: u32 = 6;
 
 /// What applying an entry gives: writes, which the caller makes durable in log order, and one outcome a request.
 #[derive(Debug)]
@@ -293,6 +293,11 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             }
             Command::ChangeIdentities { number, changes } => self.change_identities(number, changes),
             Command::NoteCursor { bucket, name, position } => self.note_cursor(bucket, &name, position),
+            Command::FoundClassPool { id, pool, pgs } => self.create_class_pool(id, &pool, pgs),
+            Command::SetDeviceClass { id, class } => self.set_device_class(id, class),
+            Command::MoveContent { bucket, key, version, judged, segments, document, from, to } => {
+                self.move_content(bucket, &key, (version, judged), segments, document, (from, to))
+            }
         }
     }
 

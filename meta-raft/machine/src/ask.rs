@@ -7,20 +7,23 @@ use crate::{
     list::{self, ListRequest, Page, VersionPage},
     query,
     records::{
-        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, Device, Extra,
-        Header, Host, JournalRecord, Keyring, Pack, Part, Pg, PgBefore3, Pool, Segment, Settings, Token,
-        Tombstone, Upload, Version, VersionName,
+        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, ClassPool,
+        Device, Extra, Header, Host, JournalRecord, Keyring, Pack, Part, Pg, PgBefore3, Pool, Segment,
+        Settings, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
     codec::{self, DecodeError},
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, SegmentId, UploadId, VersionId,
+        BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, PoolId, SegmentId, UploadId,
+        VersionId,
     },
     kv::{KvError, View},
+    profile::Profile,
     roles::Role,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 
 /// A question with an answer of one type.
 pub trait Question: Into<Ask> + Send + Sync {
@@ -98,6 +101,25 @@ pub struct Topology {
     pub pgs: Vec<(PgId, Pg)>,
     pub devices: Vec<(DeviceId, Device)>,
     pub hosts: Vec<(HostId, Host)>,
+    /// Pools beside the first one.
+    pub class_pools: Vec<(PoolId, ClassPool)>,
+    /// The classes of devices that have one.
+    pub device_classes: Vec<(DeviceId, String)>,
+}
+
+/// A [`Topology`] as version 5 sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TopologyV5 {
+    pub pool: Option<Pool>,
+    pub pgs: Vec<(PgId, Pg)>,
+    pub devices: Vec<(DeviceId, Device)>,
+    pub hosts: Vec<(HostId, Host)>,
+}
+
+impl From<TopologyV5> for Topology {
+    fn from(TopologyV5 { pool, pgs, devices, hosts }: TopologyV5) -> Self {
+        Self { pool, pgs, devices, hosts, ..Self::default() }
+    }
 }
 
 /// A [`Topology`] as version 2 sent it.
@@ -111,11 +133,54 @@ pub struct TopologyV2 {
 
 impl From<TopologyV2> for Topology {
     fn from(TopologyV2 { pool, pgs, devices, hosts }: TopologyV2) -> Self {
-        Self { pool, pgs: pgs.into_iter().map(|(id, pg)| (id, pg.into())).collect(), devices, hosts }
+        let pgs = pgs.into_iter().map(|(id, pg)| (id, pg.into())).collect();
+        Self { pool, pgs, devices, hosts, ..Self::default() }
     }
 }
 
+/// A pool, and what belongs to it.
+#[derive(Debug)]
+pub struct PoolShown<'a> {
+    pub id: PoolId,
+    pub pool: &'a Pool,
+    /// The storage class that it is for, but for the first one.
+    pub class: Option<&'a str>,
+    /// The class of devices that it is on; `None` for those that have none.
+    pub on: Option<&'a str>,
+    pub devices: BTreeMap<DeviceId, Device>,
+    pub groups: &'a [(PgId, Pg)],
+}
+
 impl Topology {
+    /// All pools. Devices of a class serve the pools that name it, and the others those that name none.
+    pub fn pools(&self) -> impl Iterator<Item = PoolShown<'_>> {
+        let first = self.pool.iter().map(|pool| (PoolId::FIRST, pool, None, None));
+        let others = self.class_pools.iter();
+        let others = others.map(|(id, of)| (*id, &of.pool, Some(of.class.as_str()), of.devices.as_deref()));
+        first.chain(others).map(|(id, pool, class, on)| {
+            let start = self.pgs.partition_point(|(pg, _)| pg.pool() < id);
+            let end = self.pgs.partition_point(|(pg, _)| pg.pool() <= id);
+            PoolShown { id, pool, class, on, devices: self.devices_of(on), groups: &self.pgs[start..end] }
+        })
+    }
+
+    /// The erasure profile of a pool.
+    pub fn profile_of(&self, id: PoolId) -> Option<Profile> {
+        if id == PoolId::FIRST {
+            return self.pool.as_ref().map(|pool| pool.profile);
+        }
+        self.class_pools.iter().find(|(known, _)| *known == id).map(|(_, of)| of.pool.profile)
+    }
+
+    /// The devices of a class, or those that have none.
+    pub fn devices_of(&self, class: Option<&str>) -> BTreeMap<DeviceId, Device> {
+        let class_of = |id: &DeviceId| {
+            let found = self.device_classes.iter().find(|(device, _)| device == id);
+            found.map(|(_, class)| class.as_str())
+        };
+        self.devices.iter().filter(|(id, _)| class_of(id) == class).cloned().collect()
+    }
+
     /// The hosts that keep the metadata, or are about to.
     pub fn members(&self) -> impl Iterator<Item = (HostId, &Host)> {
         let meant = |host: &Host| host.roles.has(Role::Meta) && !host.revoked;
@@ -258,7 +323,8 @@ questions! {
     false AdminTokens {} => Vec<([u8; 32], AdminToken)>: |_question, view| query::admin_tokens(view);
     /// What jobs have before them; at most so many packs are looked at.
     false BacklogNow { limit: u32 } => Backlog: |question, view| query::backlog(view, question.limit as usize);
-    false TopologyNow {} => Topology: |_question, view| Ok(Topology {
+    /// [`TopologyNow`] as hosts of versions 3 to 5 understand it.
+    false TopologyBefore6 {} => TopologyV5: |_question, view| Ok(TopologyV5 {
         pool: query::pool(view)?,
         pgs: query::pgs(view)?,
         devices: query::devices(view)?,
@@ -308,6 +374,25 @@ questions! {
         let find = |(node, version): &(NodeId, VersionId)| query::version(view, question.bucket, *node, *version);
         question.wanted.iter().map(find).collect()
     };
+    false TopologyNow {} => Topology: |_question, view| Ok(Topology {
+        pool: query::pool(view)?,
+        pgs: query::pgs(view)?,
+        devices: query::devices(view)?,
+        hosts: query::hosts(view)?,
+        class_pools: query::class_pools(view)?,
+        device_classes: query::device_classes(view)?,
+    });
+    /// A document of versions that may be gone, by key, in the order asked.
+    false DocumentsOf { bucket: BucketId, wanted: Vec<(Vec<u8>, Option<VersionName>)>, name: String } => Vec<Option<String>>:
+        |question, view| {
+            let find = |(key, version): &(Vec<u8>, Option<VersionName>)| {
+                Ok(match query::look_up(view, question.bucket, key, *version)? {
+                    LookedUp::Found(mut object) => object.extra.documents.remove(&question.name),
+                    LookedUp::NotAsked | LookedUp::NoKey | LookedUp::NoVersion => None,
+                })
+            };
+            question.wanted.iter().map(find).collect()
+        };
 }
 
 #[cfg(test)]
@@ -332,5 +417,6 @@ mod tests {
         assert_eq!(Ask::from(AccessKeys {}).to_bytes(), [21]);
         assert_eq!(Ask::from(IdentitiesNow {}).to_bytes(), [34]);
         assert_eq!(Ask::from(ConfiguredBuckets {}).to_bytes(), [37]);
+        assert_eq!(Ask::from(TopologyNow {}).to_bytes(), [42]);
     }
 }

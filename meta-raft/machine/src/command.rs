@@ -5,14 +5,14 @@
 
 use crate::records::{
     AccessKey, Archive, Attributes, Authority, BucketConfig, Checksum, ChecksumAlgorithm, ChunkRef,
-    DeviceSpec, Duty, ENCRYPTION, Etag, Extra, Host, Keyring, LockMode, PartSummary, PgSpec, PoolSpec,
-    Retention, SegmentRef, Settings, VersionName, Versioning,
+    ClassPool, DeviceSpec, Duty, ENCRYPTION, Etag, Extra, Host, Keyring, LockMode, PartSummary, PgSpec,
+    PoolSpec, Retention, SegmentRef, Settings, VersionName, Versioning,
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
     codec::{self, DecodeError},
     ids::{
-        BucketId, DeviceId, DomainId, Epoch, HostId, Incarnation, LeaseId, PackId, PgId, RequestId,
+        BucketId, DeviceId, DomainId, Epoch, HostId, Incarnation, LeaseId, PackId, PgId, PoolId, RequestId,
         SegmentId, UploadId, VersionId,
     },
     pack::Entry as PackEntry,
@@ -512,6 +512,30 @@ pub enum Command {
         name: String,
         position: u64,
     },
+    /// Makes a pool beside the first one.
+    FoundClassPool {
+        id: PoolId,
+        pool: ClassPool,
+        pgs: Vec<(PgId, PgSpec)>,
+    },
+    SetDeviceClass {
+        id: DeviceId,
+        class: Option<String>,
+    },
+    /// A version's bytes are elsewhere from now on: those of a class of storage, which is kept as this document.
+    MoveContent {
+        bucket: BucketId,
+        key: Vec<u8>,
+        version: VersionName,
+        /// The version that was read.
+        judged: VersionId,
+        segments: Vec<SegmentRef>,
+        /// The document that names the class.
+        document: String,
+        /// Its text, as it was when the version was read, and as it is from now on.
+        from: Option<String>,
+        to: Option<String>,
+    },
 }
 
 impl Command {
@@ -554,6 +578,7 @@ impl Command {
                 5
             }
             Self::NoteCursor { .. } => 5,
+            Self::FoundClassPool { .. } | Self::SetDeviceClass { .. } | Self::MoveContent { .. } => 6,
             Self::MakeBucket { .. }
             | Self::ConfigureBucket { .. }
             | Self::PutVersion { .. }

@@ -4,8 +4,8 @@
 //! bucket and the chunk index by hash without rewriting a record.
 
 use holdfast_core::ids::{
-    BucketId, ChunkId, DeviceId, DomainId, HostId, LeaseId, NodeId, PackId, PgId, RequestId, SegmentId,
-    UploadId, VersionId,
+    BucketId, ChunkId, DeviceId, DomainId, HostId, LeaseId, NodeId, PackId, PgId, PoolId, RequestId,
+    SegmentId, UploadId, VersionId,
 };
 
 const PARTITION: [u8; 2] = [0, 0];
@@ -73,6 +73,9 @@ pub enum Table {
     IdentityNumber = b'P',
     /// How far readers of a bucket's journal are.
     Cursor = b'Q',
+    /// Pools beside the first one.
+    ClassPool = b'R',
+    DeviceClass = b'S',
 }
 
 /// A tree of names. Each has directories of its own; a name with versions is in one of them.
@@ -292,6 +295,16 @@ pub fn pg(id: PgId) -> Vec<u8> {
 
 pub fn pool() -> Vec<u8> {
     table(Table::Pool)
+}
+
+/// A pool beside the first one.
+pub fn class_pool(id: PoolId) -> Vec<u8> {
+    key(Table::ClassPool, &[&[id.0]])
+}
+
+/// The class of a device that has one.
+pub fn device_class(id: DeviceId) -> Vec<u8> {
+    key(Table::DeviceClass, &[&id.0.to_be_bytes()])
 }
 
 pub fn lease(id: LeaseId) -> Vec<u8> {

@@ -5,14 +5,15 @@ use crate::{
     ask::{Backlog, Found, JournalPage, LookedUp, Object},
     keys::{self, Table, Tree},
     records::{
-        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, Device,
-        DirEntry, Extra, Header, Host, JournalRecord, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment,
-        Settings, Summary, Token, Tombstone, Upload, Version, VersionName,
+        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, ClassPool,
+        Device, DirEntry, Extra, Header, Host, JournalRecord, Keyring, Lease, Pack, Part, Pg, Pool, Record,
+        Segment, Settings, Summary, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, SegmentId, UploadId, VersionId,
+        BucketId, ChunkId, DeviceId, DomainId, HostId, NodeId, PackId, PgId, PoolId, SegmentId, UploadId,
+        VersionId,
     },
     kv::{KvError, View, prefix_end, scan_prefix},
     limits::PARTS_MAX,
@@ -361,6 +362,27 @@ pub fn tombstone(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Tombs
 
 pub fn pool(view: &(impl View + ?Sized)) -> Result<Option<Pool>, KvError> {
     read(view, &keys::pool())
+}
+
+/// The pools beside the first one.
+pub fn class_pools(view: &(impl View + ?Sized)) -> Result<Vec<(PoolId, ClassPool)>, KvError> {
+    scan_prefix(view, &keys::table(Table::ClassPool), usize::MAX)?
+        .iter()
+        .map(|(key, value)| {
+            Ok((PoolId(u8::from_be_bytes(id_of(key, "pools")?)), ClassPool::from_bytes(value)?))
+        })
+        .collect()
+}
+
+/// The classes of devices that have one.
+pub fn device_classes(view: &(impl View + ?Sized)) -> Result<Vec<(DeviceId, String)>, KvError> {
+    scan_prefix(view, &keys::table(Table::DeviceClass), usize::MAX)?
+        .iter()
+        .map(|(key, value)| {
+            let class = String::from_utf8_lossy(value).into_owned();
+            Ok((DeviceId(u32::from_be_bytes(id_of(key, "device classes")?)), class))
+        })
+        .collect()
 }
 
 pub fn pg(view: &(impl View + ?Sized), id: PgId) -> Result<Option<Pg>, KvError> {

@@ -56,8 +56,8 @@ mod versions;
 
 pub use archive::{Archive, ArchivedState, Keyring, LogStream};
 pub use cluster::{
-    AccessKey, Authority, Device, DeviceSpec, Duty, Host, Pg, PgBefore3, PgSpec, Pool, PoolSpec, Previous,
-    Token, UsedToken,
+    AccessKey, Authority, ClassPool, Device, DeviceSpec, Duty, Host, Pg, PgBefore3, PgSpec, Pool, PoolSpec,
+    Previous, Token, UsedToken,
 };
 
 pub use settings::{AdminToken, Job, Settings};

@@ -98,7 +98,7 @@ impl<'a> Work<'a> {
 
     fn why(&self, old: DeviceId) -> &'static str {
         match self.devices.get(&old).map(|device| device.duty) {
-            None => "it does not exist",
+            None => "it is not the pool's",
             Some(Duty::Out) => "it is out",
             Some(Duty::Removed) => "it was removed",
             Some(Duty::Draining) => "it is draining",

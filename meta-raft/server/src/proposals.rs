@@ -149,9 +149,11 @@ fn size_of(command: &Command) -> usize {
         Command::ReportShards { shards } => shards.len() * 24,
         Command::ReportMissing { shards } => shards.len() * 32,
         Command::DeletePacks { packs } | Command::TombstonePacks { packs } => packs.len() * 20,
-        Command::CreatePool { pgs, .. } | Command::FoundPool { pgs, .. } => {
-            pgs.iter().map(|(_, pg)| 16 + pg.devices.len() * 5).sum()
-        }
+        Command::MoveContent { key, segments, .. } => key.len() + segments.len() * 32,
+        Command::SetDeviceClass { class, .. } => class.as_ref().map_or(0, String::len),
+        Command::CreatePool { pgs, .. }
+        | Command::FoundPool { pgs, .. }
+        | Command::FoundClassPool { pgs, .. } => pgs.iter().map(|(_, pg)| 16 + pg.devices.len() * 5).sum(),
         Command::FoundCluster { authority, .. } => 2 * KEY_BYTES_MAX + authority.certificate.len(),
         Command::ReassignPg { devices, .. } => devices.len() * 5,
         Command::AdmitHost { host, .. }

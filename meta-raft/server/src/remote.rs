@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_core::{buffer::BufferPool, codec, ids::HostId, kv::KvError, roles::Role};
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
-    ask::{Ask, HeaderNow, Question, Topology, TopologyBefore3, TopologyNow},
+    ask::{Ask, HeaderNow, Question, Topology, TopologyBefore3, TopologyBefore6, TopologyNow},
     command::{self, Outcome, Request},
 };
 use holdfast_net::{NetError, Remote, RetryBudget, Target, Tls};
@@ -179,10 +179,14 @@ impl RemoteMeta {
     /// # Errors
     /// Where nobody answered in time.
     pub async fn topology(&self) -> Result<Topology, MetaError> {
+        // A member of a version before, in the middle of an upgrade, does not know the later questions.
         match self.ask(TopologyNow {}).await {
-            // A member of the version before, in the middle of an upgrade.
+            Err(MetaError::Refused(_)) => {}
+            other => return other,
+        }
+        match self.ask(TopologyBefore6 {}).await {
             Err(MetaError::Refused(_)) => Ok(self.ask(TopologyBefore3 {}).await?.into()),
-            other => other,
+            other => other.map(Topology::from),
         }
     }
 

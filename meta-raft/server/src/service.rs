@@ -154,21 +154,22 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::PutPart { .. }
         | Command::CompleteUpload { .. }
         | Command::AbortUpload { .. }
-        | Command::RegisterSegment { .. }
-        | Command::HoldLease { .. }
-        | Command::DropLease { .. }
         | Command::MakeBucket { .. }
         | Command::ConfigureBucket { .. }
         | Command::PutVersion { .. }
         | Command::DeleteVersion { .. }
-        | Command::ChangeVersion { .. }
         | Command::RemoveBucket { .. }
         | Command::StartUpload { .. } => gateway,
         Command::ChangeIdentities { .. } => gateway || operator || meta,
-        Command::NoteCursor { .. } => gateway || meta,
-        Command::RegisterPack(_) | Command::ReportShards { .. } | Command::ReportMissing { .. } => {
-            gateway || storage
-        }
+        // Members carry out lifecycle rules, which move objects between pools.
+        Command::NoteCursor { .. }
+        | Command::MoveContent { .. }
+        | Command::ChangeVersion { .. }
+        | Command::RegisterSegment { .. }
+        | Command::HoldLease { .. }
+        | Command::DropLease { .. } => gateway || meta,
+        Command::RegisterPack(_) => gateway || storage || meta,
+        Command::ReportShards { .. } | Command::ReportMissing { .. } => gateway || storage,
         Command::DeletePacks { .. }
         | Command::TombstonePacks { .. }
         | Command::RepairShards { .. }
@@ -191,6 +192,8 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::Reweigh { .. }
         | Command::AllowReplacement { .. }
         | Command::FoundPool { .. }
+        | Command::FoundClassPool { .. }
+        | Command::SetDeviceClass { .. }
         | Command::StopCollection { .. }
         | Command::ResumeCollection => operator || meta,
         // Members do these themselves, and nobody from outside.
@@ -231,6 +234,8 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::ReclaimablePacks(_)
         | Ask::TopologyNow(_)
         | Ask::TopologyBefore3(_)
+        | Ask::TopologyBefore6(_)
+        | Ask::DocumentsOf(_)
         | Ask::UploadOf(_)
         | Ask::UploadsAfter(_)
         | Ask::PartsOf(_)

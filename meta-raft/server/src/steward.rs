@@ -10,11 +10,11 @@ use holdfast_core::{
 };
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
-    ask::{HeaderNow, Topology, TopologyNow},
+    ask::{HeaderNow, PoolShown, Topology, TopologyNow},
     command::{Command, Request},
     records::{Device, Duty, Host},
 };
-use holdfast_meta_raft_planner::{Plan, change};
+use holdfast_meta_raft_planner::change;
 use holdfast_meta_raft_pump::{MemberChange, MemberId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -181,10 +181,13 @@ impl Steward {
 
     async fn placement(&self, topology: &Topology) -> Result<(), MetaError> {
         let devices: BTreeMap<DeviceId, Device> = topology.devices.iter().cloned().collect();
-        let Some(pool) = &topology.pool else { return Ok(()) };
-        let Plan { changes, stuck } = change(pool.profile, pool.domain, &devices, &topology.pgs);
-        for text in stuck.iter().take(1) {
-            tracing::debug!(%text, "a placement group cannot be whole");
+        let mut changes = Vec::new();
+        for PoolShown { pool, devices, groups, .. } in topology.pools() {
+            let plan = change(pool.profile, pool.domain, &devices, groups);
+            changes.extend(plan.changes);
+            if let Some(text) = plan.stuck.first() {
+                tracing::debug!(%text, "a placement group cannot be whole");
+            }
         }
         let mut moving = topology.pgs.iter().filter(|(_, pg)| pg.previous.is_some()).count();
         for change in changes {

@@ -9,7 +9,10 @@ use super::{
         Device, DeviceOrder, Group, GroupDetail, JobStatus, Member, Node, Plan, Pool, PoolOrder, Said, Status,
     },
 };
-use crate::system::SystemError;
+use crate::{
+    args::{PoolArgs, storage_class},
+    system::SystemError,
+};
 use axum::{
     Json, Router,
     extract::{Path, Query, Request, State},
@@ -276,7 +279,7 @@ async fn pools(State(api): State<Api>) -> Answer<Vec<Pool>> {
     Ok(Json(api.look().await?.pools()))
 }
 
-/// Makes the pool.
+/// Makes a pool.
 #[utoipa::path(post, path = "/v1/pools", request_body = PoolOrder,
     responses((status = 200, body = Said), (status = 409, body = Problem)))]
 async fn create_pool(State(api): State<Api>, Json(wanted): Json<PoolOrder>) -> Answer<Said> {
@@ -285,7 +288,9 @@ async fn create_pool(State(api): State<Api>, Json(wanted): Json<PoolOrder>) -> A
     let profile = profile.map_err(|error| bad(format!("{error}")))?;
     let domain = wanted.domain.map(|text| text.parse()).transpose();
     let domain = domain.map_err(|error| bad(format!("{error}")))?;
-    let message = api.look().await?.create_pool(profile, domain, wanted.groups).await?;
+    let class = wanted.class.as_deref().map(storage_class).transpose().map_err(bad)?;
+    let wanted = PoolArgs { profile, domain, groups: wanted.groups, class, on: wanted.on };
+    let message = api.look().await?.create_pool(&wanted).await?;
     Ok(Json(Said { message }))
 }
 

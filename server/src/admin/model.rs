@@ -92,6 +92,12 @@ pub struct Node {
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Pool {
+    pub pool: u8,
+    /// The storage class of what is written to it.
+    pub class: String,
+    /// The class of the devices that it is on, where it names one.
+    pub on: Option<String>,
+    pub devices: usize,
     pub profile: String,
     pub domain: String,
     pub groups: u32,
@@ -201,6 +207,8 @@ pub struct DeviceOrder {
     pub duty: Option<DutyOrder>,
     /// How much of the data it should hold, beside others.
     pub weight: Option<u64>,
+    /// The class whose pools it serves, as hdd; empty for none.
+    pub class: Option<String>,
     /// An empty disk may take its place.
     #[serde(default)]
     pub replaceable: bool,
@@ -217,4 +225,8 @@ pub struct PoolOrder {
     /// device, node, rack or zone
     pub domain: Option<String>,
     pub groups: Option<u32>,
+    /// The storage class that it is for; without one it is the first pool.
+    pub class: Option<String>,
+    /// The class of the devices that it is on.
+    pub on: Option<String>,
 }

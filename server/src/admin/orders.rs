@@ -4,10 +4,13 @@ use super::{
     Cluster,
     model::{DeviceOrder, DutyOrder},
 };
-use crate::system::{SystemError, refuse};
+use crate::{
+    args::PoolArgs,
+    system::{SystemError, refuse},
+};
 use bytes::Bytes;
 use holdfast_core::{
-    ids::{DeviceId, HostId},
+    ids::{DeviceId, HostId, PoolId},
     profile::Profile,
     roles::{Role, Roles},
     topology::FailureDomain,
@@ -15,7 +18,7 @@ use holdfast_core::{
 use holdfast_meta_raft_machine::{
     ask::{HeaderNow, SettingsNow},
     command::{Command, Outcome, Rejection, Request},
-    records::{Device, Duty, Host, Job, PoolSpec, Settings},
+    records::{ClassPool, Device, Duty, Host, Job, Pool, PoolSpec, Settings},
 };
 use holdfast_meta_raft_planner::{first_table, lint};
 use holdfast_proto::{self as proto, call::Method};
@@ -56,6 +59,18 @@ impl Cluster {
         if let Some(weight) = order.weight {
             self.order(Command::Reweigh { id, weight }).await?;
             said.push(format!("device {id} weighs {weight}: groups move by themselves"));
+        }
+        if let Some(class) = &order.class {
+            let letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+            if class.len() > 64 || !class.chars().all(letter) {
+                return refuse("a device's class has letters, digits and hyphens, 64 at most");
+            }
+            let class = Some(class.clone()).filter(|class| !class.is_empty());
+            said.push(match &class {
+                Some(class) => format!("device {id} serves the pools on {class}: shards of others move away"),
+                None => format!("device {id} serves the pools that name no class of devices"),
+            });
+            self.order(Command::SetDeviceClass { id, class }).await?;
         }
         if order.replaceable {
             self.order(Command::AllowReplacement { id }).await?;
@@ -131,18 +146,20 @@ impl Cluster {
         refuse(format!("{name} is the last metadata member: the cluster would be without metadata"))
     }
 
-    /// Makes the pool.
-    pub async fn create_pool(
-        &self,
-        profile: Option<Profile>,
-        domain: Option<FailureDomain>,
-        groups: Option<u32>,
-    ) -> Said {
-        if self.topology.pool.is_some() {
-            return refuse("there is a pool already: this version has one");
+    /// Makes a pool: the first one, or one for the objects of a storage class.
+    pub async fn create_pool(&self, wanted: &PoolArgs) -> Said {
+        let PoolArgs { profile, domain, groups, class, on } = wanted;
+        if class.is_none() && self.topology.pool.is_some() {
+            return refuse("there is a pool already: others are for a storage class, which --class names");
         }
-        let devices: BTreeMap<DeviceId, Device> = self.topology.devices.iter().cloned().collect();
-        let (profile, domain) = choose(&devices, profile, domain)?;
+        if class.is_some() && self.topology.pool.is_none() {
+            return refuse("the first pool takes every storage class: make it first, without --class");
+        }
+        if class.is_none() && on.is_some() {
+            return refuse("the first pool is on the devices that have no class");
+        }
+        let devices = self.topology.devices_of(on.as_deref());
+        let (profile, domain) = choose(&devices, *profile, *domain)?;
         let slots = devices.len() * SLOTS_A_DEVICE;
         let count = groups.unwrap_or((slots / profile.total()).next_power_of_two() as u32);
         let table = first_table(profile, domain, &devices, count);
@@ -151,10 +168,21 @@ impl Cluster {
         if !breaches.is_empty() {
             return Err(SystemError::Plan(breaches.join("; ")));
         }
-        let pgs = table.into_iter().map(|(id, pg)| (id, pg.spec())).collect();
-        let pool = PoolSpec { profile, pg_count: count };
-        self.order(Command::FoundPool { pool, domain, pgs }).await?;
-        Ok(format!("made a pool of {profile} over {domain}s, with {count} placement groups"))
+        let made = format!("made a pool of {profile} over {domain}s, with {count} placement groups");
+        let Some(class) = class else {
+            let pgs = table.into_iter().map(|(id, pg)| (id, pg.spec())).collect();
+            let pool = PoolSpec { profile, pg_count: count };
+            self.order(Command::FoundPool { pool, domain, pgs }).await?;
+            return Ok(made);
+        };
+        let taken = self.topology.class_pools.iter().map(|(id, _)| id.0).max().unwrap_or(0);
+        let Some(number) = taken.checked_add(1) else { return refuse("there can be no more pools") };
+        let id = PoolId(number);
+        let pgs = table.into_iter().map(|(pg, record)| (id.group(pg.0), record.spec())).collect();
+        let pool = Pool { profile, pg_count: count, domain };
+        let pool = ClassPool { class: class.clone(), pool, devices: on.clone() };
+        self.order(Command::FoundClassPool { id, pool, pgs }).await?;
+        Ok(format!("{made}, for the storage class {class}"))
     }
 
     /// Hands leadership of the metadata to a member.

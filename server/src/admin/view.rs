@@ -13,7 +13,7 @@ use crate::{
 };
 use holdfast_core::ids::{DeviceId, HostId, PgId};
 use holdfast_meta_raft_machine::{
-    ask::{Backlog, BacklogNow, DegradedPacks, HeaderNow, Packs, SettingsNow},
+    ask::{Backlog, BacklogNow, DegradedPacks, HeaderNow, Packs, PoolShown, SettingsNow},
     records::{self, Duty, Job, Pg},
 };
 use holdfast_meta_raft_planner::change;
@@ -75,8 +75,8 @@ impl Cluster {
         let header = self.meta.ask(HeaderNow {}).await?.unwrap_or_default();
         let degraded = self.meta.ask(DegradedPacks { after: None, limit: COUNTED }).await?;
         let mut groups = Groups::default();
-        for (_, pg) in &topology.pgs {
-            match self.state(pg, &health) {
+        for (id, pg) in &topology.pgs {
+            match self.state(*id, pg, &health) {
                 "clean" => groups.clean += 1,
                 "moving" => groups.moving += 1,
                 "degraded" => groups.degraded += 1,
@@ -145,7 +145,7 @@ impl Cluster {
     }
 
     /// How a group is: by the devices that its shards are on now, or in the worst case.
-    fn state(&self, pg: &Pg, health: &HealthNow) -> &'static str {
+    fn state(&self, id: PgId, pg: &Pg, health: &HealthNow) -> &'static str {
         let duty = |id: &DeviceId| {
             let device = self.topology.devices.iter().find(|(known, _)| known == id);
             device.map(|(_, device)| device.duty)
@@ -155,7 +155,7 @@ impl Cluster {
         let Pg { devices, previous, older, .. } = pg;
         let before = older.iter().chain(previous).map(|generation| lost(&generation.devices)).max();
         let lost = lost(devices).max(before.unwrap_or(0));
-        let spare = self.topology.pool.as_ref().map_or(0, |pool| pool.profile.parity());
+        let spare = self.topology.profile_of(id.pool()).map_or(0, |profile| profile.parity());
         match (lost, previous) {
             (0, None) => "clean",
             (0, Some(_)) => "moving",
@@ -217,13 +217,17 @@ impl Cluster {
     }
 
     pub fn pools(&self) -> Vec<Pool> {
-        let pool = |pool: &records::Pool| Pool {
-            profile: pool.profile.to_string(),
-            domain: pool.domain.to_string(),
-            groups: pool.pg_count,
-            survives: format!("any {} devices, any one {}", pool.profile.parity(), pool.domain),
+        let pool = |shown: PoolShown<'_>| Pool {
+            pool: shown.id.0,
+            class: shown.class.unwrap_or("all others").to_owned(),
+            on: shown.on.map(str::to_owned),
+            devices: shown.devices.len(),
+            profile: shown.pool.profile.to_string(),
+            domain: shown.pool.domain.to_string(),
+            groups: shown.pool.pg_count,
+            survives: format!("any {} devices, any one {}", shown.pool.profile.parity(), shown.pool.domain),
         };
-        self.topology.pool.iter().map(pool).collect()
+        self.topology.pools().map(pool).collect()
     }
 
     fn group_row(&self, id: PgId, pg: &Pg, health: &HealthNow) -> Group {
@@ -233,7 +237,7 @@ impl Cluster {
             devices: numbers(&pg.devices),
             from: pg.older.first().or(pg.previous.as_ref()).map(|before| numbers(&before.devices)),
             down: pg.devices.iter().filter(|device| !is_up(health, **device)).count(),
-            state: self.state(pg, health).to_owned(),
+            state: self.state(id, pg, health).to_owned(),
         }
     }
 
@@ -300,15 +304,19 @@ impl Cluster {
     }
 
     pub fn plan(&self) -> Result<Plan, SystemError> {
-        let Some(pool) = &self.topology.pool else { return refuse("there is no pool yet") };
-        let devices = self.topology.devices.iter().cloned().collect();
-        let plan = change(pool.profile, pool.domain, &devices, &self.topology.pgs);
+        if self.topology.pool.is_none() {
+            return refuse("there is no pool yet");
+        }
+        let plans = self.topology.pools();
+        let plans: Vec<_> =
+            plans.map(|of| change(of.pool.profile, of.pool.domain, &of.devices, of.groups)).collect();
         let change = |change: holdfast_meta_raft_planner::Change| PlannedChange {
             group: change.pg.0,
             devices: numbers(&change.devices),
             reason: change.reason,
         };
-        Ok(Plan { changes: plan.changes.into_iter().map(change).collect(), stuck: plan.stuck })
+        let stuck = plans.iter().flat_map(|plan| plan.stuck.clone()).collect();
+        Ok(Plan { changes: plans.into_iter().flat_map(|plan| plan.changes).map(change).collect(), stuck })
     }
 }
 

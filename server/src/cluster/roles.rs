@@ -15,14 +15,13 @@ use futures::future::BoxFuture;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
-    OpenDevice, identity::Credentials, journal::Journals, notify::Notifier, replicate::Replicator, s3::S3Door, serve,
-    serve_metrics,
+    OpenDevice, identity::Credentials, journal::Journals, notify::Notifier, replicate::Replicator,
+    s3::S3Door, serve, serve_metrics,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
     ask::{AccessKeys, Topology},
     command::{Command, Request},
-    records::Pool,
 };
 use holdfast_meta_raft_server::{
     Collector, CollectorConfig, MemberId, Meta, MetaConfig, MetaMetrics, MetaNode, MetaService, NetPeers,
@@ -174,7 +173,7 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if let (Some(node), Some(door)) = (&running.node, &door) {
         let archivist = Archivist::new(node.handle(), engine.clone(), host.cluster.clone());
         running.duties.spawn(async move { archivist.run().await.map_err(SystemError::from) });
-        let lifecycle = Lifecycle::new(node.handle(), host.config.lifecycle_day);
+        let lifecycle = Lifecycle::new(node.handle(), engine.clone(), host.config.lifecycle_day);
         running.duties.spawn(async move { lifecycle.run().await.map_err(SystemError::from) });
         let notifier = Notifier::new(node.handle())?;
         let replicator = Replicator::new(node.handle(), door.clone(), host.cluster.clone());
@@ -366,12 +365,10 @@ impl Host {
         }
         let watch = self.watch.clone();
         let watching = tokio::spawn(async move { watch.run().await });
-        let pool = self.pool().await;
+        self.until_there_is_a_pool().await;
         let own = self.shelf.slots().cloned().unwrap_or_else(|| DeviceSlots::new([]));
-        let config = EngineConfig {
-            foreground: self.foreground.clone(),
-            ..EngineConfig::new(pool.profile, self.config.gc_grace)
-        };
+        let config =
+            EngineConfig { foreground: self.foreground.clone(), ..EngineConfig::new(self.config.gc_grace) };
         let metrics = GatewayMetrics::new(&self.registry)?;
         let engine = Engine::new(config, Meta::Remote(self.remote.clone()), own, metrics).await?;
         self.watch.attach(engine.clone());
@@ -419,13 +416,13 @@ impl Host {
     }
 
     /// Waits until there is a pool.
-    async fn pool(&self) -> Pool {
+    async fn until_there_is_a_pool(&self) {
         let mut ticks = interval(Duration::from_millis(250));
         let mut said = false;
         loop {
             ticks.tick().await;
-            if let Some(pool) = self.watch.seen.load().pool.clone() {
-                return pool;
+            if self.watch.seen.load().pool.is_some() {
+                return;
             }
             if !std::mem::replace(&mut said, true) {
                 tracing::warn!("there is no pool yet: make one with \"holdfast pool create\"");

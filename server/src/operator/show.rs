@@ -99,7 +99,8 @@ impl Operator {
     }
 
     pub fn pools(&self) -> Result<(), SystemError> {
-        self.print(&["profile", "domain", "groups", "survives"], rows_of(&self.cluster.pools()));
+        let columns = ["pool", "class", "on", "devices", "profile", "domain", "groups", "survives"];
+        self.print(&columns, rows_of(&self.cluster.pools()));
         Ok(())
     }
 

@@ -107,7 +107,7 @@ impl Sources {
         }
         let (root, key, contents) = best;
         let devices = self.reach(&root.cluster, &contents)?;
-        let mut devices = LooseDevices::new(devices, contents.pool.profile);
+        let mut devices = LooseDevices::new(devices);
         for (device, error) in devices.leave_out_absent().await {
             tracing::warn!(%device, %error, "a device is left out: its shards are neither read nor missed");
         }
@@ -178,7 +178,9 @@ impl Found {
             let pack =
                 pack.map_err(|error| SystemError::Cluster(format!("a device cannot be asked: {error}")))?;
             there |= !pack.shards.is_empty();
-            let Some((bytes, contents)) = self.devices.read(&pack).await else { continue };
+            let Some((bytes, contents)) = self.devices.read(&pack, self.contents.pool.profile).await else {
+                continue;
+            };
             let Some(entry) = contents.entries.first() else { continue };
             let sealed = bytes.slice(entry.offset as usize..(entry.offset + entry.stored) as usize);
             let plain = entry.plain as usize;

@@ -2,7 +2,10 @@
 
 use super::archive::Found;
 use crate::system::SystemError;
-use holdfast_core::ids::{DeviceId, PackId, PgId};
+use holdfast_core::{
+    ids::{DeviceId, PackId, PgId},
+    profile::Profile,
+};
 use holdfast_gateway_server::LoosePack;
 use holdfast_meta_raft_machine::{
     ask::{Packs, TombstoneOf, TopologyNow},
@@ -62,7 +65,7 @@ struct Tally {
 /// Where devices or metadata fail.
 pub async fn compare(meta: &MetaHandle, found: &Found) -> Result<(), SystemError> {
     let topology = meta.ask(TopologyNow {}).await?;
-    let groups: BTreeMap<PgId, Pg> = topology.pgs.into_iter().collect();
+    let groups: BTreeMap<PgId, Pg> = topology.pgs.iter().cloned().collect();
     let reached: BTreeSet<DeviceId> = found.devices.ids().collect();
     let device = |error| SystemError::Cluster(format!("a device's inventory cannot be read: {error}"));
     let mut known = Known { meta, page: VecDeque::new(), after: None, ended: false };
@@ -92,10 +95,11 @@ pub async fn compare(meta: &MetaHandle, found: &Found) -> Result<(), SystemError
             }
         }
         let Some(loose) = next.take() else { break };
-        if loose.shards.iter().map(|shard| shard.index).collect::<BTreeSet<_>>().len()
-            >= found.contents.pool.profile.data()
+        let there = loose.shards.iter().map(|shard| shard.index).collect::<BTreeSet<_>>().len();
+        if let Some(profile) =
+            topology.profile_of(loose.id.pg().pool()).filter(|profile| there >= profile.data())
         {
-            unknown.push(loose);
+            unknown.push((loose, profile));
         }
         next = walk.next().await.map_err(device)?;
     }
@@ -104,8 +108,8 @@ pub async fn compare(meta: &MetaHandle, found: &Found) -> Result<(), SystemError
     for some in lacking.chunks(PAGE as usize) {
         submit(meta, vec![report(some)]).await?;
     }
-    for loose in unknown {
-        tally.adopted += u64::from(adopt(meta, found, &groups, &loose).await?);
+    for (loose, profile) in unknown {
+        tally.adopted += u64::from(adopt(meta, found, &groups, &loose, profile).await?);
     }
     println!(
         "compared the metadata with the devices: {} packs whole, {} lack shards (they are rebuilt), {} of these cannot be read \
@@ -134,14 +138,14 @@ async fn adopt(
     found: &Found,
     groups: &BTreeMap<PgId, Pg>,
     loose: &LoosePack,
+    profile: Profile,
 ) -> Result<bool, SystemError> {
     let Some(pg) = groups.get(&loose.id.pg()) else { return Ok(false) };
     if meta.ask(TombstoneOf { id: loose.id }).await?.is_some() {
         return Ok(false);
     }
-    let Some((bytes, contents)) = found.devices.read(loose).await else { return Ok(false) };
+    let Some((bytes, contents)) = found.devices.read(loose, profile).await else { return Ok(false) };
     // Pieces of the archive too: until another is written, this one must not be swept.
-    let profile = found.contents.pool.profile;
     let there = |index: usize| {
         let device = pg.devices[index];
         loose.shards.iter().any(|shard| usize::from(shard.index) == index && shard.device == device)

@@ -26,7 +26,7 @@ use holdfast_core::ids::{DeviceId, Incarnation};
 use holdfast_core::kv::KvError;
 use holdfast_kv::{Database, Family, Tuning, durable::DirLock, fail_stop};
 use holdfast_storage_node_store::{
-    Disk, FsDisk, Inventory, PutShard, Recovered, ShardError, ShardId, ShardStore, Space, StoreConfig, Usage,
+    FsDisk, Inventory, PutShard, Recovered, ShardError, ShardId, ShardStore, Space, StoreConfig, Usage,
 };
 use std::{
     io,

@@ -3,7 +3,10 @@
 use crate::s3::unix_ms_of;
 use holdfast_core::ids::VersionId;
 use holdfast_meta_raft_machine::{list::VersionShown, records::VersionName};
-use s3s::dto::{BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, Tag};
+use s3s::dto::{
+    BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, NoncurrentVersionTransition, Tag,
+    Transition,
+};
 
 /// How long a day is, in milliseconds. A real one ends at midnight; shorter ones are for trying rules out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,28 @@ pub struct Rule {
     /// Days after another version took a version's place, and how many such versions are kept whatever their age.
     expire_noncurrent: Option<(u64, usize)>,
     abort_uploads: Option<u64>,
+    /// To which storage classes it moves objects, and when.
+    moves: Vec<(When, String)>,
+    /// The same of versions whose place another took: days since then, and how many stay whatever their age.
+    moves_noncurrent: Vec<(u64, usize, String)>,
+}
+
+/// The storage classes that rules move objects to, each to those behind it only ("Supported transitions", Amazon S3 user
+/// guide).
+pub const COLDER: [&str; 6] =
+    ["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"];
+
+/// How cold a storage class is.
+fn coldness(class: Option<&str>) -> usize {
+    class.and_then(|class| COLDER.iter().position(|known| *known == class)).map_or(0, |at| at + 1)
+}
+
+/// A version that is to be moved to a storage class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move<'a> {
+    /// Which one of the history.
+    pub at: usize,
+    pub class: &'a str,
 }
 
 /// What is to be done with a key.
@@ -55,6 +80,20 @@ pub enum Action {
 
 fn count(number: Option<i32>) -> Option<u64> {
     number.and_then(|number| u64::try_from(number).ok())
+}
+
+fn transition(wanted: &Transition) -> Option<(When, String)> {
+    let class = wanted.storage_class.as_ref()?.as_str().to_owned();
+    let days = count(wanted.days).map(When::Days);
+    Some((days.or_else(|| wanted.date.as_ref().map(|at| When::Date(unix_ms_of(at))))?, class))
+}
+
+fn noncurrent_transitions(rule: &LifecycleRule) -> Vec<(u64, usize, String)> {
+    let read = |wanted: &NoncurrentVersionTransition| {
+        let kept = count(wanted.newer_noncurrent_versions).unwrap_or(0) as usize;
+        Some((count(wanted.noncurrent_days)?, kept, wanted.storage_class.as_ref()?.as_str().to_owned()))
+    };
+    rule.noncurrent_version_transitions.iter().flatten().filter_map(read).collect()
 }
 
 impl Rule {
@@ -88,7 +127,14 @@ impl Rule {
                 Some((count(wanted.noncurrent_days)?, kept))
             }),
             abort_uploads: uploads.and_then(|wanted| count(wanted.days_after_initiation)),
+            moves: rule.transitions.iter().flatten().filter_map(transition).collect(),
+            moves_noncurrent: noncurrent_transitions(rule),
         }
+    }
+
+    /// Whether it moves anything to another storage class.
+    pub fn moves(&self) -> bool {
+        !self.moves.is_empty() || !self.moves_noncurrent.is_empty()
     }
 
     /// The rules of a configuration that are enabled.
@@ -141,6 +187,38 @@ pub fn gives_up(rules: &[Rule], key: &[u8], began_ms: u64, now_ms: u64, day: Day
         let due = rule.abort_uploads.filter(|_| plain && key.starts_with(&rule.prefix));
         due.is_some_and(|days| day.after(began_ms, days) <= now_ms)
     })
+}
+
+/// Where versions of a key are to be moved, whose `classes` are given as they are. Of several classes it is the coldest.
+pub fn moves<'a>(
+    rules: &'a [Rule],
+    history: &[VersionShown],
+    classes: &[Option<String>],
+    now_ms: u64,
+    day: Day,
+) -> Vec<Move<'a>> {
+    let coldest = |at: usize| {
+        let version = &history[at];
+        let about = rules.iter().filter(|rule| rule.is_about(&version.key, version.bytes, &version.tags));
+        let due = about.flat_map(|rule| {
+            let current = rule.moves.iter().filter(move |(when, _)| {
+                at == 0
+                    && match when {
+                        When::Days(days) => day.after(version.modified_ms, *days) <= now_ms,
+                        When::Date(date) => *date <= now_ms,
+                    }
+            });
+            let older = rule.moves_noncurrent.iter().filter(move |(days, kept, _)| {
+                at > *kept && day.after(history[at - 1].modified_ms, *days) <= now_ms
+            });
+            current.map(|(_, class)| class.as_str()).chain(older.map(|(_, _, class)| class.as_str()))
+        });
+        let coldest = due.max_by_key(|class| coldness(Some(class)))?;
+        let now = classes.get(at).and_then(Option::as_deref);
+        (coldness(Some(coldest)) > coldness(now)).then_some(Move { at, class: coldest })
+    };
+    let versions = (0..history.len()).filter(|at| !history[*at].marker);
+    versions.filter_map(coldest).collect()
 }
 
 /// What is to be done with a key, whose versions are given from the newest to the oldest.
@@ -216,6 +294,32 @@ mod tests {
 
     fn marker(number: u64) -> Action {
         Action::Uncover(VersionName::Id(VersionId(number)), VersionId(number))
+    }
+
+    #[test]
+    fn versions_move_to_the_coldest_class_that_is_due_and_never_back() {
+        let rules = [Rule {
+            moves: vec![(When::Days(1), "STANDARD_IA".into()), (When::Days(3), "GLACIER".into())],
+            moves_noncurrent: vec![(2, 1, "DEEP_ARCHIVE".into())],
+            ..rule()
+        }];
+        let history = [shown(3, 5000, false), shown(2, 4000, false), shown(1, 1000, false)];
+        let at = |now, classes: &[Option<&str>]| {
+            let classes: Vec<_> = classes.iter().map(|class| class.map(str::to_owned)).collect();
+            moves(&rules, &history, &classes, now, DAY)
+                .into_iter()
+                .map(|to| (to.at, to.class.to_owned()))
+                .collect::<Vec<_>>()
+        };
+        let to = |at: usize, class: &str| (at, class.to_owned());
+        assert_eq!(at(5999, &[None; 3]), []);
+        assert_eq!(at(6000, &[None; 3]), [to(0, "STANDARD_IA"), to(2, "DEEP_ARCHIVE")]);
+        assert_eq!(at(8000, &[Some("STANDARD_IA"), None, Some("DEEP_ARCHIVE")]), [to(0, "GLACIER")]);
+        assert_eq!(at(8000, &[Some("DEEP_ARCHIVE"), None, Some("DEEP_ARCHIVE")]), []);
+        let strange = [Rule { prefix: b"other".to_vec(), ..rules[0].clone() }];
+        assert_eq!(moves(&strange, &history, &[const { None }; 3], 99_000, DAY), []);
+        let gone = [shown(4, 9000, true)];
+        assert_eq!(moves(&rules, &gone, &[None], 99_000, DAY), [], "a marker is nothing to move");
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl Shared {
         let mut parity = vec![vec![0; shard_len]; pack.profile.parity()];
         let inputs: Vec<&[u8]> = data.chunks_exact(shard_len).collect();
         let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
-        self.code.encode(&inputs, &mut outputs).map_err(|_| EngineError::Unreadable(id))?;
+        let pool = self.placement.pool(id.pg().pool()).ok_or(EngineError::Unreadable(id))?;
+        pool.code.encode(&inputs, &mut outputs).map_err(|_| EngineError::Unreadable(id))?;
         let mut mask = 0;
         for (index, device) in targets {
             let payload = match index.checked_sub(k) {

@@ -10,8 +10,8 @@ use super::{
     objects::refuse_unknown,
     settings::BucketView,
 };
-use crate::engine::{DOMAIN, EngineError};
-use holdfast_core::chunker::ChunkerProfile;
+use crate::engine::EngineError;
+use holdfast_core::{chunker::ChunkerProfile, ids::PoolId};
 use holdfast_meta_raft_machine::{
     ask::{AllBuckets, ConfiguredBuckets, UploadsAfter, UsageOf},
     command::{Command, Rejection, Request},
@@ -73,7 +73,7 @@ pub async fn create_bucket(
     let plain = config == BucketConfig::default();
     let owner = config.owner.clone();
     let plain_request = config == BucketConfig { owner, ..BucketConfig::default() };
-    let (domain, chunker) = (DOMAIN, ChunkerProfile::V1);
+    let (domain, chunker) = (PoolId::FIRST.domain(), ChunkerProfile::V1);
     let made = door.engine.run(match plain {
         // What earlier versions know is said as they understand it.
         true => Command::CreateBucket { name: name.clone(), domain, chunker },

@@ -4,6 +4,7 @@ use super::{
     S3Door,
     access::{Scene, scene},
     attributes::{attribute_fields, attributes, checksum_type, etag, set_checksum, timestamp},
+    classes::{self, class_of},
     conditions::{ReadConditions, write_condition},
     digest::Expected,
     encryption::{Encryption, set_encryption},
@@ -139,6 +140,7 @@ pub async fn copy_object(
     }
     let replaced = attributes(attribute_fields!(input))?;
     let mut wanted = extra_of(door, &scene, &headers, target, &input.key)?;
+    classes::note_of(door, target, &wanted).await?;
     if target.notifies {
         wanted.documents.insert(MADE.to_owned(), "Copy".to_owned());
     }
@@ -181,13 +183,15 @@ pub async fn copy_object(
         replication::mark(&scene, &headers, target, &input.key, encryption.as_ref(), &mut extra)?;
         let command =
             |content| put_command(target.bucket.id, key.clone(), condition, new(content), extra.clone());
-        let done = if Encryption::same_domain(opening.as_ref(), encryption.as_ref()) {
+        let pool = door.engine.pool_for(class_of(&extra));
+        let stays = pool == door.engine.pool_for(class_of(&object.extra));
+        let done = if stays && Encryption::same_domain(opening.as_ref(), encryption.as_ref()) {
             let Some(content) = content_of(door, &source.bucket.bucket, version).await? else { continue };
             door.engine.run(command(content)).await
         } else {
             let (from, bucket) = (opening.map(|opening| opening.seal), source.bucket.bucket.id);
             let to = encryption.as_ref().map(|encryption| &encryption.seal);
-            match door.engine.rewritten(bucket, version, from, to).await {
+            match door.engine.rewritten(bucket, version, from, to, pool).await {
                 Ok(ingested) => door.engine.commit(ingested, command).await,
                 Err(failed) => Err(failed),
             }
@@ -305,7 +309,14 @@ pub async fn upload_part_copy(
     let expected = Expected::new(&HeaderMap::new(), None, None, upload.checksum.map(|(sum, _)| sum), None)?;
     let mut digest = expected.digest(&door.engine, Some(length));
     let seal = encryption.as_ref().map(|encryption| &encryption.seal);
-    let incoming = Incoming { body, length: Some(length), limit: PUT_BYTES_MAX, digest: &mut digest, seal };
+    let incoming = Incoming {
+        body,
+        length: Some(length),
+        limit: PUT_BYTES_MAX,
+        digest: &mut digest,
+        seal,
+        pool: door.engine.pool_for(class_of(&extra)),
+    };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     let (md5, checksum) = expected.verify(digest).await?;
     put_part(

@@ -5,6 +5,7 @@ use super::{
     access::Scene,
     acl::{Acl, Of},
     attributes::unix_ms_of,
+    classes::{STANDARD, STORAGE_CLASS, STORAGE_CLASSES},
     error,
     settings::{BucketView, Ownership},
 };
@@ -32,20 +33,6 @@ const TAG_VALUE_MAX: usize = 256;
 const RETENTION_DAYS_MAX: u64 = 36_500;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
-/// Storage classes that clients may name. All are kept alike; the name is given back.
-pub const STORAGE_CLASSES: [&str; 10] = [
-    "STANDARD",
-    "REDUCED_REDUNDANCY",
-    "STANDARD_IA",
-    "ONEZONE_IA",
-    "INTELLIGENT_TIERING",
-    "GLACIER",
-    "DEEP_ARCHIVE",
-    "GLACIER_IR",
-    "OUTPOSTS",
-    "EXPRESS_ONEZONE",
-];
 
 /// A header's text.
 ///
@@ -252,8 +239,8 @@ pub fn extra_of(
         if !STORAGE_CLASSES.contains(&class) {
             return Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid"));
         }
-        if class != "STANDARD" {
-            extra.documents.insert("storage-class".to_owned(), class.to_owned());
+        if class != STANDARD {
+            extra.documents.insert(STORAGE_CLASS.to_owned(), class.to_owned());
         }
     }
     let demands = [

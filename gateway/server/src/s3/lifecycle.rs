@@ -3,11 +3,12 @@
 use super::{
     S3Door,
     access::scene,
+    classes,
     documents::{kept, malformed, set, to_xml},
     error,
     settings::{BucketView, from_xml},
 };
-use crate::lifecycle::rules::{Day, Rule, expiry};
+use crate::lifecycle::rules::{COLDER, Day, Rule, expiry};
 use holdfast_meta_raft_machine::{ask::Object, records::BucketConfig};
 use hyper::StatusCode;
 use s3s::{
@@ -76,6 +77,55 @@ fn positive(days: Option<i32>, what: &str) -> S3Result<()> {
     }
 }
 
+/// Whether a rule moves objects to other storage classes.
+fn moves(rule: &LifecycleRule) -> bool {
+    rule.transitions.as_ref().is_some_and(|list| !list.is_empty())
+        || rule.noncurrent_version_transitions.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+fn check_transitions(rule: &LifecycleRule) -> S3Result<()> {
+    let mut classes = BTreeSet::new();
+    let (mut days, mut dates) = (0, 0);
+    for wanted in rule.transitions.iter().flatten() {
+        let class = wanted.storage_class.as_ref().map(|class| class.as_str()).ok_or_else(malformed)?;
+        if !COLDER.contains(&class) || wanted.days.is_some() == wanted.date.is_some() {
+            return Err(malformed());
+        }
+        if wanted.days.is_some_and(|days| days < 0) {
+            return Err(s3_error!(InvalidArgument, "'Days' for Transition action must be nonnegative"));
+        }
+        days += i32::from(wanted.days.is_some());
+        dates += i32::from(wanted.date.is_some());
+        if !classes.insert(class) {
+            return Err(s3_error!(
+                InvalidRequest,
+                "'StorageClass' must be different for 'Transition' actions in same 'Rule'"
+            ));
+        }
+        let expires = rule.expiration.as_ref().and_then(|expiration| expiration.days);
+        if expires.zip(wanted.days).is_some_and(|(expires, moves)| expires <= moves) {
+            return Err(s3_error!(
+                InvalidArgument,
+                "'Days' in the Expiration action for filter must be greater than 'Days' in the Transition action"
+            ));
+        }
+    }
+    if days > 0 && dates > 0 {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Found mixed 'Date' and 'Days' based Transition actions in lifecycle rule"
+        ));
+    }
+    for wanted in rule.noncurrent_version_transitions.iter().flatten() {
+        let class = wanted.storage_class.as_ref().map(|class| class.as_str()).ok_or_else(malformed)?;
+        if !COLDER.contains(&class) || wanted.noncurrent_days.is_none_or(|days| days < 0) {
+            return Err(malformed());
+        }
+        positive(wanted.newer_noncurrent_versions, "NewerNoncurrentVersions")?;
+    }
+    Ok(())
+}
+
 fn check(rule: &LifecycleRule) -> S3Result<()> {
     if ![ExpirationStatus::ENABLED, ExpirationStatus::DISABLED].contains(&rule.status.as_str()) {
         return Err(malformed());
@@ -106,11 +156,7 @@ fn check(rule: &LifecycleRule) -> S3Result<()> {
             return Err(malformed());
         }
     }
-    let transitions = rule.transitions.as_ref().is_some_and(|list| !list.is_empty())
-        || rule.noncurrent_version_transitions.as_ref().is_some_and(|list| !list.is_empty());
-    if transitions {
-        return Err(s3_error!(NotImplemented, "Transitions between storage classes are not implemented"));
-    }
+    check_transitions(rule)?;
     if let Some(wanted) = &rule.expiration {
         positive(wanted.days, "Days for Expiration action")?;
         let ways =
@@ -138,6 +184,7 @@ fn check(rule: &LifecycleRule) -> S3Result<()> {
     }
     let nothing = rule.expiration.is_none()
         && rule.noncurrent_version_expiration.is_none()
+        && !moves(rule)
         && rule.abort_incomplete_multipart_upload.is_none();
     if nothing {
         return Err(s3_error!(InvalidRequest, "At least one action needs to be specified in a rule"));
@@ -164,6 +211,9 @@ pub async fn put_bucket_lifecycle_configuration(
             InvalidArgument,
             "Rule ID must be unique. Found same ID for more than one rule"
         ));
+    }
+    if config.rules.iter().any(moves) {
+        classes::note(door, scene.bucket()?).await?;
     }
     set(door, scene.bucket()?, "lifecycle", Some(to_xml(&config)?)).await?;
     Ok(S3Response::new(PutBucketLifecycleConfigurationOutput::default()))

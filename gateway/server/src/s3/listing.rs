@@ -4,6 +4,8 @@ use super::{
     S3Door,
     access::scene,
     attributes::{algorithm_name, checksum_type, etag, timestamp},
+    classes::classes_of,
+    settings::BucketView,
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use holdfast_core::limits::LIST_KEYS_MAX;
@@ -16,7 +18,7 @@ use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
         CommonPrefix, EncodingType, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
-        ListObjectsV2Output, Object, ObjectStorageClass, Owner,
+        ListObjectsV2Output, Object, Owner,
     },
     s3_error,
 };
@@ -66,7 +68,18 @@ pub fn page_size(max: Option<i32>) -> S3Result<usize> {
     }
 }
 
-fn objects(page: &Page, encoding: Encoding, owner: Option<&Owner>) -> (Vec<Object>, Vec<CommonPrefix>) {
+async fn objects(
+    door: &S3Door,
+    bucket: &BucketView,
+    page: &Page,
+    encoding: Encoding,
+    owner: Option<&Owner>,
+) -> S3Result<(Vec<Object>, Vec<CommonPrefix>)> {
+    let keys = page.items.iter().filter_map(|item| match item {
+        Item::Object { key, .. } => Some((key.clone(), None)),
+        Item::CommonPrefix(_) => None,
+    });
+    let mut classes = classes_of(door, bucket, keys).await?;
     let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
     for item in &page.items {
         match item {
@@ -78,7 +91,7 @@ fn objects(page: &Page, encoding: Encoding, owner: Option<&Owner>) -> (Vec<Objec
                 last_modified: Some(timestamp(summary.modified_ms)),
                 owner: owner.cloned(),
                 size: Some(summary.bytes as i64),
-                storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+                storage_class: Some(classes.take().into()),
                 ..Default::default()
             }),
             Item::CommonPrefix(prefix) => {
@@ -86,7 +99,7 @@ fn objects(page: &Page, encoding: Encoding, owner: Option<&Owner>) -> (Vec<Objec
             }
         }
     }
-    (objects, prefixes)
+    Ok((objects, prefixes))
 }
 
 pub async fn list_objects(
@@ -107,7 +120,7 @@ pub async fn list_objects(
         max,
     };
     let page = door.ask(Listing { bucket: bucket.bucket.id, wanted }).await?;
-    let (contents, common_prefixes) = objects(&page, encoding, Some(&owner));
+    let (contents, common_prefixes) = objects(door, bucket, &page, encoding, Some(&owner)).await?;
     // Without a delimiter, clients continue after the last key.
     let next = page.items.last().filter(|_| page.truncated && delimiter.is_some());
     Ok(S3Response::new(ListObjectsOutput {
@@ -148,8 +161,8 @@ pub async fn list_objects_v2(
         max,
     };
     let page = door.ask(Listing { bucket: bucket.bucket.id, wanted }).await?;
-    let (contents, common_prefixes) =
-        objects(&page, encoding, Some(&owner).filter(|_| input.fetch_owner == Some(true)));
+    let owner = Some(&owner).filter(|_| input.fetch_owner == Some(true));
+    let (contents, common_prefixes) = objects(door, bucket, &page, encoding, owner).await?;
     let next = page.items.last().filter(|_| page.truncated);
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),

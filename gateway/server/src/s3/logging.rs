@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{digest::BodyDigest, engine::EngineError, upload::Incoming};
 use bytes::Bytes;
+use holdfast_core::ids::PoolId;
 use holdfast_meta_raft_machine::{
     ask::LookedUp,
     command::{Condition, NewObject},
@@ -259,8 +260,14 @@ impl S3Door {
         let encryption = encryption.map_err(|refused| EngineError::Body(Box::new(refused)))?;
         let stream = futures::stream::once(std::future::ready(Ok(body)));
         let seal = encryption.as_ref().map(|encryption| &encryption.seal);
-        let incoming =
-            Incoming { body: stream, length: Some(bytes), limit: bytes, digest: &mut digest, seal };
+        let incoming = Incoming {
+            body: stream,
+            length: Some(bytes),
+            limit: bytes,
+            digest: &mut digest,
+            seal,
+            pool: PoolId::FIRST,
+        };
         let ingested = self.engine.ingest(incoming, true).await?;
         let (md5, _) = digest.finish().await.ok_or(EngineError::ShuttingDown)?;
         let mut extra = Extra { owner: bucket.config.owner.clone(), ..Extra::default() };

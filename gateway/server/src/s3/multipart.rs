@@ -7,6 +7,7 @@ use super::{
         algorithm_name, attribute_fields, attributes, checksum_type, etag, given_checksum, parse_algorithm,
         parse_etag, set_checksum, timestamp,
     },
+    classes,
     conditions::write_condition,
     digest::Expected,
     documents::malformed,
@@ -107,6 +108,7 @@ pub async fn create_multipart_upload(
     let mut input = request.input;
     check_key(&input.key)?;
     let mut extra = extra_of(door, &scene, &request.headers, bucket, &input.key)?;
+    classes::note_of(door, bucket, &extra).await?;
     let encryption = Encryption::of_write(door, &scene, &request.headers, bucket).await?;
     encryption.iter().try_for_each(|encryption| encryption.keep(&mut extra))?;
     replication::mark(&scene, &request.headers, bucket, &input.key, encryption.as_ref(), &mut extra)?;
@@ -163,6 +165,7 @@ pub async fn upload_part(
         limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
         digest: &mut digest,
         seal: encryption.as_ref().map(|encryption| &encryption.seal),
+        pool: door.engine.pool_for(classes::class_of(&extra)),
     };
     let ingested = door.engine.ingest(incoming, false).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;

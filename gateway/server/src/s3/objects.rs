@@ -7,6 +7,7 @@ use super::{
         attribute_fields, attributes, checksum_type, etag, expires, given_checksum, metadata, set_checksum,
         timestamp,
     },
+    classes,
     conditions::{ReadConditions, if_range, write_condition},
     digest::Expected,
     encryption::{Encryption, set_encryption},
@@ -59,6 +60,7 @@ pub async fn put_object(
     check_key(&input.key)?;
     refuse_unknown(&uri, &headers)?;
     let mut extra = extra_of(door, &scene, &headers, bucket, &input.key)?;
+    classes::note_of(door, bucket, &extra).await?;
     if bucket.notifies && scene.form {
         extra.documents.insert(MADE.to_owned(), "Post".to_owned());
     }
@@ -80,6 +82,7 @@ pub async fn put_object(
         limit: length.unwrap_or(PUT_BYTES_MAX).min(PUT_BYTES_MAX),
         digest: &mut digest,
         seal: encryption.as_ref().map(|encryption| &encryption.seal),
+        pool: door.engine.pool_for(classes::class_of(&extra)),
     };
     let ingested = door.engine.ingest(incoming, true).await.map_err(error::engine)?;
     check_length(length, ingested.bytes)?;

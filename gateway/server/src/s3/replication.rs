@@ -6,10 +6,11 @@
 use super::{
     S3Door,
     access::{Scene, scene},
+    classes::STORAGE_CLASSES,
     documents::{malformed, set, to_xml},
     encryption::Encryption,
     error,
-    extras::{STORAGE_CLASSES, header},
+    extras::header,
     settings::{BucketView, Ownership, from_xml},
 };
 use crate::replicate::{Fault, Remote, RemoteBucket};

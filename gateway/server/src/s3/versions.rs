@@ -4,6 +4,7 @@ use super::{
     S3Door,
     access::scene,
     attributes::{algorithm_name, checksum_type, etag, timestamp},
+    classes::classes_of,
     error,
     listing::{Encoding, page_size},
 };
@@ -20,7 +21,7 @@ use s3s::{
     dto::{
         BucketVersioningStatus, CommonPrefix, DeleteMarkerEntry, GetBucketVersioningInput,
         GetBucketVersioningOutput, ListObjectVersionsInput, ListObjectVersionsOutput, ObjectVersion,
-        ObjectVersionStorageClass, PutBucketVersioningInput, PutBucketVersioningOutput, TimestampFormat,
+        PutBucketVersioningInput, PutBucketVersioningOutput, TimestampFormat,
     },
     s3_error,
 };
@@ -173,6 +174,11 @@ pub async fn list_object_versions(
     };
     let after = version_marker.as_deref().map(parse_version).transpose()?;
     let page = door.ask(VersionListing { bucket: bucket.bucket.id, wanted, after }).await?;
+    let shown = page.items.iter().filter_map(|item| match item {
+        VersionItem::Version(shown) => Some((shown.key.clone(), Some(shown.name))),
+        VersionItem::CommonPrefix(_) => None,
+    });
+    let mut classes = classes_of(door, bucket, shown).await?;
     let (mut versions, mut markers, mut prefixes) = (Vec::new(), Vec::new(), Vec::new());
     let mut next = (None, None);
     for item in page.items {
@@ -184,6 +190,7 @@ pub async fn list_object_versions(
             VersionItem::Version(version) => {
                 next = (Some(encoding.bytes(&version.key)), Some(show(version.name)));
                 let owner = Some(door.shown_owner(&version.owner));
+                let class = classes.take();
                 if version.marker {
                     markers.push(DeleteMarkerEntry {
                         is_latest: Some(version.latest),
@@ -205,9 +212,7 @@ pub async fn list_object_versions(
                     last_modified: Some(timestamp(version.modified_ms)),
                     owner,
                     size: Some(version.bytes as i64),
-                    storage_class: Some(ObjectVersionStorageClass::from_static(
-                        ObjectVersionStorageClass::STANDARD,
-                    )),
+                    storage_class: Some(class.into()),
                     version_id: Some(show(version.name)),
                     ..Default::default()
                 });

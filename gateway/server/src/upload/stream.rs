@@ -4,11 +4,15 @@
 //! one fills. A stalled body gives its memory back: what is whole is written, and less than one chunk is kept.
 
 use super::{BoxError, Incoming, Ingested, STALLED_AFTER, lease::LeaseKeeper};
-use crate::engine::{DOMAIN, Engine, EngineError, Shared, new_segment_id};
+use crate::engine::{Engine, EngineError, Shared, new_segment_id};
 use crate::seal::Seal;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, limits::SEGMENT_CHUNKS_MAX};
+use holdfast_core::{
+    chunker::ChunkerProfile,
+    ids::{ChunkId, DomainId},
+    limits::SEGMENT_CHUNKS_MAX,
+};
 use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::{
     ask::Deduplicates,
@@ -40,6 +44,7 @@ pub struct StreamIngest<'a> {
     shared: &'a Arc<Shared>,
     limit: u64,
     seal: Option<&'a Seal>,
+    domain: DomainId,
     _slot: SemaphorePermit<'a>,
     memory: Option<OwnedSemaphorePermit>,
     window: Vec<u8>,
@@ -65,6 +70,7 @@ impl<'a> StreamIngest<'a> {
             shared,
             limit: incoming.limit,
             seal: incoming.seal,
+            domain: incoming.pool.domain(),
             _slot: slot,
             memory: None,
             window: Vec::new(),
@@ -157,7 +163,7 @@ impl<'a> StreamIngest<'a> {
         }
         self.shared.metrics.chunk_bytes.inc_by(at as u64);
         let ids = chunks.iter().map(|(id, ..)| *id).collect();
-        let known = self.shared.meta.ask(Deduplicates { domain: DOMAIN, ids }).await?;
+        let known = self.shared.meta.ask(Deduplicates { domain: self.domain, ids }).await?;
         for ((id, bytes, plain), known) in chunks.into_iter().zip(known) {
             if known || self.written.contains(&id) {
                 self.shared.metrics.dedup_bytes.inc_by(plain);
@@ -190,18 +196,18 @@ impl<'a> StreamIngest<'a> {
     async fn flush(&mut self) -> Result<(), EngineError> {
         let Some(builder) = self.builder.take() else { return Ok(()) };
         self.settle().await?;
-        let shared = self.shared.clone();
+        let (shared, domain) = (self.shared.clone(), self.domain);
         match self.shared.upload_memory.clone().try_acquire_many_owned(PACK_MIB) {
             Ok(memory) => {
                 self.writing = Some(tokio::spawn(async move {
-                    let result = shared.store_pack(builder, DOMAIN).await;
+                    let result = shared.store_pack(builder, domain).await;
                     drop(memory);
                     result
                 }));
                 Ok(())
             }
             Err(_) => {
-                self.shared.store_pack(builder, DOMAIN).await?;
+                self.shared.store_pack(builder, domain).await?;
                 // Others have waited in order; this upload now waits behind them.
                 self.memory = None;
                 self.activate().await
@@ -224,7 +230,7 @@ impl<'a> StreamIngest<'a> {
         let segment = self.next_segment();
         let request = Request::idempotent(Command::RegisterSegment {
             id: segment.id,
-            domain: DOMAIN,
+            domain: self.domain,
             chunks: std::mem::take(&mut self.pending),
         });
         self.shared.meta.request(request).await?.accepted()?;
@@ -249,6 +255,7 @@ impl<'a> StreamIngest<'a> {
         }
         Ok(Ingested {
             bytes: self.bytes,
+            domain: self.domain,
             content: NewContent::Segments(self.segments),
             segments,
             small: Vec::new(),

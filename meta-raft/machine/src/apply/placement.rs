@@ -4,10 +4,13 @@ use super::{Step, Tx, chunks::spare};
 use crate::{
     command::{Outcome, Rejection},
     keys::{self, Table},
-    records::{Device, DeviceSpec, Duty, Host, Pack, Pg, PgSpec, Pool, PoolSpec, Previous, Record},
+    query,
+    records::{
+        ClassPool, Device, DeviceSpec, Duty, Host, Pack, Pg, PgSpec, Pool, PoolSpec, Previous, Record,
+    },
 };
 use holdfast_core::{
-    ids::{DeviceId, Epoch, HostId, Incarnation, PackId, PgId},
+    ids::{DeviceId, Epoch, HostId, Incarnation, PackId, PgId, PoolId},
     kv::{View, prefix_end, scan_prefix},
     topology::FailureDomain,
 };
@@ -34,10 +37,48 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Err(Rejection::Malformed.into());
         }
         self.write(keys::pool(), &pool);
+        self.write_groups(pgs);
+        Ok(Outcome::Done)
+    }
+
+    /// Makes a pool beside the first one, for a class of storage that has none.
+    pub(super) fn create_class_pool(
+        &mut self,
+        id: PoolId,
+        pool: &ClassPool,
+        pgs: Vec<(PgId, PgSpec)>,
+    ) -> Step<Outcome> {
+        let others = query::class_pools(&self.kv)?;
+        if let Some((_, existing)) = others.iter().find(|(other, _)| *other == id) {
+            return if existing == pool { Ok(Outcome::Done) } else { Err(Rejection::PoolExists.into()) };
+        }
+        if others.iter().any(|(_, other)| other.class == pool.class) {
+            return Err(Rejection::PoolExists.into());
+        }
+        let whole =
+            |(pg, spec): &(PgId, PgSpec)| pg.pool() == id && spec.devices.len() == pool.pool.profile.total();
+        let is_first = id == PoolId::FIRST || self.kv.get(&keys::pool())?.is_none();
+        if is_first || pgs.len() != pool.pool.pg_count as usize || !pgs.iter().all(whole) {
+            return Err(Rejection::Malformed.into());
+        }
+        self.write(keys::class_pool(id), pool);
+        self.write_groups(pgs);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn set_device_class(&mut self, id: DeviceId, class: Option<String>) -> Step<Outcome> {
+        self.read::<Device>(&keys::device(id))?.ok_or(Rejection::NoSuchDevice)?;
+        match class {
+            Some(class) => self.kv.put(keys::device_class(id), class.into_bytes()),
+            None => self.remove(keys::device_class(id))?,
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn write_groups(&mut self, pgs: Vec<(PgId, PgSpec)>) {
         for (id, pg) in pgs {
             self.write(keys::pg(id), &Pg::from(pg));
         }
-        Ok(Outcome::Done)
     }
 
     pub(super) fn replace_device(&mut self, id: DeviceId, incarnation: Incarnation) -> Step<Outcome> {

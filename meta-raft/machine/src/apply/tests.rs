@@ -3,6 +3,7 @@
 
 use crate::{
     apply,
+    ask::{LookedUp, Object},
     audit::audit,
     command::{
         Command, Condition, LogEntry, NamedPart, NewContent, NewObject, NewPack, Outcome, PackChunk,
@@ -17,8 +18,8 @@ use crate::{
 use holdfast_core::{
     chunker::ChunkerProfile,
     ids::{
-        BucketId, ChunkId, DeviceId, DomainId, Epoch, HostId, Incarnation, LeaseId, PackId, PgId, RequestId,
-        SegmentId, UploadId,
+        BucketId, ChunkId, DeviceId, DomainId, Epoch, HostId, Incarnation, LeaseId, PackId, PgId, PoolId,
+        RequestId, SegmentId, UploadId, VersionId,
     },
     kv::{Durability, MemStore, Store, View},
     pack::{Codec, Entry},
@@ -31,6 +32,10 @@ const DOMAIN: DomainId = DomainId(1);
 const BUCKET: BucketId = BucketId(1);
 const GRACE_MS: u64 = 1000;
 const STORED: u32 = 100;
+
+mod pools;
+
+use pools::COLD;
 
 struct Machine {
     store: MemStore,
@@ -72,7 +77,7 @@ impl Machine {
         id
     }
 
-    fn pack(&mut self, chunks: &[(u8, Option<PackId>)]) -> NewPack {
+    fn pack(&mut self, pool: PoolId, chunks: &[(u8, Option<PackId>)]) -> NewPack {
         let random = self.id();
         let entry = |(at, (chunk, moved_from)): (usize, &(u8, Option<PackId>))| PackChunk {
             entry: Entry {
@@ -85,8 +90,8 @@ impl Machine {
             moved_from: *moved_from,
         };
         NewPack {
-            id: PackId::new(PgId(0), random[4..].try_into().expect("12 bytes")),
-            domain: DOMAIN,
+            id: PackId::new(pool.group(0), random[4..].try_into().expect("12 bytes")),
+            domain: pool.domain(),
             profile: Profile::new(4, 2).expect("a profile"),
             epoch: Epoch(1),
             shard_len: 4096,
@@ -95,10 +100,11 @@ impl Machine {
         }
     }
 
-    fn segment(&mut self, chunks: &[u8]) -> (SegmentRef, Request) {
+    fn segment(&mut self, pool: PoolId, chunks: &[u8]) -> (SegmentRef, Request) {
         let id = SegmentId(self.id());
         let refs = chunks.iter().map(|chunk| ChunkRef { id: ChunkId([*chunk; 32]), plain: STORED }).collect();
-        let request = Request::idempotent(Command::RegisterSegment { id, domain: DOMAIN, chunks: refs });
+        let request =
+            Request::idempotent(Command::RegisterSegment { id, domain: pool.domain(), chunks: refs });
         (SegmentRef { id, bytes: u64::from(STORED) * chunks.len() as u64 }, request)
     }
 
@@ -127,7 +133,7 @@ impl Machine {
                 let record = query::segment(&self.store, segment.id).expect("memory reads");
                 let record = record.ok_or_else(|| TestCaseError::fail("a live segment is gone"))?;
                 let ids = record.chunks.iter().map(|chunk| chunk.id);
-                for place in query::chunks(&self.store, DOMAIN, ids).expect("memory reads") {
+                for place in query::chunks(&self.store, record.domain, ids).expect("memory reads") {
                     let place = place.ok_or_else(|| TestCaseError::fail("a live chunk is gone"))?;
                     let pack = query::pack(&self.store, place.pack).expect("memory reads");
                     prop_assert!(pack.is_some(), "a live chunk's pack is gone");
@@ -168,6 +174,10 @@ enum Event {
         steps: u32,
     },
     Compact,
+    /// The bytes of a key go to the other pool.
+    Move {
+        key: u8,
+    },
     /// Shards of a pack are found missing, perhaps too many to read it; or found again.
     Damage {
         nth: u8,
@@ -185,6 +195,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0u8..4, chunks(), any::<bool>()).prop_map(|(key, chunks, complete)| Event::Multipart { key, chunks, complete }),
         4 => (prop_oneof![Just(0u64), 0u64..2000], 1u32..40).prop_map(|(elapsed_ms, steps)| Event::Collect { elapsed_ms, steps }),
         2 => Just(Event::Compact),
+        2 => (0u8..4).prop_map(|key| Event::Move { key }),
         1 => (any::<u8>(), 0u8..64).prop_map(|(nth, mask)| Event::Damage { nth, mask }),
     ]
 }
@@ -208,9 +219,10 @@ impl Machine {
                     .collect();
                 let mut requests = Vec::new();
                 if !fresh.is_empty() {
-                    requests.push(Request::idempotent(Command::RegisterPack(self.pack(&fresh))));
+                    requests
+                        .push(Request::idempotent(Command::RegisterPack(self.pack(PoolId::FIRST, &fresh))));
                 }
-                let (segment, register) = self.segment(&chunks);
+                let (segment, register) = self.segment(PoolId::FIRST, &chunks);
                 requests.push(register);
                 let object = Self::object(vec![segment]);
                 let put = Command::PutObject {
@@ -225,8 +237,8 @@ impl Machine {
             }
             Event::Abandoned { chunks } => {
                 let fresh: Vec<_> = chunks.iter().map(|chunk| (*chunk, None)).collect();
-                let pack = self.pack(&fresh);
-                let (_, register) = self.segment(&chunks);
+                let pack = self.pack(PoolId::FIRST, &fresh);
+                let (_, register) = self.segment(PoolId::FIRST, &chunks);
                 self.entry(0, vec![Request::idempotent(Command::RegisterPack(pack)), register]);
             }
             Event::Copy { from, to } => {
@@ -257,7 +269,8 @@ impl Machine {
             Event::Collect { elapsed_ms, steps } => {
                 self.run(elapsed_ms, Command::Collect { grace_ms: GRACE_MS, steps });
             }
-            Event::Compact => self.compact(),
+            Event::Compact => [PoolId::FIRST, COLD].into_iter().for_each(|pool| self.compact(pool)),
+            Event::Move { key } => self.move_key(key),
             Event::Damage { nth, mask } => {
                 let packs = query::packs(&self.store, None, None, 100).expect("memory reads");
                 let Some((id, _)) = packs.get(usize::from(nth) % packs.len().max(1)) else { return };
@@ -271,8 +284,8 @@ impl Machine {
     fn multipart(&mut self, key: u8, chunks: &[u8], complete: bool) {
         let (id, key) = (UploadId(self.id()), vec![b'k', key]);
         let fresh: Vec<_> = chunks.iter().map(|chunk| (*chunk, None)).collect();
-        let pack = self.pack(&fresh);
-        let (segment, register) = self.segment(chunks);
+        let pack = self.pack(PoolId::FIRST, &fresh);
+        let (segment, register) = self.segment(PoolId::FIRST, chunks);
         let create = Command::CreateUpload {
             bucket: BUCKET,
             key: key.clone(),
@@ -315,10 +328,11 @@ impl Machine {
         assert!(!matches!(outcome, Outcome::Rejected(_)), "{outcome:?}");
     }
 
-    fn compact(&mut self) {
-        let candidates = query::reclaimable(&self.store, 10).expect("memory reads");
+    fn compact(&mut self, pool: PoolId) {
+        let mut candidates = query::reclaimable(&self.store, 10).expect("memory reads");
+        candidates.retain(|pack| pack.pg().pool() == pool);
         let all: Vec<ChunkId> = (0..8).map(|chunk| ChunkId([chunk; 32])).collect();
-        let places = query::chunks(&self.store, DOMAIN, all).expect("memory reads");
+        let places = query::chunks(&self.store, pool.domain(), all).expect("memory reads");
         let survivors: Vec<(u8, Option<PackId>)> = (0u8..8)
             .zip(places)
             .filter_map(|(chunk, place)| {
@@ -326,7 +340,7 @@ impl Machine {
             })
             .collect();
         if !survivors.is_empty() {
-            let pack = self.pack(&survivors);
+            let pack = self.pack(pool, &survivors);
             self.run(0, Command::RegisterPack(pack));
         }
         for pack in candidates {
@@ -340,7 +354,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn nothing_alive_is_deleted_and_every_counter_is_right(events in proptest::collection::vec(event(), 1..40)) {
-        let mut machine = Machine::new();
+        let mut machine = Machine::with_two_pools();
         for event in events {
             machine.happen(event);
             machine.check(4)?;
@@ -361,7 +375,7 @@ proptest! {
 
     #[test]
     fn a_replica_that_applies_the_same_log_has_the_same_state(events in proptest::collection::vec(event(), 1..20)) {
-        let (mut one, mut other) = (Machine::new(), Machine::new());
+        let (mut one, mut other) = (Machine::with_two_pools(), Machine::with_two_pools());
         for event in events {
             one.happen(event.clone());
             other.happen(event);
@@ -427,8 +441,8 @@ fn a_repeated_request_gets_the_first_answer() {
 #[test]
 fn a_rejected_command_leaves_its_neighbours_alone() {
     let mut machine = Machine::new();
-    let pack = machine.pack(&[(1, None)]);
-    let (segment, register) = machine.segment(&[1]);
+    let pack = machine.pack(PoolId::FIRST, &[(1, None)]);
+    let (segment, register) = machine.segment(PoolId::FIRST, &[1]);
     let put = |key: &[u8], condition| {
         let object = Machine::object(vec![segment]);
         Request::idempotent(Command::PutObject { bucket: BUCKET, key: key.to_vec(), condition, object })
@@ -451,7 +465,7 @@ fn a_rejected_command_leaves_its_neighbours_alone() {
 #[test]
 fn stale_epochs_thin_packs_and_barred_names_are_refused() {
     let mut machine = Machine::new();
-    let fresh = machine.pack(&[(1, None)]);
+    let fresh = machine.pack(PoolId::FIRST, &[(1, None)]);
     let refuse = |machine: &mut Machine, pack: NewPack| machine.run(0, Command::RegisterPack(pack));
     let thin = NewPack { missing: 0b11, ..fresh.clone() };
     assert_eq!(refuse(&mut machine, thin), Outcome::Rejected(Rejection::BelowQuorum));
@@ -629,7 +643,7 @@ fn a_stale_gateway_and_a_replaced_device_commit_nothing_together() {
     let device = DeviceSpec { incarnation: Incarnation([1; 16]), place: host.place, weight: 1 };
     machine.run(0, Command::AddDevice { id: DeviceId(3), host: HostId(1), device });
     // The gateway has written its shards, one of them on the disk that is about to go, and is cut off.
-    let pack = machine.pack(&[(1, None)]);
+    let pack = machine.pack(PoolId::FIRST, &[(1, None)]);
     let replace = |life| Command::ReplaceDevice { id: DeviceId(3), incarnation: Incarnation([life; 16]) };
     assert_eq!(machine.run(0, replace(2)), Outcome::Rejected(Rejection::NotReplaceable));
     machine.run(0, Command::AllowReplacement { id: DeviceId(3) });

@@ -12,7 +12,7 @@ use crate::{
     keys::{self, Tree},
     records::{
         Attributes, BucketUsage, Change, Checksum, Content, DirEntry, Etag, Extra, LockMode, PartSummary,
-        Record, Retention, Summary, Version, VersionName, Versioning,
+        Record, Retention, SegmentRef, Summary, Version, VersionName, Versioning,
     },
 };
 use holdfast_core::{
@@ -413,6 +413,42 @@ impl<V: View + ?Sized> Tx<'_, V> {
             VersionChange::Document(name, None) => drop(extra.documents.remove(&name)),
         }
         self.write(keys::extra(bucket, node, id), &extra);
+        Ok(Outcome::Done)
+    }
+
+    /// Has a version's bytes be those of other segments, which hold the same.
+    pub(super) fn move_content(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        (name, judged): (VersionName, VersionId),
+        segments: Vec<SegmentRef>,
+        document: String,
+        (from, to): (Option<String>, Option<String>),
+    ) -> Step<Outcome> {
+        check_key(key)?;
+        let place = self.find(self.config(bucket)?.versioning, bucket, key)?;
+        let (node, newest) = place.newest().ok_or(Rejection::NoSuchKey)?;
+        let found = self.named(bucket, node, newest, name)?;
+        let (mut version, mut extra) = found.ok_or(Rejection::NoSuchVersion)?;
+        let bytes = |segments: &[SegmentRef]| segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        let Content::Segments(was) = &version.content else {
+            return Err(Rejection::PreconditionFailed.into());
+        };
+        // Whoever moved it meanwhile changed its class.
+        let same = version.id == judged && extra.documents.get(&document) == from.as_ref() && from != to;
+        if !same || bytes(was) != bytes(&segments) {
+            return Err(Rejection::PreconditionFailed.into());
+        }
+        self.reference(&segments)?;
+        self.release_later(was);
+        version.content = Content::Segments(segments);
+        match to {
+            Some(text) => drop(extra.documents.insert(document, text)),
+            None => drop(extra.documents.remove(&document)),
+        }
+        self.write(keys::version(bucket, node, judged), &version);
+        self.write(keys::extra(bucket, node, judged), &extra);
         Ok(Outcome::Done)
     }
 

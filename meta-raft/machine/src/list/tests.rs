@@ -410,7 +410,10 @@ fn a_removal_takes_only_what_it_demands() {
         | other @ Command::RemoveBucket { .. }
         | other @ Command::StartUpload { .. }
         | other @ Command::ChangeIdentities { .. }
-        | other @ Command::NoteCursor { .. } => panic!("{other:?}"),
+        | other @ Command::NoteCursor { .. }
+        | other @ Command::FoundClassPool { .. }
+        | other @ Command::SetDeviceClass { .. }
+        | other @ Command::MoveContent { .. } => panic!("{other:?}"),
     };
     let refused = Outcome::Rejected(Rejection::PreconditionFailed);
     assert_eq!(run(&store, 13, remove(two, Demand::Noncurrent(two))), refused, "it is the current one");

@@ -181,7 +181,7 @@ impl Pg {
     }
 }
 
-/// The one pool of this version of the data model.
+/// The first pool, or what any pool is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     pub profile: Profile,
@@ -189,6 +189,17 @@ pub struct Pool {
     /// What it promises to survive the loss of one of.
     pub domain: FailureDomain,
 }
+
+/// A pool for objects of one storage class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassPool {
+    /// The storage class as S3 calls it.
+    pub class: String,
+    pub pool: Pool,
+    /// It is on devices of this class alone; where there is none, on all.
+    pub devices: Option<String>,
+}
+record!(ClassPool, "a storage class's pool");
 
 /// A device as commands name it, and as version 1 stored it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
