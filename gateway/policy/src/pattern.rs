@@ -2,7 +2,8 @@
 
 use crate::Request;
 
-/// `*` is any run of characters, `?` any one; `${name}` stands for what the request has under that name.
+/// `*` is any run of characters, `?` any one; `${name}` stands for what the request has under that name, and
+/// `${name, 'text'}` for that text where it has nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
@@ -15,13 +16,13 @@ impl Pattern {
         Self { text, has_variables }
     }
 
-    /// Whether a variable is not closed: it could never match, and a denial would be void.
+    /// Whether a variable is not closed, or its default no text: it could never match, and a denial would be void.
     pub fn is_malformed(&self) -> bool {
         let mut rest = self.text.as_str();
         while let Some(at) = rest.find("${") {
             match rest[at..].find('}') {
-                Some(end) => rest = &rest[at + end..],
-                None => return true,
+                Some(end) if variable(&rest[at + 2..at + end]).is_some() => rest = &rest[at + end..],
+                Some(_) | None => return true,
             }
         }
         false
@@ -53,12 +54,13 @@ impl Pattern {
             let end = rest[at..].find('}')? + at;
             match &rest[at + 2..end] {
                 escaped @ ("*" | "?" | "$") => filled.extend(literal(escaped)),
-                name => {
+                inside => {
+                    let (name, default) = variable(inside)?;
                     let mut value = None;
                     request.values(&name.to_ascii_lowercase(), &mut |found| {
                         value.get_or_insert_with(|| found.to_owned());
                     });
-                    filled.extend(literal(&value?));
+                    filled.extend(literal(value.as_deref().or(default)?));
                 }
             }
             rest = &rest[end + 1..];
@@ -66,6 +68,13 @@ impl Pattern {
         filled.extend(wild(rest));
         Some(filled)
     }
+}
+
+/// A variable's name, and its default, as in `aws:PrincipalTag/team, 'everybody'`.
+fn variable(inside: &str) -> Option<(&str, Option<&str>)> {
+    let Some((name, default)) = inside.split_once(',') else { return Some((inside, None)) };
+    let quoted = default.trim().strip_prefix('\'')?.strip_suffix('\'')?;
+    (!quoted.contains('\'')).then_some((name.trim(), Some(quoted)))
 }
 
 /// Characters that only stand for themselves are above all wildcards.

@@ -137,6 +137,9 @@ fn conditions_are_held_against_what_the_request_has() {
         (r#"{"StringLike":{"S3:Prefix":"home/*"}}"#, true),
         (r#"{"StringLike":{"s3:prefix":"home/${aws:username}"}}"#, true),
         (r#"{"StringEquals":{"s3:prefix":"home/${aws:userid}"}}"#, false),
+        (r#"{"StringEquals":{"s3:prefix":"home/${aws:userid, 'alice'}"}}"#, true),
+        (r#"{"StringEquals":{"s3:prefix":"home/${aws:userid, '*'}"}}"#, false),
+        (r#"{"StringLike":{"s3:prefix":"home/${aws:username, 'bob'}"}}"#, true),
         (r#"{"StringNotEquals":{"s3:prefix":["x","home/alice"]}}"#, false),
         (r#"{"StringNotEquals":{"s3:absent":"x"}}"#, true),
         (r#"{"StringEquals":{"s3:absent":"x"}}"#, false),
@@ -196,6 +199,7 @@ fn what_is_malformed_is_refused() {
         ("{}", r#"{"IpAddress":{"aws:SourceIp":"10.0.0.0/33"}}"#),
         ("{}", r#"{"StringEquals":{"nokey":"x"}}"#),
         ("{}", r#"{"StringEquals":{"s3:prefix":"${aws:username"}}"#),
+        ("{}", r#"{"StringEquals":{"s3:prefix":"${aws:username, bob}"}}"#),
         ("arn:aws:s3:::b/*", "arn:aws:s3:::b/${aws:username"),
         (r#""Principal":"*","#, ""),
     ] {

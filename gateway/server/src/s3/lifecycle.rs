@@ -17,7 +17,7 @@ use s3s::{
         BucketLifecycleConfiguration, DeleteBucketLifecycleInput, DeleteBucketLifecycleOutput,
         ExpirationStatus, GetBucketLifecycleConfigurationInput, GetBucketLifecycleConfigurationOutput,
         LifecycleRule, PutBucketLifecycleConfigurationInput, PutBucketLifecycleConfigurationOutput,
-        TimestampFormat,
+        Timestamp, TimestampFormat,
     },
     s3_error,
 };
@@ -77,6 +77,10 @@ fn positive(days: Option<i32>, what: &str) -> S3Result<()> {
     }
 }
 
+fn is_midnight(at: &Timestamp) -> bool {
+    super::attributes::unix_ms_of(at).is_multiple_of(24 * 60 * 60 * 1000)
+}
+
 /// Whether a rule moves objects to other storage classes.
 fn moves(rule: &LifecycleRule) -> bool {
     rule.transitions.as_ref().is_some_and(|list| !list.is_empty())
@@ -93,6 +97,9 @@ fn check_transitions(rule: &LifecycleRule) -> S3Result<()> {
         }
         if wanted.days.is_some_and(|days| days < 0) {
             return Err(s3_error!(InvalidArgument, "'Days' for Transition action must be nonnegative"));
+        }
+        if wanted.date.as_ref().is_some_and(|at| !is_midnight(at)) {
+            return Err(s3_error!(InvalidArgument, "'Date' must be at midnight GMT"));
         }
         days += i32::from(wanted.days.is_some());
         dates += i32::from(wanted.date.is_some());
@@ -164,8 +171,7 @@ fn check(rule: &LifecycleRule) -> S3Result<()> {
         if ways.into_iter().filter(|way| *way).count() != 1 {
             return Err(malformed());
         }
-        let midnight = |at| super::attributes::unix_ms_of(at).is_multiple_of(24 * 60 * 60 * 1000);
-        if wanted.date.as_ref().is_some_and(|at| !midnight(at)) {
+        if wanted.date.as_ref().is_some_and(|at| !is_midnight(at)) {
             return Err(s3_error!(InvalidArgument, "'Date' must be at midnight GMT"));
         }
     }
