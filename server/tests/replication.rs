@@ -8,7 +8,7 @@ use common::{
     eventually, noise,
     suites::{make_user, order},
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn keep_versions(client: &Client, bucket: &str) {
     let xml = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
@@ -22,6 +22,27 @@ fn remember(data: &Path, name: &str, remote: &Server, more: &[&str]) {
         ["remote", "create", name, "--url", &url, "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY];
     let told = order(&["--data", &way], &[&order_of, more].concat());
     assert!(!told.contains(SECRET_KEY), "{told}");
+}
+
+/// Two clusters, each with a bucket that keeps versions. The one here knows the other.
+struct Pair {
+    dir: tempfile::TempDir,
+    here: PathBuf,
+    there: PathBuf,
+    near: Server,
+    far: Server,
+}
+
+impl Pair {
+    fn up(mine: &str, theirs: &str, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        let (near, far) = (Server::start(&here, options), Server::start(&there, &[]));
+        keep_versions(&near.client(), mine);
+        keep_versions(&far.client(), theirs);
+        remember(&here, "far", &far, &[]);
+        Self { dir, here, there, near, far }
+    }
 }
 
 /// One rule, for all keys that begin with a prefix.
@@ -69,13 +90,8 @@ fn put_parts(client: &Client, path: &str, parts: [&[u8]; 2]) {
 
 #[test]
 fn objects_are_copied_with_all_that_belongs_to_them() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let (near, far) = (Server::start(&here, &[]), Server::start(&there, &[]));
+    let Pair { dir: _dir, near, far, .. } = Pair::up("box", "copy", &[]);
     let (client, other) = (near.client(), far.client());
-    keep_versions(&client, "box");
-    keep_versions(&other, "copy");
-    remember(&here, "far", &far, &[]);
     client.put("/box/in/before", b"not copied");
     assert_eq!(configure(&client, "box", "arn:aws:s3:far::copy", "in/", "").status, 200);
 
@@ -142,12 +158,7 @@ fn objects_are_copied_with_all_that_belongs_to_them() {
 
 #[test]
 fn copying_goes_on_where_it_stopped() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let (near, far) = (Server::start(&here, &[]), Server::start(&there, &[]));
-    keep_versions(&near.client(), "box");
-    keep_versions(&far.client(), "copy");
-    remember(&here, "far", &far, &[]);
+    let Pair { dir: _dir, here, there, near, far } = Pair::up("box", "copy", &[]);
     let client = near.client();
     assert_eq!(configure(&client, "box", "arn:aws:s3:far::copy", "", "").status, 200);
     for number in 0..20 {
@@ -173,14 +184,32 @@ fn copying_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn two_clusters_copy_each_other_and_come_to_rest() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let (near, far) = (Server::start(&here, &[]), Server::start(&there, &[]));
-    let (client, other) = (near.client(), far.client());
-    keep_versions(&client, "box");
-    keep_versions(&other, "box");
+fn rules_touch_nothing_that_is_still_to_be_copied() {
+    let Pair { dir: _dir, here, there, near, far } = Pair::up("box", "copy", &["--lifecycle-day", "1"]);
+    let client = near.client();
+    assert_eq!(configure(&client, "box", "arn:aws:s3:far::copy", "in/", "").status, 200);
+    far.kill();
+    client.put("/box/in/waits", b"");
+    client.put("/box/out/goes", b"");
+    let rule = b"<LifecycleConfiguration><Rule><ID>a</ID><Status>Enabled</Status><Filter></Filter>\
+                 <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
+    assert_eq!(client.request("PUT", "/box", &[("lifecycle", "")], rule).status, 200);
+    // It is the younger one: by then the other is due too.
+    eventually("one expires", || client.request("HEAD", "/box/out/goes", &[], b"").status == 404);
+    assert_eq!(status(&client, "/box/in/waits").as_deref(), Some("PENDING"));
+    let far = Server::start(&there, &[]);
     remember(&here, "far", &far, &[]);
+    eventually("the other is copied, and expires", || {
+        client.request("HEAD", "/box/in/waits", &[], b"").status == 404
+    });
+    let copied = far.client().request("GET", "/copy", &[("versions", "")], b"").text();
+    assert!(copied.contains("<Key>in/waits</Key>"), "{copied}");
+}
+
+#[test]
+fn two_clusters_copy_each_other_and_come_to_rest() {
+    let Pair { dir: _dir, there, near, far, .. } = Pair::up("box", "box", &[]);
+    let (client, other) = (near.client(), far.client());
     remember(&there, "near", &near, &[]);
     assert_eq!(configure(&client, "box", "arn:aws:s3:far::box", "", "").status, 200);
     assert_eq!(configure(&other, "box", "arn:aws:s3:near::box", "", "").status, 200);
@@ -200,13 +229,8 @@ fn two_clusters_copy_each_other_and_come_to_rest() {
 
 #[test]
 fn a_deletion_does_not_hide_what_was_written_after_it() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let (near, far) = (Server::start(&here, &[]), Server::start(&there, &[]));
+    let Pair { dir: _dir, there, near, far, .. } = Pair::up("box", "box", &[]);
     let (client, other) = (near.client(), far.client());
-    keep_versions(&client, "box");
-    keep_versions(&other, "box");
-    remember(&here, "far", &far, &[]);
     remember(&there, "near", &near, &[]);
     assert_eq!(configure(&client, "box", "arn:aws:s3:far::box", "", "").status, 200);
     assert_eq!(configure(&other, "box", "arn:aws:s3:near::box", "", "").status, 200);

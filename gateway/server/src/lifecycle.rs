@@ -8,9 +8,10 @@ pub mod rules;
 use crate::{
     clock::unix_ms,
     engine::{Engine, EngineError},
-    s3::{STORAGE_CLASS, lifecycle_of},
+    s3::{STORAGE_CLASS, lifecycle_of, replication},
 };
 use futures::future::join_all;
+use holdfast_core::ids::VersionId;
 use holdfast_meta_raft_machine::{
     ask::{ConfiguredBuckets, DocumentsOf, LookAt, LookedUp, UploadsAfter, VersionListing},
     command::{Command, Condition, Demand, Outcome, Precondition, Rejection, Request, VersionChange},
@@ -19,7 +20,7 @@ use holdfast_meta_raft_machine::{
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
 use rules::{Action, Day, Rule, actions, gives_up, moves};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Versions and uploads that are looked at together.
@@ -109,31 +110,62 @@ impl Lifecycle {
             let wanted = ListRequest { after: after.clone(), max: PAGE, ..ListRequest::default() };
             let question = VersionListing { bucket: bucket.id, wanted, after: marker };
             let page = self.meta.ask(question).await?;
-            let (mut commands, mut whole) = (Vec::new(), Vec::new());
+            let mut whole = Vec::new();
             for item in page.items {
                 let VersionItem::Version(shown) = item else { continue };
                 (after, marker) = (shown.key.clone(), Some(shown.name));
                 if history.first().is_some_and(|first| first.key != shown.key) {
-                    self.decide(bucket, rules, &history, &mut commands);
                     whole.push(std::mem::take(&mut history));
                 }
                 history.push(shown);
             }
             if !page.truncated {
-                self.decide(bucket, rules, &history, &mut commands);
                 whole.push(std::mem::take(&mut history));
             }
+            let held = self.held(bucket, config, &whole).await?;
+            let commands = whole.iter().flat_map(|history| self.decide(bucket, rules, history, &held));
+            let commands = commands.collect();
             if !self.goes_on(bucket, config).await? {
                 return Ok(done);
             }
             done += self.order(commands).await?;
             if rules.iter().any(Rule::moves) {
-                done += self.move_versions(bucket, rules, whole).await?;
+                done += self.move_versions(bucket, rules, whole, &held).await?;
             }
             if !page.truncated {
                 return Ok(done);
             }
         }
+    }
+
+    /// Versions that are still to be copied to another cluster: no rule touches them before.
+    async fn held(
+        &self,
+        bucket: &Bucket,
+        config: &BucketConfig,
+        histories: &[Vec<VersionShown>],
+    ) -> Result<BTreeSet<VersionId>, MetaError> {
+        if !config.documents.contains_key(replication::DOCUMENT) {
+            return Ok(BTreeSet::new());
+        }
+        let statuses = self.documents(bucket, histories, replication::STATUS).await?;
+        let all = histories.iter().flatten().zip(statuses);
+        let waiting = |status: Option<String>| {
+            status
+                .is_some_and(|status| [replication::PENDING, replication::FAILED].contains(&status.as_str()))
+        };
+        Ok(all.filter_map(|(shown, status)| waiting(status).then_some(shown.id)).collect())
+    }
+
+    async fn documents(
+        &self,
+        bucket: &Bucket,
+        histories: &[Vec<VersionShown>],
+        name: &str,
+    ) -> Result<Vec<Option<String>>, MetaError> {
+        let of = |shown: &VersionShown| (shown.key.clone(), Some(shown.name));
+        let wanted = histories.iter().flatten().map(of).collect();
+        self.meta.ask(DocumentsOf { bucket: bucket.id, wanted, name: name.to_owned() }).await
     }
 
     /// Moves what is due of the histories of keys to other storage classes.
@@ -142,16 +174,15 @@ impl Lifecycle {
         bucket: &Bucket,
         rules: &[Rule],
         histories: Vec<Vec<VersionShown>>,
+        held: &BTreeSet<VersionId>,
     ) -> Result<u64, MetaError> {
-        let of = |shown: &VersionShown| (shown.key.clone(), Some(shown.name));
-        let wanted = histories.iter().flatten().map(of).collect();
-        let question = DocumentsOf { bucket: bucket.id, wanted, name: STORAGE_CLASS.to_owned() };
-        let mut classes = self.meta.ask(question).await?.into_iter();
+        let mut classes = self.documents(bucket, &histories, STORAGE_CLASS).await?.into_iter();
         let mut due = Vec::new();
         for history in &histories {
             let classes: Vec<_> = classes.by_ref().take(history.len()).collect();
             let moves = moves(rules, history, &classes, unix_ms(), self.day);
-            due.extend(moves.into_iter().map(|to| (&history[to.at], to.class)));
+            let moves = moves.into_iter().map(|to| (&history[to.at], to.class));
+            due.extend(moves.filter(|(shown, _)| !held.contains(&shown.id)));
         }
         let mut done = 0;
         for some in due.chunks(MOVING_MAX) {
@@ -218,10 +249,20 @@ impl Lifecycle {
         }
     }
 
-    fn decide(&self, bucket: &Bucket, rules: &[Rule], history: &[VersionShown], commands: &mut Vec<Command>) {
-        let Some(newest) = history.first() else { return };
+    /// What is to be removed of a key's history.
+    fn decide(
+        &self,
+        bucket: &Bucket,
+        rules: &[Rule],
+        history: &[VersionShown],
+        held: &BTreeSet<VersionId>,
+    ) -> Vec<Command> {
+        let Some(newest) = history.first() else { return Vec::new() };
+        let mut commands = Vec::new();
         for action in actions(rules, history, unix_ms(), self.day) {
             let (version, demand, precondition) = match action {
+                Action::Expire if held.contains(&newest.id) => continue,
+                Action::Remove(_, id) if held.contains(&id) => continue,
                 // Only the one that was looked at.
                 Action::Expire => {
                     let precondition = Precondition {
@@ -244,6 +285,7 @@ impl Lifecycle {
                 demand,
             });
         }
+        commands
     }
 
     async fn uploads(

@@ -14,8 +14,8 @@ use crate::{
     s3::{
         BucketView, Encryption, S3Door, name_of,
         replication::{
-            CURSOR, DOCUMENT, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER, rules_for,
-            source_of,
+            CURSOR, DOCUMENT, FAILED, PENDING, REPLICA, Rule, SOURCE_HEADER, STATUS, STATUS_HEADER,
+            rules_for, source_of,
         },
         show,
     },
@@ -39,7 +39,6 @@ const BATCH: u32 = 64;
 const TRIES_MAX: u32 = 10;
 
 const COMPLETED: &str = "COMPLETED";
-const FAILED: &str = "FAILED";
 
 /// Copies buckets to other clusters.
 pub struct Replicator {

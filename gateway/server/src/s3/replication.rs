@@ -49,6 +49,7 @@ pub const STATUS_HEADER: &str = "x-amz-replication-status";
 pub const SOURCE_HEADER: &str = "x-holdfast-replica-of";
 
 pub const PENDING: &str = ReplicationStatus::PENDING;
+pub const FAILED: &str = ReplicationStatus::FAILED;
 pub const REPLICA: &str = ReplicationStatus::REPLICA;
 
 /// Rules that a bucket may have, as in S3.
