@@ -28,8 +28,9 @@ test: setup-test build ## Runs every test
 	@$(CARGO) run --release --locked -q -p xtask -- tidy
 	@$(CARGO) $(RUNNER) --release --locked --workspace
 
-sim: setup ## Runs the simulator: make sim SEEDS=1000 START=0
+sim: setup ## Runs the simulator: make sim SEEDS=1000 START=0 CASES=1000000
 	@HOLDFAST_SIM_SEEDS=$(or $(SEEDS),1000) HOLDFAST_SIM_START=$(or $(START),0) bash -c '$(CARGO) test --release --locked -p holdfast-chaos-tests-sim -- --nocapture'
+	@HOLDFAST_SYNC_CASES=$(or $(CASES),1000000) bash -c '$(CARGO) test --release --locked -p holdfast-client-sync --test model -- --nocapture'
 
 chaos: setup-test build ## Torments a cluster in network namespaces: make chaos SECONDS=600 SEED=1, PREVIOUS=COMMIT for an upgrade among the faults
 	@$(CARGO) build --release --locked -p holdfast-chaos-tests-cluster

@@ -7,7 +7,8 @@ use std::{
 };
 
 /// Crates that decide and never do.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
+    "holdfast-client-sync",
     "holdfast-core",
     "holdfast-erasure",
     "holdfast-gateway-md5",

@@ -1,0 +1,355 @@
+//! The tree that both sides are to become.
+//!
+//! Each node is merged by itself, its place and what it is apart: what one side changed is taken over, what both changed
+//! otherwise is a conflict. An edit or a move counts more than a deletion. Then the whole is made a tree again: parents that
+//! are needed come back, directories that were moved into each other go back to where the server has them, and of several
+//! nodes of one name all but one get another, unless they are the same.
+
+use crate::{
+    names::conflicted,
+    tree::{Id, Kind, Node, Place, Tree},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a client knows of a space.
+#[derive(Debug, Clone, Default)]
+pub struct Trees {
+    /// What the server has, as far as it was heard of.
+    pub remote: Tree,
+    /// What was last found on the disk.
+    pub local: Tree,
+    /// Nodes as both had them when they last agreed. Not always a tree: some steps are carried out before others.
+    pub synced: BTreeMap<Id, Node>,
+}
+
+/// What becomes of a file that was edited on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflicts {
+    /// The local bytes become another file, called a conflicted copy.
+    Copy,
+    /// The local bytes are committed above the server's, which are a version then.
+    LastWriter,
+    /// Neither side changes until somebody decides.
+    Manual,
+}
+
+/// Who makes conflicted copies, as their names say: a device and a date.
+#[derive(Debug, Clone, Copy)]
+pub struct Label<'a>(pub &'a str);
+
+/// What is to be.
+#[derive(Debug, Clone)]
+pub struct Merged {
+    /// What both sides are to become. Files that are [held](Merged::held) are in it as the server has them.
+    pub tree: Tree,
+    /// The local tree, its nodes by the names that they have in `tree`: some turned out to be the server's, and some to be
+    /// others than the server's.
+    pub local: Tree,
+    /// Files whose bytes stay as they are on each side.
+    pub held: BTreeSet<Id>,
+    /// The next free number for nodes of the client's own.
+    pub next_fresh: u64,
+}
+
+/// Merges any three trees. `next_fresh` is above all numbers of fresh nodes in them.
+pub fn merge(trees: &Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: u64) -> Merged {
+    let mut work = Work {
+        trees,
+        conflicts,
+        label,
+        next_fresh,
+        local: trees.local.clone(),
+        wanted: BTreeMap::new(),
+        held: BTreeSet::new(),
+    };
+    work.tell_apart();
+    work.merge_nodes();
+    loop {
+        let came_back = work.bring_parents_back();
+        if !work.break_cycles() && !came_back {
+            break;
+        }
+    }
+    work.tell_names_apart();
+    let Work { local, wanted, held, next_fresh, .. } = work;
+    Merged { tree: grow(wanted), local, held, next_fresh }
+}
+
+struct Work<'a> {
+    trees: &'a Trees,
+    conflicts: Conflicts,
+    label: Label<'a>,
+    next_fresh: u64,
+    local: Tree,
+    /// What is to be, perhaps not yet a tree.
+    wanted: BTreeMap<Id, Node>,
+    held: BTreeSet<Id>,
+}
+
+/// Whether a side moved a directory above a node that the other side deleted: what is in it was moved too.
+fn moved_with(side: &Tree, other: &Tree, synced: &BTreeMap<Id, Node>, id: Id) -> bool {
+    let went = |above: &Id| {
+        let now = side.get(*above).map(|node| &node.place);
+        let was = synced.get(above).map(|node| &node.place);
+        was.is_some() && now != was && !other.contains(*above)
+    };
+    side.above(id).any(|above| went(&above))
+}
+
+impl Work<'_> {
+    /// A node as it was when both sides agreed, if it was one of this class.
+    fn base(&self, id: Id, like: &Node) -> Option<&Node> {
+        self.trees.synced.get(&id).filter(|base| base.kind.same_class(&like.kind))
+    }
+
+    fn fresh(&mut self) -> Id {
+        self.next_fresh += 1;
+        Id::Fresh(self.next_fresh - 1)
+    }
+
+    /// Gives local nodes names of their own that are not, or no longer, what the server has under theirs.
+    fn tell_apart(&mut self) {
+        let others: Vec<Id> = self
+            .trees
+            .local
+            .iter()
+            .filter(|(id, node)| self.is_another(*id, node))
+            .map(|(id, _)| id)
+            .collect();
+        for id in others {
+            self.rename(id);
+        }
+    }
+
+    fn rename(&mut self, id: Id) -> Id {
+        let fresh = self.fresh();
+        let renumbered = self.local.renumber(id, fresh);
+        assert!(renumbered.is_ok(), "it is in the tree, and the number is new: {renumbered:?}");
+        fresh
+    }
+
+    fn is_another(&self, id: Id, node: &Node) -> bool {
+        let Id::Known(_) = id else { return false };
+        let base = self.base(id, node);
+        match self.trees.remote.get(id) {
+            Some(remote) if !remote.kind.same_class(&node.kind) => true,
+            Some(remote) => {
+                let same = |kind: &Kind| base.is_some_and(|base| base.kind == *kind);
+                let both = remote.kind != node.kind && !same(&remote.kind) && !same(&node.kind);
+                both && self.conflicts == Conflicts::Copy
+            }
+            // Deleted there, or never there: what was changed here since, or is not known to have been there, is new.
+            None => {
+                let unchanged = base.is_some_and(|base| base == node);
+                let Trees { local, remote, synced } = self.trees;
+                !unchanged || moved_with(local, remote, synced, id)
+            }
+        }
+    }
+
+    fn merge_nodes(&mut self) {
+        let ids: BTreeSet<Id> =
+            self.local.iter().map(|(id, _)| id).chain(self.trees.remote.iter().map(|(id, _)| id)).collect();
+        for id in ids {
+            if let Some(node) = self.merge_node(id) {
+                self.wanted.insert(id, node);
+            }
+        }
+    }
+
+    fn merge_node(&mut self, id: Id) -> Option<Node> {
+        let (local, remote) = (self.local.get(id), self.trees.remote.get(id));
+        match (local, remote) {
+            (Some(local), Some(remote)) => {
+                let base = self.base(id, remote);
+                let moved_here = base.map(|base| &base.place) != Some(&local.place);
+                let moved_there = base.map(|base| &base.place) != Some(&remote.place);
+                // Where both moved it, it goes where the server has it.
+                let place = if moved_here && !moved_there { &local.place } else { &remote.place };
+                let edited_here = base.map(|base| &base.kind) != Some(&local.kind);
+                let edited_there = base.map(|base| &base.kind) != Some(&remote.kind);
+                let (mut kind, mut held) = (&remote.kind, false);
+                if local.kind != remote.kind && edited_here {
+                    match (edited_there, self.conflicts) {
+                        (true, Conflicts::Manual | Conflicts::Copy) => held = true,
+                        (true, Conflicts::LastWriter) | (false, _) => kind = &local.kind,
+                    }
+                }
+                let node = Node { place: place.clone(), kind: kind.clone() };
+                if held {
+                    self.held.insert(id);
+                }
+                Some(node)
+            }
+            (Some(local), None) => matches!(id, Id::Fresh(_)).then(|| local.clone()),
+            (None, Some(remote)) => {
+                let base = self.base(id, remote);
+                let unchanged = base.is_some_and(|base| base == remote);
+                let Trees { local, remote: tree, synced } = self.trees;
+                (!unchanged || moved_with(tree, local, synced, id)).then(|| remote.clone())
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Directories that were deleted come back where something in them stays. Whether any did.
+    fn bring_parents_back(&mut self) -> bool {
+        let mut changed = false;
+        loop {
+            let needed =
+                |node: &Node| node.place.parent != Id::Root && !self.wanted.contains_key(&node.place.parent);
+            let missing: BTreeSet<Id> =
+                self.wanted.values().filter(|node| needed(node)).map(|node| node.place.parent).collect();
+            if missing.is_empty() {
+                return changed;
+            }
+            changed = true;
+            for id in missing {
+                self.bring_back(id);
+            }
+        }
+    }
+
+    fn bring_back(&mut self, id: Id) {
+        if let Some(node) = self.trees.remote.get(id) {
+            self.wanted.insert(id, node.clone());
+            return;
+        }
+        // The server has deleted it: it is made again, as another one.
+        let fresh = self.rename(id);
+        self.wanted.extend(self.local.get(fresh).map(|node| (fresh, node.clone())));
+        for node in self.wanted.values_mut().filter(|node| node.place.parent == id) {
+            node.place.parent = fresh;
+        }
+    }
+
+    /// Directories that were moved into each other go back to where the server has them. Whether any did.
+    fn break_cycles(&mut self) -> bool {
+        let mut changed = false;
+        let mut safe: BTreeSet<Id> = BTreeSet::new();
+        let ids: Vec<Id> = self.wanted.keys().copied().collect();
+        for id in ids {
+            let (mut path, mut seen, mut at) = (Vec::new(), BTreeSet::new(), id);
+            while at != Id::Root && !safe.contains(&at) && seen.insert(at) {
+                path.push(at);
+                at = self.wanted.get(&at).map_or(Id::Root, |node| node.place.parent);
+            }
+            if seen.contains(&at) {
+                // What the server has is a tree, so that one of them at least is elsewhere there.
+                for back in path {
+                    let there = self.trees.remote.get(back).map(|node| node.place.clone());
+                    if let (Some(node), Some(there)) = (self.wanted.get_mut(&back), there)
+                        && node.place != there
+                    {
+                        node.place = there;
+                        changed = true;
+                    }
+                }
+                return changed;
+            }
+            safe.extend(path);
+        }
+        changed
+    }
+
+    /// Of several nodes of one name one keeps it; the others are the same, or get names of their own.
+    fn tell_names_apart(&mut self) {
+        let mut taken: BTreeMap<Place, BTreeSet<Id>> = BTreeMap::new();
+        for (id, node) in &self.wanted {
+            taken.entry(node.place.clone()).or_default().insert(*id);
+        }
+        let mut crowded: Vec<Place> =
+            taken.iter().filter(|(_, ids)| ids.len() > 1).map(|(place, _)| place.clone()).collect();
+        while let Some(place) = crowded.pop() {
+            let Some(ids) = taken.get(&place).filter(|ids| ids.len() > 1).cloned() else { continue };
+            let at_home = |id: &Id| self.trees.remote.get(*id).is_some_and(|node| node.place == place);
+            let keeper = ids.iter().copied().find(|id| at_home(id)).or_else(|| ids.first().copied());
+            let Some(keeper) = keeper else { continue };
+            for other in ids.into_iter().filter(|id| *id != keeper) {
+                if let Some(ids) = taken.get_mut(&place) {
+                    ids.remove(&other);
+                }
+                if self.is_same(keeper, other) {
+                    self.unite(keeper, other, &mut taken, &mut crowded);
+                    continue;
+                }
+                let free = self.free_name(&place, &taken);
+                taken.entry(free.clone()).or_default().insert(other);
+                if let Some(node) = self.wanted.get_mut(&other) {
+                    node.place = free;
+                }
+            }
+        }
+    }
+
+    /// Whether a local node is what the keeper of its name is.
+    fn is_same(&self, keeper: Id, other: Id) -> bool {
+        let (Some(one), Some(two)) = (self.wanted.get(&keeper), self.wanted.get(&other)) else {
+            return false;
+        };
+        let is_fresh = matches!(other, Id::Fresh(_));
+        let directories = one.kind.is_directory() && two.kind.is_directory();
+        is_fresh && (directories || (one.kind == two.kind && !self.local.contains(keeper)))
+    }
+
+    /// Has `other` be the keeper. What is in it goes there.
+    fn unite(
+        &mut self,
+        keeper: Id,
+        other: Id,
+        taken: &mut BTreeMap<Place, BTreeSet<Id>>,
+        crowded: &mut Vec<Place>,
+    ) {
+        self.wanted.remove(&other);
+        if !self.local.contains(keeper) {
+            // The keeper is not there, and the other is: it cannot fail.
+            let _renumbered = self.local.renumber(other, keeper);
+        }
+        let first = Place { parent: other, name: Vec::new() };
+        let inside = taken.range(first..).take_while(|(place, _)| place.parent == other);
+        let inside: Vec<Id> = inside.flat_map(|(_, ids)| ids.iter().copied()).collect();
+        for id in inside {
+            let Some(node) = self.wanted.get_mut(&id) else { continue };
+            if let Some(ids) = taken.get_mut(&node.place) {
+                ids.remove(&id);
+            }
+            node.place.parent = keeper;
+            let ids = taken.entry(node.place.clone()).or_default();
+            ids.insert(id);
+            if ids.len() > 1 {
+                crowded.push(node.place.clone());
+            }
+        }
+    }
+
+    fn free_name(&self, place: &Place, taken: &BTreeMap<Place, BTreeSet<Id>>) -> Place {
+        let mut number = 1;
+        loop {
+            let name = conflicted(&place.name, self.label.0, number);
+            let free = Place { parent: place.parent, name };
+            if taken.get(&free).is_none_or(BTreeSet::is_empty) {
+                return free;
+            }
+            number += 1;
+        }
+    }
+}
+
+/// A tree of nodes that are one: parents first.
+fn grow(wanted: BTreeMap<Id, Node>) -> Tree {
+    let mut inside: BTreeMap<Id, Vec<(Id, Node)>> = BTreeMap::new();
+    for (id, node) in wanted {
+        inside.entry(node.place.parent).or_default().push((id, node));
+    }
+    let mut tree = Tree::default();
+    let mut open = vec![Id::Root];
+    while let Some(parent) = open.pop() {
+        for (id, node) in inside.remove(&parent).unwrap_or_default() {
+            open.push(id);
+            let grown = tree.insert(id, node);
+            assert!(grown.is_ok(), "what was merged is a tree: {grown:?}");
+        }
+    }
+    assert!(inside.is_empty(), "what was merged hangs together");
+    tree
+}
