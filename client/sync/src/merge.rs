@@ -218,8 +218,11 @@ impl Work<'_> {
         // The server has deleted it: it is made again, as another one.
         let fresh = self.rename(id);
         self.wanted.extend(self.local.get(fresh).map(|node| (fresh, node.clone())));
-        for node in self.wanted.values_mut().filter(|node| node.place.parent == id) {
-            node.place.parent = fresh;
+        // Whatever is to be in it is in it here: the server has no such directory.
+        for (_, inside) in self.local.children(fresh) {
+            if let Some(node) = self.wanted.get_mut(&inside).filter(|node| node.place.parent == id) {
+                node.place.parent = fresh;
+            }
         }
     }
 

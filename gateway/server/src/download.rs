@@ -9,11 +9,11 @@ use crate::seal::{SEAL_BYTES, Seal};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use holdfast_core::{
-    ids::{BucketId, DomainId, PackId},
+    ids::{BucketId, DomainId, NodeId, PackId, VersionId},
     pack::Entry,
 };
 use holdfast_meta_raft_machine::{
-    ask::{ChunksOf, Found, InlineBytes, Locate, SegmentOf},
+    ask::{ChunksOf, Found, InlineBytes, Locate, SegmentOf, VersionsOf},
     records::{ChunkRef, Content, SegmentRef, Version},
 };
 use std::{ops::Range, sync::Arc};
@@ -80,13 +80,20 @@ impl Engine {
             }
             Content::Segments(segments) => wanted_segments(segments, &range),
         };
+        let (node, id) = (version.node, version.id);
         let shared = self.shared.clone();
         let resolve = shared.clone();
         let of_runs = opener.clone();
-        let runs = stream::iter(segments).then(move |(segment, wanted)| {
+        let runs = stream::iter(segments).then(move |(at, segment, wanted)| {
             let (shared, opener) = (resolve.clone(), of_runs.clone());
             async move {
-                match runs_of(&shared, segment, wanted, &opener).await {
+                let mut runs = runs_of(&shared, segment, wanted.clone(), &opener).await;
+                if matches!(runs, Err(EngineError::Gone))
+                    && let Some(moved) = segment_now(&shared, bucket, (node, id), at).await
+                {
+                    runs = runs_of(&shared, moved, wanted, &opener).await;
+                }
+                match runs {
                     Ok(runs) => stream::iter(runs.into_iter().map(Ok).collect::<Vec<_>>()),
                     Err(error) => stream::iter(vec![Err(error)]),
                 }
@@ -127,15 +134,30 @@ impl Iterator for Pieces {
     }
 }
 
-/// The segments that a range touches, and the part of each.
-fn wanted_segments(segments: &[SegmentRef], range: &Range<u64>) -> Vec<(SegmentRef, Range<u64>)> {
+/// A segment of a version as it is now: the version was moved to another pool, if it is still there.
+async fn segment_now(
+    shared: &Shared,
+    bucket: BucketId,
+    version: (NodeId, VersionId),
+    at: usize,
+) -> Option<SegmentRef> {
+    let found = shared.meta.ask(VersionsOf { bucket, wanted: vec![version] }).await.ok()?;
+    let (version, _) = found.into_iter().next()??;
+    match version.content {
+        Content::Segments(segments) => segments.get(at).copied(),
+        Content::Inline => None,
+    }
+}
+
+/// The segments that a range touches, each with its number and the part of it.
+fn wanted_segments(segments: &[SegmentRef], range: &Range<u64>) -> Vec<(usize, SegmentRef, Range<u64>)> {
     let mut start = 0;
     let mut wanted = Vec::new();
-    for segment in segments {
+    for (at, segment) in segments.iter().enumerate() {
         let end = start + segment.bytes;
         let (from, to) = (range.start.max(start), range.end.min(end));
         if from < to {
-            wanted.push((*segment, from - start..to - start));
+            wanted.push((at, *segment, from - start..to - start));
         }
         start = end;
     }

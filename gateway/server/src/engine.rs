@@ -14,8 +14,9 @@ use holdfast_core::{
     kv::KvError,
 };
 use holdfast_meta_raft_machine::{
-    ask::{HeaderNow, Topology},
+    ask::{HeaderNow, SegmentOf, Topology},
     command::{Command, Outcome, Rejection, Request},
+    records::Content,
 };
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_storage_node_server::Foreground;
@@ -200,6 +201,19 @@ impl Engine {
     /// Counts what the pipeline does for clients.
     pub fn foreground(&self) -> &Foreground {
         &self.shared.config.foreground
+    }
+
+    /// Whether a version's bytes are in a pool, or in no pool at all.
+    ///
+    /// # Errors
+    /// Where the metadata cannot be read.
+    pub async fn is_in(&self, content: &Content, pool: PoolId) -> Result<bool, EngineError> {
+        let Content::Segments(segments) = content else { return Ok(true) };
+        let Some(first) = segments.first().filter(|_| self.shared.placement.has_class_pools()) else {
+            return Ok(true);
+        };
+        let segment = self.shared.meta.ask(SegmentOf { id: first.id }).await?.ok_or(EngineError::Gone)?;
+        Ok(segment.domain.pool() == pool)
     }
 
     /// Where objects of a storage class are written.

@@ -75,8 +75,9 @@ pub struct Entry<'a> {
 pub struct Taken {
     /// The first record that was not taken, where there is one.
     pub refused: Option<u64>,
-    /// What is kept of it in the metadata, beside the cursor.
-    pub requests: Vec<Request>,
+    /// What is kept of it in the metadata before the cursor moves, and after it.
+    pub before: Vec<Request>,
+    pub after: Vec<Request>,
 }
 
 impl Page {
@@ -246,10 +247,11 @@ impl Reader {
         let versions = self.meta.ask(VersionsOf { bucket, wanted }).await?;
         let page = Page { from, records, versions, identities: look.identities };
         let taken = self.follower.take(&page).await?;
-        let (position, mut requests) = (page.position(taken.refused), taken.requests);
+        let (position, mut requests) = (page.position(taken.refused), taken.before);
         if position > from {
             requests.push(Request::idempotent(Command::NoteCursor { bucket, name, position }));
         }
+        requests.extend(taken.after);
         if !requests.is_empty() {
             // What is kept of versions that are gone meanwhile is refused, and that is well.
             let _outcomes = self.meta.submit(requests).await?;

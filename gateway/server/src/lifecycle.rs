@@ -11,7 +11,7 @@ use crate::{
     s3::{STORAGE_CLASS, lifecycle_of, replication},
 };
 use futures::future::join_all;
-use holdfast_core::ids::VersionId;
+use holdfast_core::ids::{PoolId, VersionId};
 use holdfast_meta_raft_machine::{
     ask::{ConfiguredBuckets, DocumentsOf, LookAt, LookedUp, UploadsAfter, VersionListing},
     command::{Command, Condition, Demand, Outcome, Precondition, Rejection, Request, VersionChange},
@@ -130,7 +130,7 @@ impl Lifecycle {
             }
             done += self.order(commands).await?;
             if rules.iter().any(Rule::moves) {
-                done += self.move_versions(bucket, rules, whole, &held).await?;
+                done += self.move_versions((bucket, config), rules, whole, &held).await?;
             }
             if !page.truncated {
                 return Ok(done);
@@ -171,7 +171,7 @@ impl Lifecycle {
     /// Moves what is due of the histories of keys to other storage classes.
     async fn move_versions(
         &self,
-        bucket: &Bucket,
+        (bucket, config): (&Bucket, &BucketConfig),
         rules: &[Rule],
         histories: Vec<Vec<VersionShown>>,
         held: &BTreeSet<VersionId>,
@@ -181,16 +181,19 @@ impl Lifecycle {
         for history in &histories {
             let classes: Vec<_> = classes.by_ref().take(history.len()).collect();
             let moves = moves(rules, history, &classes, unix_ms(), self.day);
-            let moves = moves.into_iter().map(|to| (&history[to.at], to.class));
-            due.extend(moves.filter(|(shown, _)| !held.contains(&shown.id)));
+            let moves = moves.into_iter().filter(|to| !held.contains(&history[to.at].id));
+            due.extend(moves.map(|to| (&history[to.at], classes[to.at].clone(), to.class)));
         }
         let mut done = 0;
         for some in due.chunks(MOVING_MAX) {
-            let mut moving = Vec::new();
-            for (shown, class) in some {
-                moving.push(self.move_version(bucket, shown, class));
+            if !self.goes_on(bucket, config).await? {
+                return Ok(done);
             }
-            for ((shown, class), moved) in some.iter().zip(join_all(moving).await) {
+            let mut moving = Vec::new();
+            for (shown, from, class) in some {
+                moving.push(self.move_version(bucket, shown, from.as_ref(), class));
+            }
+            for ((shown, _, class), moved) in some.iter().zip(join_all(moving).await) {
                 match moved {
                     Ok(moved) => done += u64::from(moved),
                     Err(EngineError::Meta(error)) => return Err(error),
@@ -209,16 +212,23 @@ impl Lifecycle {
         &self,
         bucket: &Bucket,
         shown: &VersionShown,
+        from: Option<&String>,
         class: &str,
     ) -> Result<bool, EngineError> {
         let (id, key, name) = (bucket.id, shown.key.clone(), shown.name);
         let question =
             LookAt { bucket: bucket.name.clone(), seen: None, key: Some((key.clone(), Some(name))) };
         let LookedUp::Found(object) = self.meta.ask(question).await?.object else { return Ok(false) };
-        let from = object.extra.documents.get(STORAGE_CLASS).cloned();
+        let expired = object.latest != shown.latest;
+        if object.version.id != shown.id || expired || object.extra.documents.get(STORAGE_CLASS) != from {
+            return Ok(false);
+        }
         let pool = self.engine.pool_for(Some(class));
         let moved = match &object.version.content {
-            Content::Segments(segments) if pool != self.engine.pool_for(from.as_deref()) => {
+            // A class without a pool of its own is a name alone: the bytes stay where they are.
+            Content::Segments(segments)
+                if pool != PoolId::FIRST && !self.engine.is_in(&object.version.content, pool).await? =>
+            {
                 let command = |segments| Command::MoveContent {
                     bucket: id,
                     key,
@@ -226,7 +236,7 @@ impl Lifecycle {
                     judged: shown.id,
                     segments,
                     document: STORAGE_CLASS.to_owned(),
-                    from,
+                    from: from.cloned(),
                     to: Some(class.to_owned()),
                 };
                 self.engine.transfer(segments, pool, command).await

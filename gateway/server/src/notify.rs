@@ -187,8 +187,8 @@ impl Follower for Teller {
         // Versions are new from here on that are made later than all that was read.
         let newest = made.range(..position).next_back().map_or(0, |(_, newest)| newest + 1);
         let note = Command::NoteCursor { bucket, name, position: newest };
-        let requests = (newest > fresh_from).then(|| Request::idempotent(note)).into_iter().collect();
-        Ok(Taken { refused, requests })
+        let after = (newest > fresh_from).then(|| Request::idempotent(note)).into_iter().collect();
+        Ok(Taken { refused, after, ..Taken::default() })
     }
 }
 

@@ -134,7 +134,6 @@ impl Placement {
     pub fn take(&self, topology: &Topology) {
         let given_up = topology.devices.iter().filter(|(_, device)| device.duty.is_gone());
         self.given_up.store(Arc::new(given_up.map(|(id, _)| *id).collect()));
-        self.table.store(Arc::new(topology.pgs.clone()));
         // A pool is never changed, and its code is costly to make.
         let known = self.pools.load();
         let fresh: Vec<_> = topology.pools().filter(|pool| !known.contains_key(&pool.id)).collect();
@@ -146,11 +145,18 @@ impl Placement {
             }
             self.pools.store(Arc::new(pools));
         }
+        // Afterwards: no group is to be seen without its pool.
+        self.table.store(Arc::new(topology.pgs.clone()));
     }
 
     /// A pool whose groups are in the table.
     pub fn pool(&self, id: PoolId) -> Option<Arc<PoolInUse>> {
         self.pools.load().get(&id).cloned()
+    }
+
+    /// Whether there are pools beside the first one.
+    pub fn has_class_pools(&self) -> bool {
+        self.pools.load().len() > 1
     }
 
     /// Where objects of a storage class are written.

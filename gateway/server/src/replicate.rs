@@ -140,7 +140,8 @@ impl Follower for Copier {
         }
         self.tries = self.tries.split_off(&page.position(refused));
         self.unsure = refused.is_some();
-        Ok(Taken { refused, requests: done.into_iter().flat_map(|lane| lane.told).collect() })
+        let before = done.into_iter().flat_map(|lane| lane.told).collect();
+        Ok(Taken { refused, before, ..Taken::default() })
     }
 }
 

@@ -17,6 +17,7 @@ use holdfast_core::{
     },
     kv::{KvError, View, prefix_end, scan_prefix},
     limits::PARTS_MAX,
+    profile::Profile,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -362,6 +363,14 @@ pub fn tombstone(view: &(impl View + ?Sized), id: PackId) -> Result<Option<Tombs
 
 pub fn pool(view: &(impl View + ?Sized)) -> Result<Option<Pool>, KvError> {
     read(view, &keys::pool())
+}
+
+/// The erasure profile of a pool.
+pub fn profile_of(view: &(impl View + ?Sized), id: PoolId) -> Result<Option<Profile>, KvError> {
+    if id == PoolId::FIRST {
+        return Ok(pool(view)?.map(|pool| pool.profile));
+    }
+    Ok(read::<ClassPool>(view, &keys::class_pool(id))?.map(|of| of.pool.profile))
 }
 
 /// The pools beside the first one.

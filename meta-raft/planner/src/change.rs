@@ -142,8 +142,9 @@ impl<'a> Work<'a> {
     fn replace_leaving(&mut self, at: usize, moving: bool, plan: &mut Plan) {
         for slot in 0..self.table[at].len() {
             let old = self.table[at][slot];
-            let draining = self.devices.get(&old).is_some_and(|device| device.duty == Duty::Draining);
-            if self.serves(old) || (moving && draining) {
+            // Also what is of another pool now still serves what it has.
+            let waits = self.devices.get(&old).is_none_or(|device| device.duty == Duty::Draining);
+            if self.serves(old) || (moving && waits) {
                 continue;
             }
             let candidates = self.share.keys().copied().filter(|id| self.allowed(at, slot, *id));

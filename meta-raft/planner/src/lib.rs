@@ -291,6 +291,21 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_leaves_the_pool_is_replaced_once_its_group_has_moved() {
+        let mut all = devices(&[1; 9], 9);
+        let profile = Profile::new(4, 2).expect("a profile");
+        let mut table = first_table(profile, FailureDomain::Node, &all, 1).expect("a table");
+        let leaving = table[0].1.devices[2];
+        table[0].1.previous = Some(Previous { since: Epoch(2), devices: table[0].1.devices.clone() });
+        // It has another class now, and still serves what it has.
+        all.remove(&leaving);
+        assert_eq!(change(profile, FailureDomain::Node, &all, &table), Plan::default());
+        table[0].1.previous = None;
+        let plan = change(profile, FailureDomain::Node, &all, &table);
+        assert!(plan.changes.len() == 1 && !plan.changes[0].devices.contains(&leaving), "{plan:?}");
+    }
+
+    #[test]
     fn what_nobody_may_take_is_said() {
         let mut all = devices(&[1; 6], 3);
         let profile = Profile::new(4, 2).expect("a profile");

@@ -162,14 +162,14 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::StartUpload { .. } => gateway,
         Command::ChangeIdentities { .. } => gateway || operator || meta,
         // Members carry out lifecycle rules, which move objects between pools.
+        Command::MoveContent { .. } => meta,
         Command::NoteCursor { .. }
-        | Command::MoveContent { .. }
         | Command::ChangeVersion { .. }
         | Command::RegisterSegment { .. }
         | Command::HoldLease { .. }
         | Command::DropLease { .. } => gateway || meta,
         Command::RegisterPack(_) => gateway || storage || meta,
-        Command::ReportShards { .. } | Command::ReportMissing { .. } => gateway || storage,
+        Command::ReportShards { .. } | Command::ReportMissing { .. } => gateway || storage || meta,
         Command::DeletePacks { .. }
         | Command::TombstonePacks { .. }
         | Command::RepairShards { .. }

@@ -4,15 +4,12 @@
 //! is lost with its leader is done again by the next one.
 
 use crate::{Beats, MetaError, MetaHandle, NetPeers};
-use holdfast_core::{
-    ids::{DeviceId, HostId},
-    roles::Role,
-};
+use holdfast_core::ids::{DeviceId, HostId};
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
     ask::{HeaderNow, PoolShown, Topology, TopologyNow},
     command::{Command, Request},
-    records::{Device, Duty, Host},
+    records::{Device, Duty},
 };
 use holdfast_meta_raft_planner::change;
 use holdfast_meta_raft_pump::{MemberChange, MemberId};
@@ -104,13 +101,12 @@ impl Steward {
         Ok(())
     }
 
-    /// When every member understands it, and every gateway: members that do not could not apply what follows, and gateways would
-    /// misread what others write.
+    /// When every host understands it: members that do not could not apply what follows, gateways would misread what others
+    /// write, and storage nodes look after packs.
     async fn raise_version(&self, topology: &Topology) -> Result<(), MetaError> {
         let version = self.meta.glance(&HeaderNow {})?.map_or(0, |header| header.cluster_version);
         let ready = |id: &HostId| self.beats.version(*id).is_some_and(|known| known >= CLUSTER_VERSION);
-        let matters = |host: &Host| host.roles.has(Role::Meta) || host.roles.has(Role::Gateway);
-        let mut concerned = topology.hosts.iter().filter(|(_, host)| !host.revoked && matters(host));
+        let mut concerned = topology.hosts.iter().filter(|(_, host)| !host.revoked);
         if version < CLUSTER_VERSION && concerned.all(|(id, _)| ready(id)) {
             self.command(Command::RaiseClusterVersion { version: CLUSTER_VERSION }).await?;
         }

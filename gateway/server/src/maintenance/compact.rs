@@ -55,17 +55,20 @@ impl Maintenance {
                     self.upkeep.count(Job::Compaction, pack.live);
                     match move_out(&shared, *id, &pack, &mut targets).await {
                         Ok(()) => self.engine.metrics().compacted_packs.inc(),
-                        Err(error @ (EngineError::Meta(_) | EngineError::Kv(_) | EngineError::Full)) => {
-                            return Err(error);
-                        }
+                        Err(error @ (EngineError::Meta(_) | EngineError::Kv(_))) => return Err(error),
                         Err(error) => tracing::warn!(pack = %id, %error, "a pack could not be compacted yet"),
                     }
                 }
             }
+            // One pool that takes nothing keeps no other from getting its room back.
+            let mut failed = None;
             for (domain, target) in targets {
-                write(&shared, domain, target).await?;
+                failed = write(&shared, domain, target).await.err().or(failed);
             }
             let deleted = self.delete_empty(&epochs).await?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
             // What could not be moved now is not tried again at once.
             if deleted < candidates.len() {
                 return Ok(());

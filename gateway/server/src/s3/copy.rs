@@ -184,7 +184,10 @@ pub async fn copy_object(
         let command =
             |content| put_command(target.bucket.id, key.clone(), condition, new(content), extra.clone());
         let pool = door.engine.pool_for(class_of(&extra));
-        let stays = pool == door.engine.pool_for(class_of(&object.extra));
+        let stays = match door.engine.is_in(&version.content, pool).await {
+            Err(EngineError::Gone) => continue,
+            stays => stays.map_err(error::engine)?,
+        };
         let done = if stays && Encryption::same_domain(opening.as_ref(), encryption.as_ref()) {
             let Some(content) = content_of(door, &source.bucket.bucket, version).await? else { continue };
             door.engine.run(command(content)).await

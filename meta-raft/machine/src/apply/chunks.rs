@@ -41,6 +41,13 @@ impl<V: View + ?Sized> Tx<'_, V> {
         if pg.devices.len() != new.profile.total() || new.chunks.len() > PACK_CHUNKS_MAX {
             return Err(Rejection::Malformed.into());
         }
+        // Whoever reads it knows its pool by its name alone.
+        let pool = new.id.pg().pool();
+        if self.header.cluster_version >= 6
+            && (new.domain.pool() != pool || crate::query::profile_of(&self.kv, pool)? != Some(new.profile))
+        {
+            return Err(Rejection::Malformed.into());
+        }
         if pack.present() < new.profile.write_quorum() {
             return Err(Rejection::BelowQuorum.into());
         }

@@ -14,7 +14,7 @@ use holdfast_core::{
     kv::{View, prefix_end, scan_prefix},
     topology::FailureDomain,
 };
-use std::ops::ControlFlow;
+use std::{collections::BTreeSet, ops::ControlFlow};
 
 /// Times that a group's targets are replaced while it moves: a bound on its record.
 const GENERATIONS_MAX: usize = 8;
@@ -57,8 +57,13 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
         let whole =
             |(pg, spec): &(PgId, PgSpec)| pg.pool() == id && spec.devices.len() == pool.pool.profile.total();
+        let distinct: BTreeSet<PgId> = pgs.iter().map(|(pg, _)| *pg).collect();
         let is_first = id == PoolId::FIRST || self.kv.get(&keys::pool())?.is_none();
-        if is_first || pgs.len() != pool.pool.pg_count as usize || !pgs.iter().all(whole) {
+        if is_first
+            || distinct.len() != pgs.len()
+            || pgs.len() != pool.pool.pg_count as usize
+            || !pgs.iter().all(whole)
+        {
             return Err(Rejection::Malformed.into());
         }
         self.write(keys::class_pool(id), pool);

@@ -431,7 +431,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let (node, newest) = place.newest().ok_or(Rejection::NoSuchKey)?;
         let found = self.named(bucket, node, newest, name)?;
         let (mut version, mut extra) = found.ok_or(Rejection::NoSuchVersion)?;
-        let bytes = |segments: &[SegmentRef]| segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        // One for one, so that whoever reads the old ones goes on with the new.
+        let bytes =
+            |segments: &[SegmentRef]| -> Vec<u64> { segments.iter().map(|segment| segment.bytes).collect() };
         let Content::Segments(was) = &version.content else {
             return Err(Rejection::PreconditionFailed.into());
         };

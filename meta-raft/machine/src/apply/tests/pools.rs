@@ -169,3 +169,19 @@ fn bytes_move_once_from_where_they_were_seen_and_give_their_room_back() {
     assert_eq!((left(DOMAIN), left(COLD.domain())), (0, 2));
     machine.check(1).expect("all is counted right");
 }
+
+#[test]
+fn a_pack_is_of_its_groups_pool() {
+    let mut machine = Machine::with_two_pools();
+    let other = |change: fn(&mut NewPack), machine: &mut Machine| {
+        let mut pack = machine.pack(COLD, &[(1, None)]);
+        change(&mut pack);
+        machine.run(0, Command::RegisterPack(pack))
+    };
+    let malformed = Outcome::Rejected(Rejection::Malformed);
+    assert_eq!(other(|pack| pack.domain = DOMAIN, &mut machine), malformed);
+    // As many devices, and yet another code.
+    let three = |pack: &mut NewPack| pack.profile = Profile::new(3, 3).expect("a profile");
+    assert_eq!(other(three, &mut machine), malformed);
+    assert_eq!(other(|_| {}, &mut machine), Outcome::Registered { adopted: 1 });
+}
