@@ -9,7 +9,7 @@ pub use users::{
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use holdfast_core::{profile::Profile, roles::Role, topology::FailureDomain};
-use holdfast_gateway_server::s3::STORAGE_CLASSES;
+use holdfast_gateway_server::s3::{STANDARD, STORAGE_CLASSES};
 use holdfast_meta_raft_machine::records::Job;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -388,10 +388,10 @@ pub enum MetaCommand {
 
 /// Reads the name of a storage class that may have a pool of its own.
 pub fn storage_class(text: &str) -> Result<String, String> {
-    if STORAGE_CLASSES.contains(&text) && text != "STANDARD" {
+    if STORAGE_CLASSES.contains(&text) && text != STANDARD {
         return Ok(text.to_owned());
     }
-    let others: Vec<_> = STORAGE_CLASSES.into_iter().filter(|class| *class != "STANDARD").collect();
+    let others: Vec<_> = STORAGE_CLASSES.into_iter().filter(|class| *class != STANDARD).collect();
     Err(format!("a pool is for one of {}", others.join(", ")))
 }
 

@@ -310,7 +310,7 @@ async fn set_up(config: &Config, meta: &Meta, slots: &DeviceSlots) -> Result<(),
         return Ok(());
     }
     let records = devices.iter().map(|(id, spec)| (*id, spec.clone().on(HostId::LOCAL))).collect();
-    let pgs = groups_of(PoolId::FIRST, config.profile, &records)?;
+    let pgs = groups_of(PoolId::FIRST, &pool_of(config.profile), &records)?;
     let put = |(id, device)| Request::idempotent(Command::PutDevice { id, device });
     let mut requests: Vec<Request> = devices.into_iter().map(put).collect();
     let pool = PoolSpec { profile: config.profile, pg_count: PG_COUNT };
@@ -331,7 +331,7 @@ async fn make_class_pools(config: &Config, meta: &Meta) -> Result<(), SystemErro
     let topology = meta.ask(TopologyNow {}).await?;
     let devices = topology.devices_of(None);
     let mut requests = Vec::new();
-    let mut next = topology.class_pools.iter().map(|(id, _)| id.0).max().unwrap_or(0);
+    let mut next = topology.next_pool();
     for (class, profile) in &config.pools {
         if let Some((_, known)) = topology.class_pools.iter().find(|(_, known)| known.class == *class) {
             if known.pool.profile != *profile {
@@ -339,30 +339,38 @@ async fn make_class_pools(config: &Config, meta: &Meta) -> Result<(), SystemErro
             }
             continue;
         }
-        next += 1;
-        let (id, domain) = (PoolId(next), FailureDomain::Device);
-        let pool = Pool { profile: *profile, pg_count: PG_COUNT, domain };
+        let id = next.ok_or_else(|| SystemError::Plan("there can be no more pools".to_owned()))?;
+        next = id.0.checked_add(1).map(PoolId);
+        let pool = pool_of(*profile);
+        let pgs = groups_of(id, &pool, &devices)?;
         let pool = ClassPool { class: class.clone(), pool, devices: None };
-        let pgs = groups_of(id, *profile, &devices)?;
         requests.push(Request::idempotent(Command::FoundClassPool { id, pool, pgs }));
     }
     order(meta, requests).await
 }
 
-/// The placement groups of a new pool.
-fn groups_of(
-    pool: PoolId,
-    profile: Profile,
+/// A pool of one process, whose devices may be lost one by one.
+fn pool_of(profile: Profile) -> Pool {
+    Pool { profile, pg_count: PG_COUNT, domain: FailureDomain::Device }
+}
+
+/// The placement groups of a new pool, held against the rules.
+///
+/// # Errors
+/// Where the devices cannot carry it.
+pub fn groups_of(
+    id: PoolId,
+    pool: &Pool,
     devices: &BTreeMap<DeviceId, DeviceRecord>,
 ) -> Result<Vec<(PgId, PgSpec)>, SystemError> {
-    let domain = FailureDomain::Device;
-    let table = first_table(profile, domain, devices, PG_COUNT);
+    let Pool { profile, pg_count, domain } = *pool;
+    let table = first_table(profile, domain, devices, pg_count);
     let table = table.map_err(|error| SystemError::Plan(error.to_string()))?;
     let breaches = lint(profile, domain, devices, &table);
     if !breaches.is_empty() {
         return Err(SystemError::Plan(breaches.join("; ")));
     }
-    Ok(table.into_iter().map(|(id, pg)| (pool.group(id.0), pg.spec())).collect())
+    Ok(table.into_iter().map(|(pg, record)| (id.group(pg.0), record.spec())).collect())
 }
 
 fn keys(config: &Config) -> Result<(credentials::Keys, bool), SystemError> {

@@ -43,6 +43,17 @@ impl Pair {
         remember(&here, "far", &far, &[]);
         Self { dir, here, there, near, far }
     }
+
+    /// Two clusters whose buckets `box` copy each other.
+    fn both_ways() -> Self {
+        let pair = Self::up("box", "box", &[]);
+        remember(&pair.there, "near", &pair.near, &[]);
+        for (client, target) in [(pair.near.client(), "far"), (pair.far.client(), "near")] {
+            let answer = configure(&client, "box", &format!("arn:aws:s3:{target}::box"), "", "");
+            assert_eq!(answer.status, 200);
+        }
+        pair
+    }
 }
 
 /// One rule, for all keys that begin with a prefix.
@@ -208,11 +219,8 @@ fn rules_touch_nothing_that_is_still_to_be_copied() {
 
 #[test]
 fn two_clusters_copy_each_other_and_come_to_rest() {
-    let Pair { dir: _dir, there, near, far, .. } = Pair::up("box", "box", &[]);
+    let Pair { dir: _dir, near, far, .. } = Pair::both_ways();
     let (client, other) = (near.client(), far.client());
-    remember(&there, "near", &near, &[]);
-    assert_eq!(configure(&client, "box", "arn:aws:s3:far::box", "", "").status, 200);
-    assert_eq!(configure(&other, "box", "arn:aws:s3:near::box", "", "").status, 200);
     client.put("/box/one", b"of here");
     other.put("/box/two", b"of there");
     eventually("both have both", || is_copied(&client, "/box/one") && is_copied(&other, "/box/two"));
@@ -229,11 +237,8 @@ fn two_clusters_copy_each_other_and_come_to_rest() {
 
 #[test]
 fn a_deletion_does_not_hide_what_was_written_after_it() {
-    let Pair { dir: _dir, there, near, far, .. } = Pair::up("box", "box", &[]);
+    let Pair { dir: _dir, there, near, far, .. } = Pair::both_ways();
     let (client, other) = (near.client(), far.client());
-    remember(&there, "near", &near, &[]);
-    assert_eq!(configure(&client, "box", "arn:aws:s3:far::box", "", "").status, 200);
-    assert_eq!(configure(&other, "box", "arn:aws:s3:near::box", "", "").status, 200);
     client.put("/box/key", b"first");
     eventually("it is copied", || is_copied(&client, "/box/key"));
     // The way here is cut while it is deleted and written again.

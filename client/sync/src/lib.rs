@@ -12,6 +12,5 @@ mod steps;
 mod tree;
 
 pub use merge::{Conflicts, Label, Merged, Trees, merge};
-pub use names::conflicted;
 pub use steps::{Step, steps};
 pub use tree::{Content, Id, Kind, Node, Place, Tree, TreeError};

@@ -168,18 +168,16 @@ impl Work<'_> {
                 let place = if moved_here && !moved_there { &local.place } else { &remote.place };
                 let edited_here = base.map(|base| &base.kind) != Some(&local.kind);
                 let edited_there = base.map(|base| &base.kind) != Some(&remote.kind);
-                let (mut kind, mut held) = (&remote.kind, false);
+                let mut kind = &remote.kind;
                 if local.kind != remote.kind && edited_here {
-                    match (edited_there, self.conflicts) {
-                        (true, Conflicts::Manual | Conflicts::Copy) => held = true,
-                        (true, Conflicts::LastWriter) | (false, _) => kind = &local.kind,
+                    // Of what both edited, a copy is another node by now.
+                    if edited_there && self.conflicts != Conflicts::LastWriter {
+                        self.held.insert(id);
+                    } else {
+                        kind = &local.kind;
                     }
                 }
-                let node = Node { place: place.clone(), kind: kind.clone() };
-                if held {
-                    self.held.insert(id);
-                }
-                Some(node)
+                Some(Node { place: place.clone(), kind: kind.clone() })
             }
             (Some(local), None) => matches!(id, Id::Fresh(_)).then(|| local.clone()),
             (None, Some(remote)) => {
@@ -305,8 +303,8 @@ impl Work<'_> {
     ) {
         self.wanted.remove(&other);
         if !self.local.contains(keeper) {
-            // The keeper is not there, and the other is: it cannot fail.
-            let _renumbered = self.local.renumber(other, keeper);
+            let renumbered = self.local.renumber(other, keeper);
+            assert!(renumbered.is_ok(), "the other is there, and the keeper is not: {renumbered:?}");
         }
         let first = Place { parent: other, name: Vec::new() };
         let inside = taken.range(first..).take_while(|(place, _)| place.parent == other);

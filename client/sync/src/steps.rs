@@ -25,6 +25,21 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Changes a tree so.
+    ///
+    /// # Errors
+    /// Where it is not this step's turn.
+    pub fn carry_out(&self, tree: &mut Tree) -> Result<(), TreeError> {
+        match self.clone() {
+            Self::Create { id, node } => tree.insert(id, node),
+            Self::Move { id, to } => tree.relocate(id, to),
+            Self::Edit { id, kind } => tree.edit(id, kind),
+            Self::Remove { id } => tree.remove(id).map(drop),
+        }
+    }
+}
+
 impl Place {
     /// A place outside all names, for what is in another's way until that other has moved too.
     fn aside(number: usize) -> Self {

@@ -132,11 +132,6 @@ impl Tree {
         std::iter::successors(parent(&id), parent)
     }
 
-    /// How far a node is below the root.
-    pub fn depth(&self, id: Id) -> usize {
-        self.above(id).count()
-    }
-
     /// # Errors
     /// As the name of each says: nothing is changed then.
     pub fn insert(&mut self, id: Id, node: Node) -> Result<(), TreeError> {

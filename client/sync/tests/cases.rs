@@ -65,14 +65,7 @@ fn merged_by(conflicts: Conflicts, synced: &str, local: &str, remote: &str) -> S
     for from in [&merged.local, &trees.remote] {
         let mut now = from.clone();
         for step in steps(from, &merged.tree, &merged.held) {
-            use holdfast_client_sync::Step;
-            let done = match step.clone() {
-                Step::Create { id, node } => now.insert(id, node),
-                Step::Move { id, to } => now.relocate(id, to),
-                Step::Edit { id, kind } => now.edit(id, kind),
-                Step::Remove { id } => now.remove(id).map(drop),
-            };
-            assert_eq!(done, Ok(()), "{step:?}");
+            assert_eq!(step.carry_out(&mut now), Ok(()), "{step:?}");
         }
         if merged.held.is_empty() {
             assert_eq!(now, merged.tree);

@@ -136,19 +136,10 @@ fn contents(tree: &Tree) -> BTreeSet<Content> {
     tree.iter().filter_map(|(_, node)| content_of(node)).collect()
 }
 
-fn carry_out(tree: &mut Tree, step: &Step) -> Result<(), TreeError> {
-    match step.clone() {
-        Step::Create { id, node } => tree.insert(id, node),
-        Step::Move { id, to } => tree.relocate(id, to),
-        Step::Edit { id, kind } => tree.edit(id, kind),
-        Step::Remove { id } => tree.remove(id).map(drop),
-    }
-}
-
 /// What a tree is after all steps to the merged one; every one of them can be taken.
 fn arrive(mut tree: Tree, merged: &Merged) -> Tree {
     for step in steps(&tree, &merged.tree, &merged.held) {
-        carry_out(&mut tree, &step).unwrap_or_else(|error| panic!("{step:?}: {error}"));
+        step.carry_out(&mut tree).unwrap_or_else(|error| panic!("{step:?}: {error}"));
     }
     tree
 }
@@ -196,13 +187,11 @@ fn check(trees: &Trees, conflicts: Conflicts) {
             }
         }
     }
-    settles(trees, &merged, local, conflicts);
+    settles(trees, local, remote, conflicts);
 }
 
 /// What both sides have become is merged to itself, with nothing to do.
-fn settles(trees: &Trees, merged: &Merged, local: Tree, conflicts: Conflicts) {
-    let mut remote = arrive(trees.remote.clone(), merged);
-    let mut local = local;
+fn settles(trees: &Trees, mut local: Tree, mut remote: Tree, conflicts: Conflicts) {
     let fresh: Vec<Id> = remote.iter().map(|(id, _)| id).filter(|id| matches!(id, Id::Fresh(_))).collect();
     for (at, id) in fresh.into_iter().enumerate() {
         let known = Id::Known(NodeId(5000 + at as u64));
@@ -294,7 +283,7 @@ impl Client {
         let (some_here, some_there) = (some(rng, here.len()), some(rng, there.len()));
         let is_whole = (some_here, some_there) == (here.len(), there.len());
         for step in &there[..some_there] {
-            carry_out(&mut server.tree, step).expect("it was planned from what is there");
+            step.carry_out(&mut server.tree).expect("it was planned from what is there");
             server.versions.extend(contents(&server.tree));
         }
         for step in &here[..some_here] {
@@ -319,7 +308,7 @@ impl Client {
     /// Carries out a step on the disk, which never destroys what is nowhere else.
     fn take(&mut self, step: &Step, server: &Server) {
         let before = contents(&self.trees.local);
-        carry_out(&mut self.trees.local, step).expect("it was planned from what is there");
+        step.carry_out(&mut self.trees.local).expect("it was planned from what is there");
         for lost in before.difference(&contents(&self.trees.local)) {
             assert!(server.versions.contains(lost), "{step:?} destroys what was never committed");
         }

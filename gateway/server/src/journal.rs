@@ -11,7 +11,7 @@ use holdfast_meta_raft_machine::{
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     time::Duration,
 };
@@ -113,13 +113,30 @@ pub struct Journals {
     kinds: Vec<Box<dyn Follows>>,
 }
 
-/// By bucket and cursor. They end with what started them.
+/// The followers of one bucket, by cursor. They end with what started them.
 #[derive(Default)]
-struct Running(BTreeMap<(BucketId, String), JoinHandle<()>>);
+struct Running {
+    /// The number of the bucket's configuration, once all that it asks for runs.
+    complete: Option<u64>,
+    followers: BTreeMap<String, JoinHandle<()>>,
+}
+
+impl Running {
+    /// Forgets followers that have ended: what ended one may need another. Whether any had.
+    fn reap(&mut self) -> bool {
+        let before = self.followers.len();
+        self.followers.retain(|_, follower| !follower.is_finished());
+        let ended = self.followers.len() != before;
+        if ended {
+            self.complete = None;
+        }
+        ended
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.values().for_each(JoinHandle::abort);
+        self.followers.values().for_each(JoinHandle::abort);
     }
 }
 
@@ -135,20 +152,19 @@ impl Journals {
     pub async fn run(self) -> Result<(), MetaError> {
         let mut ticks = interval(PACE_OF_BUCKETS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut running = Running::default();
+        let mut running: BTreeMap<BucketId, Running> = BTreeMap::new();
         let mut seen = 0;
         loop {
             ticks.tick().await;
             if !self.meta.status().leads {
-                running = Running::default();
+                running.clear();
                 seen = 0;
                 continue;
             }
-            let before = running.0.len();
-            running.0.retain(|_, follower| !follower.is_finished());
-            if running.0.len() != before {
-                // What ended one may need another.
-                seen = 0;
+            for of_bucket in running.values_mut() {
+                if of_bucket.reap() {
+                    seen = 0;
+                }
             }
             match self.look(&mut seen, &mut running).await {
                 Ok(()) => {}
@@ -159,18 +175,26 @@ impl Journals {
     }
 
     /// Starts the followers that are asked for and do not run.
-    async fn look(&self, seen: &mut u64, running: &mut Running) -> Result<(), MetaError> {
+    async fn look(&self, seen: &mut u64, running: &mut BTreeMap<BucketId, Running>) -> Result<(), MetaError> {
         let index = self.meta.ask(HeaderNow {}).await?.map_or(0, |header| header.applied_index);
         if index == *seen {
             return Ok(());
         }
-        for (bucket, config) in self.meta.ask(ConfiguredBuckets {}).await? {
+        let buckets = self.meta.ask(ConfiguredBuckets {}).await?;
+        let ids: BTreeSet<BucketId> = buckets.iter().map(|(bucket, _)| bucket.id).collect();
+        running.retain(|id, of_bucket| ids.contains(id) || !of_bucket.followers.is_empty());
+        for (bucket, config) in buckets {
+            let of_bucket = running.entry(bucket.id).or_default();
+            if of_bucket.complete == Some(config.number) {
+                continue;
+            }
             for follower in self.kinds.iter().flat_map(|kind| kind.followers(&bucket, &config)) {
-                running.0.entry((bucket.id, follower.cursor().to_owned())).or_insert_with(|| {
+                of_bucket.followers.entry(follower.cursor().to_owned()).or_insert_with(|| {
                     let (meta, bucket) = (self.meta.clone(), bucket.clone());
                     tokio::spawn(Reader { meta, bucket, config: config.number, follower }.run())
                 });
             }
+            of_bucket.complete = Some(config.number);
         }
         *seen = index;
         Ok(())

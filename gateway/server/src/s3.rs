@@ -37,7 +37,7 @@ mod website;
 pub use access::Query;
 pub use attributes::checksum_text;
 pub(crate) use attributes::unix_ms_of;
-pub use classes::{STORAGE_CLASS, STORAGE_CLASSES};
+pub use classes::{STANDARD, STORAGE_CLASS, STORAGE_CLASSES, class_of};
 pub use encryption::Encryption;
 pub use extras::show_mode;
 pub use forms::{FORM_BYTES_MAX, FormFields};

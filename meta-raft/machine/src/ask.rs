@@ -164,6 +164,12 @@ impl Topology {
         })
     }
 
+    /// The number that the next pool beside the first one has; `None` where there are as many as there can be.
+    pub fn next_pool(&self) -> Option<PoolId> {
+        let last = self.class_pools.iter().map(|(id, _)| id.0).max().unwrap_or(PoolId::FIRST.0);
+        last.checked_add(1).map(PoolId)
+    }
+
     /// The erasure profile of a pool.
     pub fn profile_of(&self, id: PoolId) -> Option<Profile> {
         if id == PoolId::FIRST {

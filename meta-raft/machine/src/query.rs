@@ -373,14 +373,20 @@ pub fn profile_of(view: &(impl View + ?Sized), id: PoolId) -> Result<Option<Prof
     Ok(read::<ClassPool>(view, &keys::class_pool(id))?.map(|of| of.pool.profile))
 }
 
+/// All records of a table, by the number that their keys end in.
+fn numbered<const N: usize, Id, R: Record>(
+    view: &(impl View + ?Sized),
+    table: Table,
+    what: &str,
+    id: impl Fn([u8; N]) -> Id,
+) -> Result<Vec<(Id, R)>, KvError> {
+    let record = |(key, value): &(Vec<u8>, Vec<u8>)| Ok((id(id_of(key, what)?), R::from_bytes(value)?));
+    scan_prefix(view, &keys::table(table), usize::MAX)?.iter().map(record).collect()
+}
+
 /// The pools beside the first one.
 pub fn class_pools(view: &(impl View + ?Sized)) -> Result<Vec<(PoolId, ClassPool)>, KvError> {
-    scan_prefix(view, &keys::table(Table::ClassPool), usize::MAX)?
-        .iter()
-        .map(|(key, value)| {
-            Ok((PoolId(u8::from_be_bytes(id_of(key, "pools")?)), ClassPool::from_bytes(value)?))
-        })
-        .collect()
+    numbered(view, Table::ClassPool, "pools", |id| PoolId(u8::from_be_bytes(id)))
 }
 
 /// The classes of devices that have one.
@@ -399,28 +405,15 @@ pub fn pg(view: &(impl View + ?Sized), id: PgId) -> Result<Option<Pg>, KvError> 
 }
 
 pub fn pgs(view: &(impl View + ?Sized)) -> Result<Vec<(PgId, Pg)>, KvError> {
-    scan_prefix(view, &keys::table(Table::Pg), usize::MAX)?
-        .iter()
-        .map(|(key, value)| {
-            Ok((PgId(u32::from_be_bytes(id_of(key, "placement groups")?)), Pg::from_bytes(value)?))
-        })
-        .collect()
+    numbered(view, Table::Pg, "placement groups", |id| PgId(u32::from_be_bytes(id)))
 }
 
 pub fn devices(view: &(impl View + ?Sized)) -> Result<Vec<(DeviceId, Device)>, KvError> {
-    scan_prefix(view, &keys::table(Table::Device), usize::MAX)?
-        .iter()
-        .map(|(key, value)| {
-            Ok((DeviceId(u32::from_be_bytes(id_of(key, "devices")?)), Device::from_bytes(value)?))
-        })
-        .collect()
+    numbered(view, Table::Device, "devices", |id| DeviceId(u32::from_be_bytes(id)))
 }
 
 pub fn hosts(view: &(impl View + ?Sized)) -> Result<Vec<(HostId, Host)>, KvError> {
-    scan_prefix(view, &keys::table(Table::Host), usize::MAX)?
-        .iter()
-        .map(|(key, value)| Ok((HostId(u64::from_be_bytes(id_of(key, "hosts")?)), Host::from_bytes(value)?)))
-        .collect()
+    numbered(view, Table::Host, "hosts", |id| HostId(u64::from_be_bytes(id)))
 }
 
 pub fn host(view: &(impl View + ?Sized), id: HostId) -> Result<Option<Host>, KvError> {

@@ -10,7 +10,10 @@ use holdfast_core::{
     profile::Profile,
     topology::FailureDomain,
 };
-use holdfast_meta_raft_machine::records::{Device, Duty, Pg};
+use holdfast_meta_raft_machine::{
+    ask::{PoolShown, Topology},
+    records::{Device, Duty, Pg},
+};
 use std::collections::BTreeMap;
 
 /// What is to be done, and what cannot be.
@@ -28,6 +31,16 @@ pub struct Change {
     pub pg: PgId,
     pub devices: Vec<DeviceId>,
     pub reason: String,
+}
+
+/// Plans the next changes of all pools.
+pub fn plan(topology: &Topology) -> Plan {
+    let of_pool = |of: PoolShown<'_>| change(of.pool.profile, of.pool.domain, &of.devices, of.groups);
+    topology.pools().map(of_pool).fold(Plan::default(), |mut all, plan| {
+        all.changes.extend(plan.changes);
+        all.stuck.extend(plan.stuck);
+        all
+    })
 }
 
 /// Plans the next changes of `table`. Groups that move already are counted where they move to, and left alone unless what

@@ -9,7 +9,7 @@ mod change;
 pub mod durability;
 mod shares;
 
-pub use change::{Change, Plan, change};
+pub use change::{Change, Plan, change, plan};
 
 use holdfast_core::{
     ids::{DeviceId, Epoch, PgId},

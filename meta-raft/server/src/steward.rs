@@ -7,11 +7,11 @@ use crate::{Beats, MetaError, MetaHandle, NetPeers};
 use holdfast_core::ids::{DeviceId, HostId};
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION,
-    ask::{HeaderNow, PoolShown, Topology, TopologyNow},
+    ask::{HeaderNow, Topology, TopologyNow},
     command::{Command, Request},
     records::{Device, Duty},
 };
-use holdfast_meta_raft_planner::change;
+use holdfast_meta_raft_planner::{Plan, plan};
 use holdfast_meta_raft_pump::{MemberChange, MemberId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -177,13 +177,9 @@ impl Steward {
 
     async fn placement(&self, topology: &Topology) -> Result<(), MetaError> {
         let devices: BTreeMap<DeviceId, Device> = topology.devices.iter().cloned().collect();
-        let mut changes = Vec::new();
-        for PoolShown { pool, devices, groups, .. } in topology.pools() {
-            let plan = change(pool.profile, pool.domain, &devices, groups);
-            changes.extend(plan.changes);
-            if let Some(text) = plan.stuck.first() {
-                tracing::debug!(%text, "a placement group cannot be whole");
-            }
+        let Plan { changes, stuck } = plan(topology);
+        if let Some(text) = stuck.first() {
+            tracing::debug!(%text, "a placement group cannot be whole");
         }
         let mut moving = topology.pgs.iter().filter(|(_, pg)| pg.previous.is_some()).count();
         for change in changes {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     args::PoolArgs,
-    system::{SystemError, refuse},
+    system::{SystemError, groups_of, refuse},
 };
 use bytes::Bytes;
 use holdfast_core::{
@@ -20,7 +20,7 @@ use holdfast_meta_raft_machine::{
     command::{Command, Outcome, Rejection, Request},
     records::{ClassPool, Device, Duty, Host, Job, Pool, PoolSpec, Settings},
 };
-use holdfast_meta_raft_planner::{first_table, lint};
+use holdfast_meta_raft_planner::first_table;
 use holdfast_proto::{self as proto, call::Method};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -162,24 +162,16 @@ impl Cluster {
         let (profile, domain) = choose(&devices, *profile, *domain)?;
         let slots = devices.len() * SLOTS_A_DEVICE;
         let count = groups.unwrap_or((slots / profile.total()).next_power_of_two() as u32);
-        let table = first_table(profile, domain, &devices, count);
-        let table = table.map_err(|error| SystemError::Plan(error.to_string()))?;
-        let breaches = lint(profile, domain, &devices, &table);
-        if !breaches.is_empty() {
-            return Err(SystemError::Plan(breaches.join("; ")));
-        }
+        let pool = Pool { profile, pg_count: count, domain };
         let made = format!("made a pool of {profile} over {domain}s, with {count} placement groups");
         let Some(class) = class else {
-            let pgs = table.into_iter().map(|(id, pg)| (id, pg.spec())).collect();
+            let pgs = groups_of(PoolId::FIRST, &pool, &devices)?;
             let pool = PoolSpec { profile, pg_count: count };
             self.order(Command::FoundPool { pool, domain, pgs }).await?;
             return Ok(made);
         };
-        let taken = self.topology.class_pools.iter().map(|(id, _)| id.0).max().unwrap_or(0);
-        let Some(number) = taken.checked_add(1) else { return refuse("there can be no more pools") };
-        let id = PoolId(number);
-        let pgs = table.into_iter().map(|(pg, record)| (id.group(pg.0), record.spec())).collect();
-        let pool = Pool { profile, pg_count: count, domain };
+        let Some(id) = self.topology.next_pool() else { return refuse("there can be no more pools") };
+        let pgs = groups_of(id, &pool, &devices)?;
         let pool = ClassPool { class: class.clone(), pool, devices: on.clone() };
         self.order(Command::FoundClassPool { id, pool, pgs }).await?;
         Ok(format!("{made}, for the storage class {class}"))

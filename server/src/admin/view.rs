@@ -16,7 +16,7 @@ use holdfast_meta_raft_machine::{
     ask::{Backlog, BacklogNow, DegradedPacks, HeaderNow, Packs, PoolShown, SettingsNow},
     records::{self, Duty, Job, Pg},
 };
-use holdfast_meta_raft_planner::change;
+use holdfast_meta_raft_planner::plan;
 use holdfast_meta_raft_server::MetaError;
 use holdfast_proto::{DeviceBeat, DeviceHealth, HealthNow, JobBytes};
 use std::time::Duration;
@@ -307,16 +307,13 @@ impl Cluster {
         if self.topology.pool.is_none() {
             return refuse("there is no pool yet");
         }
-        let plans = self.topology.pools();
-        let plans: Vec<_> =
-            plans.map(|of| change(of.pool.profile, of.pool.domain, &of.devices, of.groups)).collect();
+        let plan = plan(&self.topology);
         let change = |change: holdfast_meta_raft_planner::Change| PlannedChange {
             group: change.pg.0,
             devices: numbers(&change.devices),
             reason: change.reason,
         };
-        let stuck = plans.iter().flat_map(|plan| plan.stuck.clone()).collect();
-        Ok(Plan { changes: plans.into_iter().flat_map(|plan| plan.changes).map(change).collect(), stuck })
+        Ok(Plan { changes: plan.changes.into_iter().map(change).collect(), stuck: plan.stuck })
     }
 }
 

@@ -30,6 +30,16 @@ enum When {
     Date(u64),
 }
 
+impl When {
+    /// In milliseconds since 1970, for what was written at `from_ms`.
+    fn due_ms(self, from_ms: u64, day: Day) -> u64 {
+        match self {
+            Self::Days(days) => day.after(from_ms, days),
+            Self::Date(at) => at,
+        }
+    }
+}
+
 /// A rule that is enabled.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rule {
@@ -160,10 +170,7 @@ impl Rule {
         day: Day,
     ) -> Option<u64> {
         let when = self.expire.filter(|_| self.is_about(key, bytes, tags))?;
-        Some(match when {
-            When::Days(days) => day.after(written_ms, days),
-            When::Date(at) => at,
-        })
+        Some(when.due_ms(written_ms, day))
     }
 }
 
@@ -201,13 +208,10 @@ pub fn moves<'a>(
         let version = &history[at];
         let about = rules.iter().filter(|rule| rule.is_about(&version.key, version.bytes, &version.tags));
         let due = about.flat_map(|rule| {
-            let current = rule.moves.iter().filter(move |(when, _)| {
-                at == 0
-                    && match when {
-                        When::Days(days) => day.after(version.modified_ms, *days) <= now_ms,
-                        When::Date(date) => *date <= now_ms,
-                    }
-            });
+            let current = rule
+                .moves
+                .iter()
+                .filter(move |(when, _)| at == 0 && when.due_ms(version.modified_ms, day) <= now_ms);
             let older = rule.moves_noncurrent.iter().filter(move |(days, kept, _)| {
                 at > *kept && day.after(history[at - 1].modified_ms, *days) <= now_ms
             });
@@ -248,11 +252,7 @@ pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) 
     let alone = history.len() == 1;
     let done = |rule: &Rule| {
         let about = rule.tags.is_empty() && newest.key.starts_with(&rule.prefix);
-        let aged = match rule.expire {
-            Some(When::Days(days)) => day.after(newest.modified_ms, days) <= now_ms,
-            Some(When::Date(at)) => at <= now_ms,
-            None => false,
-        };
+        let aged = rule.expire.is_some_and(|when| when.due_ms(newest.modified_ms, day) <= now_ms);
         about && (rule.expire_markers || aged)
     };
     if alone && rules.iter().any(done) {

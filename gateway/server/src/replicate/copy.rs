@@ -4,7 +4,7 @@ use super::remote::{Fault, Pairs, RemoteBucket, between, text_of};
 use crate::{
     clock::{rfc3339, unix_ms},
     s3::{
-        S3Door, checksum_text,
+        S3Door, checksum_text, class_of,
         replication::{REPLICA, SOURCE_HEADER, STATUS_HEADER},
         show_mode,
     },
@@ -107,7 +107,7 @@ impl Outgoing<'_> {
         if !tags.is_empty() {
             add("x-amz-tagging", &tags.join("&"));
         }
-        let class = self.extra.documents.get("storage-class").map(String::as_str);
+        let class = class_of(self.extra);
         self.storage_class.or(class).into_iter().for_each(|class| add("x-amz-storage-class", class));
         let redirect = self.extra.documents.get("redirect");
         redirect.iter().for_each(|to| add("x-amz-website-redirect-location", to));

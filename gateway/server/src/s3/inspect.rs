@@ -4,6 +4,7 @@ use super::{
     S3Door,
     access::scene,
     attributes::{checksum_type, etag, set_checksum, timestamp},
+    classes::class_of,
     encryption::Encryption,
     listing::page_size,
     versions::shown_version,
@@ -66,7 +67,7 @@ pub async fn get_object_attributes(
         output.object_size = Some(version.bytes as i64);
     }
     if wants(ObjectAttributes::STORAGE_CLASS) {
-        let class = object.extra.documents.get("storage-class").cloned();
+        let class = class_of(&object.extra).map(str::to_owned);
         output.storage_class = Some(class.unwrap_or_else(|| StorageClass::STANDARD.to_owned()).into());
     }
     if wants(ObjectAttributes::CHECKSUM) && version.checksum.is_some() {

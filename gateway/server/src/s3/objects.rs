@@ -255,7 +255,7 @@ macro_rules! describe {
         }
         $output.version_id = shown_version($versioning, $object);
         $output.website_redirect_location = extra.documents.get("redirect").cloned();
-        $output.storage_class = extra.documents.get("storage-class").map(|class| class.clone().into());
+        $output.storage_class = $crate::s3::class_of(extra).map(|class| class.to_owned().into());
         $output.replication_status = replication::status_of(extra);
         $output.object_lock_mode = extra.retention.map(|kept| show_mode(kept.mode).to_owned().into());
         $output.object_lock_retain_until_date = extra.retention.map(|kept| timestamp(kept.until_ms));
