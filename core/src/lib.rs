@@ -9,6 +9,7 @@ pub mod codec;
 pub mod ids;
 pub mod kv;
 pub mod limits;
+pub mod manifest;
 pub mod pack;
 pub mod profile;
 pub mod roles;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Client, Server, client::Response, cluster::Cluster, eventually, noise, suites::order};
-use std::path::Path;
+use std::{io::Read, path::Path};
 
 /// 2+1 for all, and five devices of which any three may be lost for GLACIER.
 const POOLS: [&str; 6] = ["--ec", "2+1", "--pool", "GLACIER=2+3", "--lifecycle-day", "1"];
@@ -183,6 +183,27 @@ fn what_is_moved_gives_its_room_back_and_copies_go_where_they_are_told() {
         let rule = format!("<Rule><ID>a</ID><Status>Enabled</Status><Filter></Filter>{wrong}</Rule>");
         assert_eq!(rules(&client, "box", &rule).status, 400, "{wrong}");
     }
+}
+
+#[test]
+fn a_slow_reader_goes_on_over_a_move() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&dir.path().join("data"), &[&POOLS[..], &["--gc-grace", "1s"]].concat());
+    let client = server.client();
+    client.create_bucket("box");
+    let body = noise(8, 48 << 20);
+    client.put("/box/a", &body);
+    let mut reader = client.open("/box/a").expect("the server is there");
+    let mut first = [0; 1];
+    reader.read_exact(&mut first).expect("it answers");
+    to_glacier(&client, "box");
+    eventually("it is moved", || classes(&client, "box") == ["GLACIER"]);
+    // 48 MiB are twelve packs and more, of which the connection holds a few.
+    eventually("the first pool's packs go", || server.metric("holdfast_deleted_packs_total") >= 10.0);
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).expect("it goes on");
+    let got = rest.len().checked_sub(body.len()).map(|head| &rest[head..]);
+    assert!(got == Some(&body), "{} bytes of {}", rest.len(), body.len());
 }
 
 #[test]

@@ -151,6 +151,17 @@ impl Client {
         exchange_within(self.patience, &self.address, head.as_bytes(), body, method == "HEAD")
     }
 
+    /// Begins to fetch an object. What answers is read from the connection, as slowly as wanted.
+    ///
+    /// # Errors
+    /// Where the server cannot be reached.
+    pub fn open(&self, path: &str) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        let head = self.head("s3", "GET", path, &[], &[], 0) + "connection: close\r\n\r\n";
+        stream.write_all(head.as_bytes())?;
+        Ok(stream)
+    }
+
     /// A form for IAM or STS.
     pub fn query(&self, service: &str, form: &str) -> Response {
         let hash = hex::encode(Sha256::digest(form.as_bytes()));

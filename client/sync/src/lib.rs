@@ -11,6 +11,6 @@ mod names;
 mod steps;
 mod tree;
 
-pub use merge::{Conflicts, Label, Merged, Trees, merge};
+pub use merge::{Base, Conflicts, Label, Merged, Trees, merge};
 pub use steps::{Step, steps};
 pub use tree::{Content, Id, Kind, Node, Place, Tree, TreeError};

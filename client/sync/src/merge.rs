@@ -6,8 +6,8 @@
 //! nodes of one name all but one get another, unless they are the same.
 
 use crate::{
-    names::conflicted,
-    tree::{Id, Kind, Node, Place, Tree},
+    names::{conflicted, is_copy_of, stem_of},
+    tree::{Id, Kind, Node, Place, Tree, TreeError},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +18,61 @@ pub struct Trees {
     pub remote: Tree,
     /// What was last found on the disk.
     pub local: Tree,
-    /// Nodes as both had them when they last agreed. Not always a tree: some steps are carried out before others.
-    pub synced: BTreeMap<Id, Node>,
+    /// What both had alike when they last agreed. Not always a tree: some steps are carried out before others.
+    pub synced: BTreeMap<Id, Base>,
+}
+
+/// What both sides had alike of a node when they last agreed: each attribute by itself, as far as they ever did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Base {
+    pub place: Option<Place>,
+    pub kind: Option<Kind>,
+    pub executable: Option<bool>,
+}
+
+impl From<Node> for Base {
+    fn from(node: Node) -> Self {
+        Self { place: Some(node.place), kind: Some(node.kind), executable: Some(node.executable) }
+    }
+}
+
+impl Trees {
+    /// Takes note of what both sides have alike by now, and forgets what neither has.
+    pub fn agree(&mut self) {
+        let Self { remote, local, synced } = self;
+        synced.retain(|id, _| local.contains(*id) || remote.contains(*id));
+        for (id, here) in local.iter() {
+            let Some(there) = remote.get(id) else { continue };
+            let base = synced.entry(id).or_default();
+            if here.place == there.place {
+                base.place = Some(here.place.clone());
+            }
+            if here.kind == there.kind {
+                base.kind = Some(here.kind.clone());
+            }
+            if here.executable == there.executable {
+                base.executable = Some(here.executable);
+            }
+        }
+    }
+
+    /// Calls a local node by another name, as the place of what is in it too.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn renumber(&mut self, from: Id, to: Id) -> Result<(), TreeError> {
+        self.local.renumber(from, to)?;
+        if !self.local.is_directory(to) {
+            return Ok(());
+        }
+        // What is in it was not moved by that.
+        for place in self.synced.values_mut().filter_map(|base| base.place.as_mut()) {
+            if place.parent == from {
+                place.parent = to;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What becomes of a file that was edited on both sides.
@@ -27,9 +80,12 @@ pub struct Trees {
 pub enum Conflicts {
     /// The local bytes become another file, called a conflicted copy.
     Copy,
-    /// The local bytes are committed above the server's, which are a version then.
+    /// The local bytes are committed above the server's, which are a version then. Where nothing is known of what both
+    /// had before, who wrote last is not known either: then it is [`Conflicts::Copy`], as it is where two files were made
+    /// of one name.
     LastWriter,
-    /// Neither side changes until somebody decides.
+    /// Neither side changes until somebody decides. Two files that were made of one name are told apart as by
+    /// [`Conflicts::Copy`].
     Manual,
 }
 
@@ -42,9 +98,9 @@ pub struct Label<'a>(pub &'a str);
 pub struct Merged {
     /// What both sides are to become. Files that are [held](Merged::held) are in it as the server has them.
     pub tree: Tree,
-    /// The local tree, its nodes by the names that they have in `tree`: some turned out to be the server's, and some to be
+    /// The trees, local nodes by the names that they have in `tree`: some turned out to be the server's, and some to be
     /// others than the server's.
-    pub local: Tree,
+    pub trees: Trees,
     /// Files whose bytes stay as they are on each side.
     pub held: BTreeSet<Id>,
     /// The next free number for nodes of the client's own.
@@ -52,13 +108,12 @@ pub struct Merged {
 }
 
 /// Merges any three trees. `next_fresh` is above all numbers of fresh nodes in them.
-pub fn merge(trees: &Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: u64) -> Merged {
+pub fn merge(trees: Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: u64) -> Merged {
     let mut work = Work {
         trees,
         conflicts,
         label,
         next_fresh,
-        local: trees.local.clone(),
         wanted: BTreeMap::new(),
         held: BTreeSet::new(),
     };
@@ -71,35 +126,51 @@ pub fn merge(trees: &Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: 
         }
     }
     work.tell_names_apart();
-    let Work { local, wanted, held, next_fresh, .. } = work;
-    Merged { tree: grow(wanted), local, held, next_fresh }
+    let Work { trees, wanted, held, next_fresh, .. } = work;
+    Merged { tree: grow(wanted), trees, held, next_fresh }
 }
 
 struct Work<'a> {
-    trees: &'a Trees,
+    trees: Trees,
     conflicts: Conflicts,
     label: Label<'a>,
     next_fresh: u64,
-    local: Tree,
     /// What is to be, perhaps not yet a tree.
     wanted: BTreeMap<Id, Node>,
     held: BTreeSet<Id>,
 }
 
 /// Whether a side moved a directory above a node that the other side deleted: what is in it was moved too.
-fn moved_with(side: &Tree, other: &Tree, synced: &BTreeMap<Id, Node>, id: Id) -> bool {
+fn moved_with(side: &Tree, other: &Tree, synced: &BTreeMap<Id, Base>, id: Id) -> bool {
     let went = |above: &Id| {
-        let now = side.get(*above).map(|node| &node.place);
-        let was = synced.get(above).map(|node| &node.place);
-        was.is_some() && now != was && !other.contains(*above)
+        let now = side.get(*above).map(|node| &node.place).filter(|place| !place.is_aside());
+        let was = synced.get(above).and_then(|base| base.place.as_ref());
+        now.is_some() && was.is_some() && now != was && !other.contains(*above)
     };
     side.above(id).any(|above| went(&above))
 }
 
 impl Work<'_> {
     /// A node as it was when both sides agreed, if it was one of this class.
-    fn base(&self, id: Id, like: &Node) -> Option<&Node> {
-        self.trees.synced.get(&id).filter(|base| base.kind.same_class(&like.kind))
+    fn base(&self, id: Id, like: &Node) -> Base {
+        let base = self.trees.synced.get(&id);
+        let base = base.filter(|base| base.kind.as_ref().is_none_or(|kind| kind.same_class(&like.kind)));
+        base.cloned().unwrap_or_default()
+    }
+
+    /// Where a local node is. One that somebody who was stopped left aside is where it was before.
+    fn place_here(&self, id: Id, node: &Node) -> Place {
+        if !node.place.is_aside() {
+            return node.place.clone();
+        }
+        let known = self.base(id, node).place.or_else(|| Some(self.trees.remote.get(id)?.place.clone()));
+        let exists =
+            |place: &Place| self.trees.local.is_directory(place.parent) || self.trees.remote.is_directory(place.parent);
+        let name = match node.place.before_aside() {
+            b"" => b"recovered".to_vec(),
+            name => name.to_vec(),
+        };
+        known.filter(exists).unwrap_or(Place { parent: Id::Root, name })
     }
 
     fn fresh(&mut self) -> Id {
@@ -117,13 +188,14 @@ impl Work<'_> {
             .map(|(id, _)| id)
             .collect();
         for id in others {
-            self.rename(id);
+            self.renumber(id);
         }
     }
 
-    fn rename(&mut self, id: Id) -> Id {
+    /// Makes a local node one of the client's own.
+    fn renumber(&mut self, id: Id) -> Id {
         let fresh = self.fresh();
-        let renumbered = self.local.renumber(id, fresh);
+        let renumbered = self.trees.renumber(id, fresh);
         assert!(renumbered.is_ok(), "it is in the tree, and the number is new: {renumbered:?}");
         fresh
     }
@@ -134,14 +206,20 @@ impl Work<'_> {
         match self.trees.remote.get(id) {
             Some(remote) if !remote.kind.same_class(&node.kind) => true,
             Some(remote) => {
-                let same = |kind: &Kind| base.is_some_and(|base| base.kind == *kind);
+                let same = |kind: &Kind| base.kind.as_ref() == Some(kind);
                 let both = remote.kind != node.kind && !same(&remote.kind) && !same(&node.kind);
-                both && self.conflicts == Conflicts::Copy
+                let copy = match self.conflicts {
+                    Conflicts::Copy => true,
+                    Conflicts::LastWriter => base.kind.is_none(),
+                    Conflicts::Manual => false,
+                };
+                both && copy
             }
             // Deleted there, or never there: what was changed here since, or is not known to have been there, is new.
             None => {
-                let unchanged = base.is_some_and(|base| base == node);
-                let Trees { local, remote, synced } = self.trees;
+                let place = self.place_here(id, node);
+                let unchanged = base.kind.as_ref() == Some(&node.kind) && base.place == Some(place);
+                let Trees { local, remote, synced } = &self.trees;
                 !unchanged || moved_with(local, remote, synced, id)
             }
         }
@@ -149,7 +227,7 @@ impl Work<'_> {
 
     fn merge_nodes(&mut self) {
         let ids: BTreeSet<Id> =
-            self.local.iter().map(|(id, _)| id).chain(self.trees.remote.iter().map(|(id, _)| id)).collect();
+            self.trees.local.iter().map(|(id, _)| id).chain(self.trees.remote.iter().map(|(id, _)| id)).collect();
         for id in ids {
             if let Some(node) = self.merge_node(id) {
                 self.wanted.insert(id, node);
@@ -158,16 +236,19 @@ impl Work<'_> {
     }
 
     fn merge_node(&mut self, id: Id) -> Option<Node> {
-        let (local, remote) = (self.local.get(id), self.trees.remote.get(id));
+        let (local, remote) = (self.trees.local.get(id), self.trees.remote.get(id));
         match (local, remote) {
             (Some(local), Some(remote)) => {
                 let base = self.base(id, remote);
-                let moved_here = base.map(|base| &base.place) != Some(&local.place);
-                let moved_there = base.map(|base| &base.place) != Some(&remote.place);
+                let here = self.place_here(id, local);
+                let moved_here = base.place.as_ref() != Some(&here);
+                let moved_there = base.place.as_ref() != Some(&remote.place);
                 // Where both moved it, it goes where the server has it.
-                let place = if moved_here && !moved_there { &local.place } else { &remote.place };
-                let edited_here = base.map(|base| &base.kind) != Some(&local.kind);
-                let edited_there = base.map(|base| &base.kind) != Some(&remote.kind);
+                let place = if moved_here && !moved_there { here } else { remote.place.clone() };
+                let marked_here = base.executable.is_some_and(|was| was != local.executable);
+                let executable = if marked_here { local.executable } else { remote.executable };
+                let edited_here = base.kind.as_ref() != Some(&local.kind);
+                let edited_there = base.kind.as_ref() != Some(&remote.kind);
                 let mut kind = &remote.kind;
                 if local.kind != remote.kind && edited_here {
                     // Of what both edited, a copy is another node by now.
@@ -177,13 +258,16 @@ impl Work<'_> {
                         kind = &local.kind;
                     }
                 }
-                Some(Node { place: place.clone(), kind: kind.clone() })
+                Some(Node { place, kind: kind.clone(), executable })
             }
-            (Some(local), None) => matches!(id, Id::Fresh(_)).then(|| local.clone()),
+            (Some(local), None) => {
+                matches!(id, Id::Fresh(_)).then(|| Node { place: self.place_here(id, local), ..local.clone() })
+            }
             (None, Some(remote)) => {
                 let base = self.base(id, remote);
-                let unchanged = base.is_some_and(|base| base == remote);
-                let Trees { local, remote: tree, synced } = self.trees;
+                let unchanged =
+                    base.kind.as_ref() == Some(&remote.kind) && base.place.as_ref() == Some(&remote.place);
+                let Trees { local, remote: tree, synced } = &self.trees;
                 (!unchanged || moved_with(tree, local, synced, id)).then(|| remote.clone())
             }
             (None, None) => None,
@@ -214,13 +298,12 @@ impl Work<'_> {
             return;
         }
         // The server has deleted it: it is made again, as another one.
-        let fresh = self.rename(id);
-        self.wanted.extend(self.local.get(fresh).map(|node| (fresh, node.clone())));
-        // Whatever is to be in it is in it here: the server has no such directory.
-        for (_, inside) in self.local.children(fresh) {
-            if let Some(node) = self.wanted.get_mut(&inside).filter(|node| node.place.parent == id) {
-                node.place.parent = fresh;
-            }
+        let fresh = self.renumber(id);
+        let again = self.trees.local.get(fresh);
+        let again = again.map(|node| Node { place: self.place_here(fresh, node), ..node.clone() });
+        self.wanted.extend(again.map(|node| (fresh, node)));
+        for node in self.wanted.values_mut().filter(|node| node.place.parent == id) {
+            node.place.parent = fresh;
         }
     }
 
@@ -236,17 +319,18 @@ impl Work<'_> {
                 at = self.wanted.get(&at).map_or(Id::Root, |node| node.place.parent);
             }
             if seen.contains(&at) {
-                // What the server has is a tree, so that one of them at least is elsewhere there.
-                for back in path {
-                    let there = self.trees.remote.get(back).map(|node| node.place.clone());
-                    if let (Some(node), Some(there)) = (self.wanted.get_mut(&back), there)
+                // What the server has is a tree, so that one of them at least is elsewhere there. What only leads into
+                // the cycle stays.
+                let cycle = path.iter().position(|on| *on == at).map_or(&[][..], |start| &path[start..]);
+                for back in cycle {
+                    let there = self.trees.remote.get(*back).map(|node| node.place.clone());
+                    if let (Some(node), Some(there)) = (self.wanted.get_mut(back), there)
                         && node.place != there
                     {
                         node.place = there;
                         changed = true;
                     }
                 }
-                return changed;
             }
             safe.extend(path);
         }
@@ -270,11 +354,12 @@ impl Work<'_> {
                 if let Some(ids) = taken.get_mut(&place) {
                     ids.remove(&other);
                 }
-                if self.is_same(keeper, other) {
+                let same = Some(keeper).filter(|keeper| self.is_same(*keeper, other));
+                if let Some(keeper) = same.or_else(|| self.copy_that_is(other, &place, &taken)) {
                     self.unite(keeper, other, &mut taken, &mut crowded);
                     continue;
                 }
-                let free = self.free_name(&place, &taken);
+                let free = self.free_name(other, &place, &taken);
                 taken.entry(free.clone()).or_default().insert(other);
                 if let Some(node) = self.wanted.get_mut(&other) {
                     node.place = free;
@@ -290,7 +375,21 @@ impl Work<'_> {
         };
         let is_fresh = matches!(other, Id::Fresh(_));
         let directories = one.kind.is_directory() && two.kind.is_directory();
-        is_fresh && (directories || (one.kind == two.kind && !self.local.contains(keeper)))
+        is_fresh && (directories || (one.kind == two.kind && !self.trees.local.contains(keeper)))
+    }
+
+    /// A conflicted copy beside a place that is what `other` is: somebody, or this client before its answer was lost, has
+    /// made it already.
+    fn copy_that_is(&self, other: Id, place: &Place, taken: &BTreeMap<Place, BTreeSet<Id>>) -> Option<Id> {
+        let is_directory = self.wanted.get(&other)?.kind.is_directory();
+        let stem = stem_of(&place.name, is_directory);
+        let first = Place { parent: place.parent, name: stem.to_vec() };
+        let beside = taken
+            .range(first..)
+            .take_while(|(at, _)| at.parent == place.parent && at.name.starts_with(stem));
+        let copies = beside.filter(|(at, _)| is_copy_of(&at.name, &place.name, is_directory));
+        let mut copies = copies.flat_map(|(_, ids)| ids.iter().copied());
+        copies.find(|copy| !is_directory && *copy != other && self.is_same(*copy, other))
     }
 
     /// Has `other` be the keeper. What is in it goes there.
@@ -302,8 +401,8 @@ impl Work<'_> {
         crowded: &mut Vec<Place>,
     ) {
         self.wanted.remove(&other);
-        if !self.local.contains(keeper) {
-            let renumbered = self.local.renumber(other, keeper);
+        if !self.trees.local.contains(keeper) {
+            let renumbered = self.trees.renumber(other, keeper);
             assert!(renumbered.is_ok(), "the other is there, and the keeper is not: {renumbered:?}");
         }
         let first = Place { parent: other, name: Vec::new() };
@@ -323,10 +422,11 @@ impl Work<'_> {
         }
     }
 
-    fn free_name(&self, place: &Place, taken: &BTreeMap<Place, BTreeSet<Id>>) -> Place {
+    fn free_name(&self, id: Id, place: &Place, taken: &BTreeMap<Place, BTreeSet<Id>>) -> Place {
+        let is_directory = self.wanted.get(&id).is_some_and(|node| node.kind.is_directory());
         let mut number = 1;
         loop {
-            let name = conflicted(&place.name, self.label.0, number);
+            let name = conflicted(&place.name, is_directory, self.label.0, number);
             let free = Place { parent: place.parent, name };
             if taken.get(&free).is_none_or(BTreeSet::is_empty) {
                 return free;

@@ -19,6 +19,11 @@ pub enum Step {
         id: Id,
         kind: Kind,
     },
+    /// Makes a file one that may be run, or one that may not.
+    Mark {
+        id: Id,
+        executable: bool,
+    },
     /// Of a file or link, or of a directory with nothing in it.
     Remove {
         id: Id,
@@ -35,15 +40,22 @@ impl Step {
             Self::Create { id, node } => tree.insert(id, node),
             Self::Move { id, to } => tree.relocate(id, to),
             Self::Edit { id, kind } => tree.edit(id, kind),
+            Self::Mark { id, executable } => tree.mark(id, executable),
             Self::Remove { id } => tree.remove(id).map(drop),
         }
     }
 }
 
 impl Place {
-    /// A place outside all names, for what is in another's way until that other has moved too.
-    fn aside(number: usize) -> Self {
-        Self { parent: Id::Root, name: format!("\0{number}").into_bytes() }
+    /// A place outside all names, for what is in another's way until that other has moved too. It says what the name was:
+    /// whoever is stopped in the middle finds it by that.
+    fn aside(number: usize, name: &[u8]) -> Self {
+        Self { parent: Id::Root, name: [format!("\0{number}\0").as_bytes(), name].concat() }
+    }
+
+    /// The name that something had before it was put aside.
+    pub(crate) fn before_aside(&self) -> &[u8] {
+        self.name.splitn(3, |byte| *byte == 0).nth(2).unwrap_or_default()
     }
 
     /// Whether it is no place of the space's: what is there goes on to another.
@@ -55,7 +67,7 @@ impl Place {
 /// The steps from one tree to another. What is `held` is not edited.
 ///
 /// Nodes take their places from the root downwards, each as soon as its parent is there and its name free; what is removed
-/// goes last, deepest first, but for what has a name that is needed.
+/// goes last, deepest first: until then it is nowhere else, perhaps.
 pub fn steps(from: &Tree, to: &Tree, held: &BTreeSet<Id>) -> Vec<Step> {
     let mut way = Way {
         now: from.clone(),
@@ -70,9 +82,13 @@ pub fn steps(from: &Tree, to: &Tree, held: &BTreeSet<Id>) -> Vec<Step> {
     way.line_up();
     way.walk();
     way.remove_rest();
-    for (id, node) in to.iter().filter(|(id, _)| !held.contains(id)) {
-        if from.get(id).is_some_and(|was| was.kind != node.kind) {
+    for (id, node) in to.iter() {
+        let Some(was) = from.get(id) else { continue };
+        if was.kind != node.kind && !held.contains(&id) {
             way.steps.push(Step::Edit { id, kind: node.kind.clone() });
+        }
+        if was.executable != node.executable {
+            way.steps.push(Step::Mark { id, executable: node.executable });
         }
     }
     way.steps
@@ -152,32 +168,18 @@ impl Way<'_> {
         }
     }
 
-    /// Gets a place free whose owner waits for another itself, or is not to be.
+    /// Gets a place free whose owner waits for another itself, or is to go: that goes last, when nothing in it stays.
     fn clear(&mut self, place: &Place) {
-        let Some(owner) = self.now.at(place) else { return };
-        if self.to.contains(owner) {
-            self.put_aside(owner);
-            return;
-        }
-        // What stays of what is in it waits elsewhere.
-        let mut open = vec![owner];
-        let (mut stays, mut goes) = (Vec::new(), Vec::new());
-        while let Some(id) = open.pop() {
-            if self.to.contains(id) {
-                stays.push(id);
-            } else {
-                goes.push(id);
-                open.extend(self.now.children(id).map(|(_, id)| id));
-            }
-        }
-        stays.into_iter().for_each(|id| self.put_aside(id));
-        goes.into_iter().rev().for_each(|id| self.remove(id));
-    }
-
-    fn put_aside(&mut self, id: Id) {
-        self.aside += 1;
-        let place = Place::aside(self.aside);
+        let Some(id) = self.now.at(place) else { return };
         let Some(before) = self.now.get(id).map(|node| node.place.clone()) else { return };
+        let place = loop {
+            self.aside += 1;
+            let place = Place::aside(self.aside, &before.name);
+            // Whoever was stopped in the middle left something there.
+            if self.now.at(&place).is_none() {
+                break place;
+            }
+        };
         let moved = self.now.relocate(id, place.clone());
         assert!(moved.is_ok(), "there is room aside: {moved:?}");
         self.steps.push(Step::Move { id, to: place });

@@ -25,7 +25,6 @@ pub enum Kind {
     Directory,
     File {
         content: Content,
-        executable: bool,
     },
     /// A symbolic link, as a link.
     Link {
@@ -60,6 +59,8 @@ pub struct Place {
 pub struct Node {
     pub place: Place,
     pub kind: Kind,
+    /// Of a file: whether it may be run. It is apart from what the file is, so that changing it is no edit.
+    pub executable: bool,
 }
 
 /// Why a tree cannot be changed so.
@@ -172,6 +173,13 @@ impl Tree {
 
     /// # Errors
     /// As [`Tree::insert`].
+    pub fn mark(&mut self, id: Id, executable: bool) -> Result<(), TreeError> {
+        self.nodes.get_mut(&id).ok_or(TreeError::Missing)?.executable = executable;
+        Ok(())
+    }
+
+    /// # Errors
+    /// As [`Tree::insert`].
     pub fn edit(&mut self, id: Id, kind: Kind) -> Result<(), TreeError> {
         let node = self.nodes.get_mut(&id).ok_or(TreeError::Missing)?;
         if !node.kind.same_class(&kind) {
@@ -225,7 +233,7 @@ mod tests {
     }
 
     fn directory(parent: Id, name: &str) -> Node {
-        Node { place: place(parent, name), kind: Kind::Directory }
+        Node { place: place(parent, name), kind: Kind::Directory, executable: false }
     }
 
     #[test]
@@ -242,7 +250,8 @@ mod tests {
         assert_eq!(tree.remove(a), Err(TreeError::NotEmpty));
         let link = Kind::Link { target: b"a".to_vec() };
         assert_eq!(tree.edit(b, link.clone()), Err(TreeError::OtherClass));
-        tree.insert(c, Node { place: place(b, "c"), kind: link }).expect("free");
+        let link = Node { place: place(b, "c"), kind: link, executable: false };
+        tree.insert(c, link).expect("free");
         assert_eq!(tree.insert(Id::Fresh(4), directory(c, "x")), Err(TreeError::NoParent));
         tree.renumber(b, Id::Fresh(7)).expect("free");
         assert_eq!(tree.above(c).collect::<Vec<_>>(), [Id::Fresh(7), a]);

@@ -1,7 +1,9 @@
 //! What two sides do to one tree, case by case. A tree is written as its paths: `a/` is a directory, `a=x` a file with the
-//! bytes `x`, `a>x` a link; before it stands the node's number, of the client's own from 100 on.
+//! bytes `x`, `a=x*` one that may be run, `a>x` a link; before it stands the node's number, of the client's own from 100 on.
 
-use holdfast_client_sync::{Conflicts, Content, Id, Kind, Label, Node, Place, Tree, Trees, merge, steps};
+use holdfast_client_sync::{
+    Base, Conflicts, Content, Id, Kind, Label, Merged, Node, Place, Step, Tree, Trees, merge, steps,
+};
 use holdfast_core::ids::NodeId;
 
 fn content(text: &str) -> Content {
@@ -15,11 +17,12 @@ fn tree(text: &str) -> Tree {
     for line in text.split_whitespace().collect::<Vec<_>>().chunks(2) {
         let [number, path] = line else { panic!("a number and a path: {line:?}") };
         let number: u64 = number.parse().expect("a number");
+        let (path, executable) = path.strip_suffix('*').map_or((*path, false), |path| (path, true));
         let id = if number < 100 { Id::Known(NodeId(number)) } else { Id::Fresh(number) };
         let (path, kind) = if let Some(path) = path.strip_suffix('/') {
             (path, Kind::Directory)
         } else if let Some((path, bytes)) = path.split_once('=') {
-            (path, Kind::File { content: content(bytes), executable: false })
+            (path, Kind::File { content: content(bytes) })
         } else {
             let (path, target) = path.split_once('>').expect("a file, a directory or a link");
             (path, Kind::Link { target: target.into() })
@@ -28,7 +31,8 @@ fn tree(text: &str) -> Tree {
         let parent = above.split('/').filter(|part| !part.is_empty()).fold(Id::Root, |parent, part| {
             tree.at(&Place { parent, name: part.into() }).expect("parents come first")
         });
-        tree.insert(id, Node { place: Place { parent, name: name.into() }, kind }).expect("a tree");
+        let place = Place { parent, name: name.into() };
+        tree.insert(id, Node { place, kind, executable }).expect("a tree");
     }
     tree
 }
@@ -46,9 +50,10 @@ fn show(tree: &Tree) -> String {
             let path = names.join("/");
             match &node.kind {
                 Kind::Directory => path + "/",
-                Kind::File { content, .. } => {
+                Kind::File { content } => {
                     let text = content.0.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte));
-                    format!("{path}={}", text.collect::<String>())
+                    let mark = if node.executable { "*" } else { "" };
+                    format!("{path}={}{mark}", text.collect::<String>())
                 }
                 Kind::Link { target } => format!("{path}>{}", String::from_utf8_lossy(target)),
             }
@@ -58,11 +63,14 @@ fn show(tree: &Tree) -> String {
     lines.join(" ")
 }
 
-fn merged_by(conflicts: Conflicts, synced: &str, local: &str, remote: &str) -> String {
-    let base = tree(synced).iter().map(|(id, node)| (id, node.clone())).collect();
-    let trees = Trees { remote: tree(remote), local: tree(local), synced: base };
-    let merged = merge(&trees, conflicts, Label("L"), 1000);
-    for from in [&merged.local, &trees.remote] {
+fn trees(synced: &str, local: &str, remote: &str) -> Trees {
+    let synced = tree(synced).iter().map(|(id, node)| (id, Base::from(node.clone()))).collect();
+    Trees { remote: tree(remote), local: tree(local), synced }
+}
+
+/// The merged tree, once both sides have got there by steps.
+fn arrived(merged: &Merged) -> String {
+    for from in [&merged.trees.local, &merged.trees.remote] {
         let mut now = from.clone();
         for step in steps(from, &merged.tree, &merged.held) {
             assert_eq!(step.carry_out(&mut now), Ok(()), "{step:?}");
@@ -73,6 +81,10 @@ fn merged_by(conflicts: Conflicts, synced: &str, local: &str, remote: &str) -> S
     }
     let held = if merged.held.is_empty() { "" } else { " held" };
     show(&merged.tree) + held
+}
+
+fn merged_by(conflicts: Conflicts, synced: &str, local: &str, remote: &str) -> String {
+    arrived(&merge(trees(synced, local, remote), conflicts, Label("L"), 1000))
 }
 
 fn merged(synced: &str, local: &str, remote: &str) -> String {
@@ -238,6 +250,115 @@ fn nothing_is_known_of_what_was_synced() {
 fn two_files_here_of_the_same_bytes_stay_two() {
     assert_eq!(merged("1 a=x", "1 a=x 100 f=x", "1 f=x"), "f (conflicted copy, L)=x f=x");
     assert_eq!(merged("1 a=x", "1 a=x 100 b=x", "1 a=x"), "a=x b=x");
+}
+
+#[test]
+fn what_was_deleted_does_not_come_back_with_a_directory_that_does() {
+    // The directory was made again for `f`, and the client killed before it removed `g`.
+    let synced = "1 d/ 2 d/f=x 3 d/g=y";
+    let first = merge(trees(synced, "1 d/ 2 d/f=z 3 d/g=y", ""), Conflicts::Copy, Label("L"), 1000);
+    let mut between = first.trees.clone();
+    between.remote = first.tree.clone();
+    between.agree();
+    assert_eq!(arrived(&first), "d/ d/f=z");
+    assert_eq!(arrived(&merge(between, Conflicts::Copy, Label("L"), 2000)), "d/ d/f=z");
+}
+
+#[test]
+fn who_may_run_a_file_is_apart_from_what_it_is() {
+    assert_eq!(merged("1 f=x", "1 f=x*", "1 f=y"), "f=y*");
+    assert_eq!(merged("1 f=x", "1 f=y", "1 f=x*"), "f=y*");
+    assert_eq!(merged("1 f=x*", "1 f=x", "1 f=y*"), "f=y");
+    // It is no edit: what was deleted stays so.
+    assert_eq!(merged("1 f=x", "1 f=x*", ""), "");
+    assert_eq!(merged("1 f=x", "", "1 f=x*"), "");
+    // And no other file where nothing is known yet.
+    assert_eq!(merged("", "100 f=x*", "1 f=x"), "f=x");
+    assert_eq!(merged("", "1 f=x*", "1 f=x"), "f=x");
+}
+
+#[test]
+fn a_file_that_is_held_is_renamed_again_and_again() {
+    let mut now = trees("1 f=x", "1 f=mine", "1 f=theirs");
+    for name in ["g", "h", "g"] {
+        let merged = merge(now, Conflicts::Manual, Label("L"), 1000);
+        assert!(merged.held.contains(&Id::Known(NodeId(1))));
+        now = merged.trees;
+        now.agree();
+        let place = Place { parent: Id::Root, name: name.into() };
+        now.local.relocate(Id::Known(NodeId(1)), place.clone()).expect("free");
+        let merged = merge(now, Conflicts::Manual, Label("L"), 1000);
+        assert_eq!(arrived(&merged), format!("{name}=theirs held"));
+        now = merged.trees;
+        now.remote.relocate(Id::Known(NodeId(1)), place).expect("free");
+    }
+}
+
+#[test]
+fn who_wrote_last_is_not_known_without_a_base() {
+    let by = |conflicts| merged_by(conflicts, "", "1 f=mine", "1 f=theirs");
+    assert_eq!(by(Conflicts::LastWriter), "f (conflicted copy, L)=mine f=theirs");
+    assert_eq!(by(Conflicts::Manual), "f=theirs held");
+}
+
+#[test]
+fn a_copy_that_is_there_is_not_made_again() {
+    // The server's answer was lost, or the database was, or another device made it.
+    let there = "1 f=theirs 2 f(conflicted)=mine";
+    let there = there.replace("(conflicted)", "\u{1}(conflicted\u{1}copy,\u{1}phone)");
+    let with_spaces = |mut tree: Tree| {
+        let names: Vec<(Id, Place)> = tree.iter().map(|(id, node)| (id, node.place.clone())).collect();
+        for (id, place) in names {
+            let name = place.name.iter().map(|byte| if *byte == 1 { b' ' } else { *byte }).collect();
+            tree.relocate(id, Place { name, ..place }).expect("free");
+        }
+        tree
+    };
+    for (synced, local) in [("1 f=x", "1 f=mine"), ("", "100 f=mine"), ("", "1 f=mine")] {
+        let mut trees = trees(synced, local, &there);
+        trees.remote = with_spaces(trees.remote);
+        let merged = merge(trees, Conflicts::Copy, Label("L"), 1000);
+        assert_eq!(arrived(&merged), "f (conflicted copy, phone)=mine f=theirs");
+    }
+}
+
+#[test]
+fn what_leads_into_a_cycle_stays_where_it_was_moved() {
+    let synced = "1 a/ 2 b/ 3 c/";
+    assert_eq!(merged(synced, "1 a/ 2 a/b/ 3 a/b/c/", "2 b/ 1 b/a/ 3 c/"), "b/ b/a/ b/c/");
+}
+
+#[test]
+fn nothing_goes_before_all_that_stays_has_its_place() {
+    let from = tree("1 d/ 2 d/keep=x 3 d/go=y 4 e=z");
+    let to = tree("4 d=z 2 keep=x");
+    let way = steps(&from, &to, &Default::default());
+    let first_removal = way.iter().position(|step| matches!(step, Step::Remove { .. })).expect("some go");
+    assert!(way[first_removal..].iter().all(|step| matches!(step, Step::Remove { .. })), "{way:?}");
+}
+
+#[test]
+fn what_a_killed_client_left_aside_is_found() {
+    let aside = |tree: &mut Tree, id: u64, name: &str| {
+        let place = Place { parent: Id::Root, name: format!("\0{}\0{name}", 1).into() };
+        tree.relocate(if id < 100 { Id::Known(NodeId(id)) } else { Id::Fresh(id) }, place).expect("free");
+    };
+    // In the middle of a swap that the server asked for: it goes on.
+    let mut now = trees("1 a=x 2 b=y", "1 t=x 2 a=y", "1 b=x 2 a=y");
+    aside(&mut now.local, 1, "a");
+    assert_eq!(arrived(&merge(now, Conflicts::Copy, Label("L"), 1000)), "a=y b=x");
+    // It is no move of the user's: whatever the server does with it counts, a deletion too.
+    let mut now = trees("1 a=x", "1 t=x", "");
+    aside(&mut now.local, 1, "a");
+    assert_eq!(arrived(&merge(now, Conflicts::Copy, Label("L"), 1000)), "");
+    // What the server never saw has its name again.
+    let mut now = trees("", "100 t=x", "1 a=y");
+    aside(&mut now.local, 100, "a");
+    assert_eq!(arrived(&merge(now, Conflicts::Copy, Label("L"), 1000)), "a (conflicted copy, L)=x a=y");
+    // Another has the place that would be taken first.
+    let mut now = trees("1 a=x 2 b=y 3 c=z", "1 a=x 2 b=y 3 t=z", "1 b=x 2 a=y 3 c=z");
+    aside(&mut now.local, 3, "c");
+    assert_eq!(arrived(&merge(now, Conflicts::Copy, Label("L"), 1000)), "a=y b=x c=z");
 }
 
 #[test]

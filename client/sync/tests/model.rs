@@ -3,7 +3,7 @@
 //! `HOLDFAST_SYNC_CASES` says how many cases there are, and `HOLDFAST_SYNC_START` the first seed.
 
 use holdfast_client_sync::{
-    Conflicts, Content, Id, Kind, Label, Merged, Node, Place, Step, Tree, TreeError, Trees, merge, steps,
+    Base, Conflicts, Content, Id, Kind, Label, Merged, Node, Place, Step, Tree, TreeError, Trees, merge, steps,
 };
 use holdfast_core::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,10 +32,7 @@ impl Rng {
     fn kind(&mut self, contents: usize) -> Kind {
         match self.below(8) {
             0..3 => Kind::Directory,
-            3..7 => {
-                let content = Content([self.below(contents) as u8; 32]);
-                Kind::File { content, executable: self.below(8) == 0 }
-            }
+            3..7 => Kind::File { content: Content([self.below(contents) as u8; 32]) },
             _ => Kind::Link { target: vec![b'a' + self.below(3) as u8] },
         }
     }
@@ -71,7 +68,9 @@ fn random_tree(rng: &mut Rng, fresh: bool) -> Tree {
             true => Id::Fresh(rng.below(6) as u64),
             false => Id::Known(NodeId(1 + rng.below(12) as u64)),
         };
-        let node = Node { place: rng.place(&tree), kind: rng.kind(5) };
+        let (place, kind) = (rng.place(&tree), rng.kind(5));
+        let executable = matches!(kind, Kind::File { .. }) && rng.below(4) == 0;
+        let node = Node { place, kind, executable };
         // What cannot be there is not.
         let _refused = tree.insert(id, node);
     }
@@ -86,14 +85,15 @@ fn disturb(rng: &mut Rng, tree: &mut Tree, next_fresh: &mut u64, new_content: &m
             *next_fresh += 1;
             let kind = match rng.below(3) {
                 0 => Kind::Directory,
-                _ => Kind::File { content: new_content(), executable: false },
+                _ => Kind::File { content: new_content() },
             };
-            tree.insert(Id::Fresh(*next_fresh - 1), Node { place: rng.place(tree), kind })
+            tree.insert(Id::Fresh(*next_fresh - 1), Node { place: rng.place(tree), kind, executable: false })
         }
         4..6 => match rng.pick(&ids) {
-            Some(id) if !tree.is_directory(id) => {
-                tree.edit(id, Kind::File { content: new_content(), executable: rng.below(4) == 0 })
-            }
+            Some(id) if !tree.is_directory(id) => match rng.below(4) {
+                0 => tree.mark(id, rng.below(2) == 0),
+                _ => tree.edit(id, Kind::File { content: new_content() }),
+            },
             Some(_) | None => Ok(()),
         },
         6..8 => match rng.pick(&ids) {
@@ -121,14 +121,21 @@ fn prune(tree: &mut Tree, id: Id) {
     tree.remove(id).expect("it is empty by now");
 }
 
-fn map_of(tree: &Tree) -> BTreeMap<Id, Node> {
-    tree.iter().map(|(id, node)| (id, node.clone())).collect()
+fn map_of(tree: &Tree) -> BTreeMap<Id, Base> {
+    tree.iter().map(|(id, node)| (id, Base::from(node.clone()))).collect()
 }
 
 fn content_of(node: &Node) -> Option<Content> {
     match &node.kind {
-        Kind::File { content, .. } => Some(*content),
+        Kind::File { content } => Some(*content),
         Kind::Directory | Kind::Link { .. } => None,
+    }
+}
+
+fn base_content(base: &Base) -> Option<Content> {
+    match base.kind {
+        Some(Kind::File { content }) => Some(content),
+        Some(Kind::Directory | Kind::Link { .. }) | None => None,
     }
 }
 
@@ -148,25 +155,28 @@ fn same_but_held(tree: &Tree, merged: &Merged) -> bool {
     tree.len() == merged.tree.len()
         && merged.tree.iter().all(|(id, node)| {
             tree.get(id).is_some_and(|found| {
-                found.place == node.place && (found.kind == node.kind || merged.held.contains(&id))
+                (&found.place, found.executable) == (&node.place, node.executable)
+                    && (found.kind == node.kind || merged.held.contains(&id))
             })
         })
 }
 
 /// Held against everything that must be true of any merge.
 fn check(trees: &Trees, conflicts: Conflicts) {
-    let merged = merge(trees, conflicts, LABEL, 1000);
-    let (local, remote) = (arrive(merged.local.clone(), &merged), arrive(trees.remote.clone(), &merged));
+    let merged = merge(trees.clone(), conflicts, LABEL, 1000);
+    let arrive = |tree: &Tree| arrive(tree.clone(), &merged);
+    let (local, remote) = (arrive(&merged.trees.local), arrive(&trees.remote));
     assert!(same_but_held(&local, &merged), "the disk becomes what was planned");
     assert!(same_but_held(&remote, &merged), "the server becomes what was planned");
-    let asked = merge(trees, conflicts, LABEL, 1000);
-    assert_eq!((&asked.tree, &asked.local), (&merged.tree, &merged.local), "it is the same every time");
+    let asked = merge(trees.clone(), conflicts, LABEL, 1000);
+    let told = |merged: &Merged| (merged.tree.clone(), merged.trees.local.clone());
+    assert_eq!(told(&asked), told(&merged), "it is the same every time");
 
     // Nobody's bytes are lost.
     let kept = contents(&merged.tree);
     let new = |tree: &Tree| -> Vec<(Id, Content)> {
         let of = tree.iter().filter_map(|(id, node)| Some((id, content_of(node)?)));
-        of.filter(|(id, content)| trees.synced.get(id).and_then(content_of) != Some(*content)).collect()
+        of.filter(|(id, content)| trees.synced.get(id).and_then(base_content) != Some(*content)).collect()
     };
     for (id, content) in new(&trees.local) {
         assert!(kept.contains(&content) || merged.held.contains(&id), "{id:?} was written here");
@@ -178,7 +188,11 @@ fn check(trees: &Trees, conflicts: Conflicts) {
     // And nothing comes back that one side deleted and the other left alone.
     let untouched = |tree: &Tree, id: Id| {
         let chain = std::iter::once(id).chain(tree.above(id));
-        chain.into_iter().all(|id| tree.get(id) == trees.synced.get(&id))
+        chain.into_iter().all(|id| {
+            let (node, base) = (tree.get(id), trees.synced.get(&id));
+            let base = base.and_then(|base| Some((base.place.as_ref()?, base.kind.as_ref()?)));
+            node.map(|node| (&node.place, &node.kind)) == base
+        })
     };
     for (side, other) in [(&trees.local, &trees.remote), (&trees.remote, &trees.local)] {
         for (id, _) in side.iter().filter(|(id, node)| content_of(node).is_some() && !other.contains(*id)) {
@@ -187,32 +201,24 @@ fn check(trees: &Trees, conflicts: Conflicts) {
             }
         }
     }
-    settles(trees, local, remote, conflicts);
+    settles(&merged, local, remote, conflicts);
 }
 
 /// What both sides have become is merged to itself, with nothing to do.
-fn settles(trees: &Trees, mut local: Tree, mut remote: Tree, conflicts: Conflicts) {
+fn settles(merged: &Merged, local: Tree, mut remote: Tree, conflicts: Conflicts) {
     let fresh: Vec<Id> = remote.iter().map(|(id, _)| id).filter(|id| matches!(id, Id::Fresh(_))).collect();
+    let mut again = Trees { remote: Tree::default(), local, synced: merged.trees.synced.clone() };
     for (at, id) in fresh.into_iter().enumerate() {
         let known = Id::Known(NodeId(5000 + at as u64));
         remote.renumber(id, known).expect("it is new");
-        local.renumber(id, known).expect("it is new");
+        again.renumber(id, known).expect("it is new");
     }
-    let mut synced = trees.synced.clone();
-    agree(&mut synced, &local, &remote);
-    let again = Trees { remote, local, synced };
-    let next = merge(&again, conflicts, LABEL, 2000);
-    assert_eq!(next.local, again.local, "nothing is called otherwise");
-    assert_eq!(steps(&next.local, &next.tree, &next.held), [], "nothing is left to be done here");
+    again.remote = remote;
+    again.agree();
+    let next = merge(again.clone(), conflicts, LABEL, 2000);
+    assert_eq!(next.trees.local, again.local, "nothing is called otherwise");
+    assert_eq!(steps(&next.trees.local, &next.tree, &next.held), [], "nothing is left to be done here");
     assert_eq!(steps(&again.remote, &next.tree, &next.held), [], "nothing is left to be done there");
-}
-
-/// What both sides have alike is agreed upon.
-fn agree(synced: &mut BTreeMap<Id, Node>, local: &Tree, remote: &Tree) {
-    synced.retain(|id, _| local.contains(*id) || remote.contains(*id));
-    for (id, node) in local.iter().filter(|(id, node)| remote.get(*id) == Some(*node)) {
-        synced.insert(id, node.clone());
-    }
 }
 
 #[test]
@@ -274,14 +280,13 @@ impl Client {
     /// Hears from the server, and carries out a part of what is to be done, as if it were killed then.
     fn sync(&mut self, server: &mut Server, rng: &mut Rng, whole: bool) {
         self.trees.remote = server.tree.clone();
-        let merged = merge(&self.trees, Conflicts::Copy, LABEL, self.next_fresh);
+        let merged = merge(self.trees.clone(), Conflicts::Copy, LABEL, self.next_fresh);
         self.next_fresh = merged.next_fresh;
-        self.trees.local = merged.local.clone();
+        self.trees = merged.trees.clone();
         let here = steps(&self.trees.local, &merged.tree, &merged.held);
         let there = steps(&server.tree, &merged.tree, &merged.held);
         let some = |rng: &mut Rng, all: usize| if whole { all } else { rng.below(all + 1) };
         let (some_here, some_there) = (some(rng, here.len()), some(rng, there.len()));
-        let is_whole = (some_here, some_there) == (here.len(), there.len());
         for step in &there[..some_there] {
             step.carry_out(&mut server.tree).expect("it was planned from what is there");
             server.versions.extend(contents(&server.tree));
@@ -289,20 +294,17 @@ impl Client {
         for step in &here[..some_here] {
             self.take(step, server);
         }
-        // What is aside is put back before anything else is looked at.
-        if !is_whole {
-            put_back(&mut self.trees.local);
-            put_back(&mut server.tree);
-        }
+        put_back(&mut server.tree);
         let made: Vec<Id> =
             server.tree.iter().map(|(id, _)| id).filter(|id| matches!(id, Id::Fresh(_))).collect();
         for id in made {
             server.next += 1;
             let known = Id::Known(NodeId(server.next));
             server.tree.renumber(id, known).expect("it is new");
-            let _not_there_yet = self.trees.local.renumber(id, known);
+            let _not_there_yet = self.trees.renumber(id, known);
         }
-        agree(&mut self.trees.synced, &self.trees.local, &server.tree);
+        self.trees.remote = server.tree.clone();
+        self.trees.agree();
     }
 
     /// Carries out a step on the disk, which never destroys what is nowhere else.
@@ -315,7 +317,7 @@ impl Client {
     }
 }
 
-/// Nodes that a killed client left aside go back into the root, under names that nobody has.
+/// What a killed client left aside on the server goes back into the root, under names that nobody has.
 fn put_back(tree: &mut Tree) {
     let aside: Vec<(Id, Place)> = tree
         .iter()

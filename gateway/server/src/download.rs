@@ -29,8 +29,18 @@ const RUN_BYTES: u32 = MIB as u32;
 /// Times that a chunk is looked for again which was moved while it was read.
 const MOVED_RETRIES: usize = 4;
 
+/// A segment of a version, by where it stands in it: the version may be moved to another pool, and has other segments then.
+#[derive(Clone, Copy)]
+struct Origin {
+    bucket: BucketId,
+    node: NodeId,
+    version: VersionId,
+    at: usize,
+}
+
 /// Chunks to be read together, and the part of their plain bytes that is wanted.
 struct Run {
+    origin: Origin,
     domain: DomainId,
     chunks: Vec<ChunkRef>,
     wanted: Range<u64>,
@@ -80,18 +90,19 @@ impl Engine {
             }
             Content::Segments(segments) => wanted_segments(segments, &range),
         };
-        let (node, id) = (version.node, version.id);
+        let (node, version) = (version.node, version.id);
         let shared = self.shared.clone();
         let resolve = shared.clone();
         let of_runs = opener.clone();
         let runs = stream::iter(segments).then(move |(at, segment, wanted)| {
             let (shared, opener) = (resolve.clone(), of_runs.clone());
             async move {
-                let mut runs = runs_of(&shared, segment, wanted.clone(), &opener).await;
+                let origin = Origin { bucket, node, version, at };
+                let mut runs = runs_of(&shared, origin, segment, wanted.clone(), &opener).await;
                 if matches!(runs, Err(EngineError::Gone))
-                    && let Some(moved) = segment_now(&shared, bucket, (node, id), at).await
+                    && let Some(moved) = segment_now(&shared, origin).await
                 {
-                    runs = runs_of(&shared, moved, wanted, &opener).await;
+                    runs = runs_of(&shared, origin, moved, wanted, &opener).await;
                 }
                 match runs {
                     Ok(runs) => stream::iter(runs.into_iter().map(Ok).collect::<Vec<_>>()),
@@ -135,13 +146,9 @@ impl Iterator for Pieces {
 }
 
 /// A segment of a version as it is now: the version was moved to another pool, if it is still there.
-async fn segment_now(
-    shared: &Shared,
-    bucket: BucketId,
-    version: (NodeId, VersionId),
-    at: usize,
-) -> Option<SegmentRef> {
-    let found = shared.meta.ask(VersionsOf { bucket, wanted: vec![version] }).await.ok()?;
+async fn segment_now(shared: &Shared, origin: Origin) -> Option<SegmentRef> {
+    let Origin { bucket, node, version, at } = origin;
+    let found = shared.meta.ask(VersionsOf { bucket, wanted: vec![(node, version)] }).await.ok()?;
     let (version, _) = found.into_iter().next()??;
     match version.content {
         Content::Segments(segments) => segments.get(at).copied(),
@@ -167,6 +174,7 @@ fn wanted_segments(segments: &[SegmentRef], range: &Range<u64>) -> Vec<(usize, S
 /// The runs of a segment's part: chunks that lie one behind another in one pack.
 async fn runs_of(
     shared: &Shared,
+    origin: Origin,
     segment: SegmentRef,
     wanted: Range<u64>,
     opener: &Opener,
@@ -202,7 +210,7 @@ async fn runs_of(
                 run.wanted.end = before + clip(start).end;
                 run.chunks.push(chunk);
             }
-            Some(_) | None => runs.push(Run { domain, chunks: vec![chunk], wanted: clip(start) }),
+            Some(_) | None => runs.push(Run { origin, domain, chunks: vec![chunk], wanted: clip(start) }),
         }
         let stored =
             if follows { tail.map_or(0, |(_, _, stored)| stored) } else { 0 } + place.plain.max(place.stored);
@@ -221,9 +229,23 @@ impl Shared {
         let permits = (plain as usize).div_ceil(MIB).max(1).min(self.config.download_budget_mib) as u32;
         let memory = self.download_memory.clone().acquire_many_owned(permits).await;
         let memory = memory.map_err(|_| EngineError::ShuttingDown)?;
-        let chunks = self.read_wherever(run.domain, &run.chunks).await?;
+        let mut chunks = self.read_wherever(run.domain, &run.chunks).await;
+        // Read so slowly that the version was moved meanwhile, and what was there collected.
+        if matches!(chunks, Err(EngineError::Gone | EngineError::Unreadable(_)))
+            && let Some(domain) = self.domain_now(run.origin).await
+            && domain != run.domain
+        {
+            chunks = self.read_wherever(domain, &run.chunks).await;
+        }
+        let chunks = chunks?;
         let opened = chunks.into_iter().map(|chunk| opener.open(chunk)).collect::<Result<_, _>>()?;
         Ok((clip(opened, &run.wanted), memory))
+    }
+
+    /// The domain that a segment of a version is in by now.
+    async fn domain_now(&self, origin: Origin) -> Option<DomainId> {
+        let segment = segment_now(self, origin).await?;
+        Some(self.meta.ask(SegmentOf { id: segment.id }).await.ok()??.domain)
     }
 
     /// Reads chunks, wherever they are moved meanwhile.

@@ -161,7 +161,7 @@ impl Engine {
             placement,
             metrics,
         });
-        let packer = Packer::start(shared.clone());
+        let packer = Packer::new(shared.clone());
         Ok(Self { shared, packer })
     }
 
@@ -189,6 +189,14 @@ impl Engine {
         &self.shared.placement.devices
     }
 
+    /// Reads the pools and the devices of their groups again.
+    ///
+    /// # Errors
+    /// Where the metadata cannot be read.
+    pub async fn refresh_placement(&self) -> Result<(), MetaError> {
+        self.shared.placement.refresh().await
+    }
+
     /// Takes note of a topology that was just read.
     pub fn take_topology(&self, topology: &Topology) {
         self.shared.placement.take(topology);
@@ -209,11 +217,17 @@ impl Engine {
     /// Where the metadata cannot be read.
     pub async fn is_in(&self, content: &Content, pool: PoolId) -> Result<bool, EngineError> {
         let Content::Segments(segments) = content else { return Ok(true) };
-        let Some(first) = segments.first().filter(|_| self.shared.placement.has_class_pools()) else {
+        if !self.shared.placement.has_class_pools() {
             return Ok(true);
-        };
-        let segment = self.shared.meta.ask(SegmentOf { id: first.id }).await?.ok_or(EngineError::Gone)?;
-        Ok(segment.domain.pool() == pool)
+        }
+        // Parts of a multipart upload may be of different pools, where one was made meanwhile.
+        for segment in segments {
+            let record = self.shared.meta.ask(SegmentOf { id: segment.id }).await?;
+            if record.ok_or(EngineError::Gone)?.domain.pool() != pool {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Where objects of a storage class are written.

@@ -76,6 +76,10 @@ impl Lifecycle {
                 continue;
             }
             let result = async {
+                if rules.iter().any(Rule::moves) {
+                    // A pool that was made a moment ago is where its class goes: a label alone would stay one.
+                    self.engine.refresh_placement().await?;
+                }
                 let versions = self.versions(&bucket, &config, &rules).await?;
                 Ok(versions + self.uploads(&bucket, &config, &rules).await?)
             };

@@ -1,5 +1,7 @@
 //! Small objects that arrive together share a pack.
 //!
+//! Each domain has packs of its own, and a task that fills them, so that a pool that is slow delays no other.
+//!
 //! There is no timer: while packs are being written, what arrives waits and then shares the next one. An idle system
 //! writes at once, a busy one in batches as large as its disks are slow.
 
@@ -12,13 +14,16 @@ use holdfast_core::{
 use holdfast_gateway_object::PackBuilder;
 use holdfast_meta_raft_machine::command::{Command, Request};
 use holdfast_storage_node_store::WriteClass;
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
 
-/// Packs of small objects that are written at once. One: a second one makes smaller batches and so more syncs (measured
+/// Packs of small objects of a domain that are written at once. One: a second one makes smaller batches and so more syncs (measured
 /// with 4 KiB objects, 0.85 flushes an object instead of 0.70), for a throughput that is the same.
 const IN_FLIGHT: usize = 1;
 
@@ -29,11 +34,10 @@ const QUEUE: usize = 16;
 const WAITING_MAX: usize = 512;
 
 /// Chunks of one small object, of which none is larger than a pack.
-pub(crate) struct Job {
-    pub domain: DomainId,
-    pub chunks: Vec<(ChunkId, Bytes)>,
+struct Job {
+    chunks: Vec<(ChunkId, Bytes)>,
     /// Told when the chunks' registration is queued: what is submitted afterwards may lean on it.
-    pub done: oneshot::Sender<Result<(), Arc<EngineError>>>,
+    done: oneshot::Sender<Result<(), Arc<EngineError>>>,
 }
 
 impl Job {
@@ -42,17 +46,27 @@ impl Job {
     }
 }
 
-/// The way to the task that packs.
+/// The way to the tasks that pack.
 #[derive(Clone)]
 pub(crate) struct Packer {
-    queue: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
+    /// One for each domain that something was stored in; there are as many domains as pools.
+    queues: Arc<Mutex<BTreeMap<DomainId, mpsc::Sender<Job>>>>,
 }
 
 impl Packer {
-    pub fn start(shared: Arc<Shared>) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        tokio::spawn(run(shared, jobs));
-        Self { queue }
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, queues: Arc::default() }
+    }
+
+    fn queue(&self, domain: DomainId) -> mpsc::Sender<Job> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = || {
+            let (queue, jobs) = mpsc::channel(QUEUE);
+            tokio::spawn(run(self.shared.clone(), domain, jobs));
+            queue
+        };
+        queues.entry(domain).or_insert_with(start).clone()
     }
 
     /// Stores the chunks of a small object; when this returns, their shards are durable and their registration queued.
@@ -63,12 +77,12 @@ impl Packer {
     ) -> Result<(), Arc<EngineError>> {
         let (done, outcome) = oneshot::channel();
         let gone = || Arc::new(EngineError::ShuttingDown);
-        self.queue.send(Job { domain, chunks, done }).await.map_err(|_| gone())?;
+        self.queue(domain).send(Job { chunks, done }).await.map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 }
 
-async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
+async fn run(shared: Arc<Shared>, domain: DomainId, mut jobs: mpsc::Receiver<Job>) {
     let mut waiting: VecDeque<Job> = VecDeque::new();
     let mut writes: JoinSet<()> = JoinSet::new();
     let mut open = true;
@@ -76,7 +90,7 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         waiting.retain(|job| !job.done.is_closed());
         while writes.len() < IN_FLIGHT && !waiting.is_empty() {
             let batch = next_batch(&mut waiting);
-            writes.spawn(write(shared.clone(), batch));
+            writes.spawn(write(shared.clone(), domain, batch));
         }
         tokio::select! {
             // What waits here is bounded: whoever sent it may have gone, and its memory been given to others.
@@ -96,13 +110,12 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-/// Jobs of one domain that fit a pack.
+/// Jobs that fit a pack.
 fn next_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     let mut batch: Vec<Job> = Vec::new();
     let mut bytes = 0;
     while let Some(job) = waiting.front() {
-        let same = batch.first().is_none_or(|first| first.domain == job.domain);
-        if !same || (bytes + job.bytes() > PACK_BYTES && !batch.is_empty()) {
+        if bytes + job.bytes() > PACK_BYTES && !batch.is_empty() {
             break;
         }
         bytes += job.bytes();
@@ -111,8 +124,7 @@ fn next_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     batch
 }
 
-async fn write(shared: Arc<Shared>, batch: Vec<Job>) {
-    let Some(domain) = batch.first().map(|job| job.domain) else { return };
+async fn write(shared: Arc<Shared>, domain: DomainId, batch: Vec<Job>) {
     let mut builder = PackBuilder::new(shared.buffers.take());
     let mut result = Ok(());
     for (id, plain) in batch.iter().flat_map(|job| &job.chunks) {

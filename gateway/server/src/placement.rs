@@ -11,7 +11,7 @@ use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_storage_node_server::{Device, DeviceAccess, RemoteDevice};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 type Slot = Arc<ArcSwapOption<Device>>;
@@ -109,6 +109,8 @@ pub struct Placement {
     table: ArcSwap<Vec<(PgId, Pg)>>,
     /// Devices of which nothing is expected.
     given_up: ArcSwap<BTreeSet<DeviceId>>,
+    /// Held while a topology is taken over: two that are taken at once lose none of each other's pools.
+    taking: Mutex<()>,
 }
 
 impl Placement {
@@ -116,7 +118,8 @@ impl Placement {
     /// Where the table cannot be read.
     pub async fn new(meta: Meta, devices: DeviceSlots) -> Result<Self, MetaError> {
         let (pools, table, given_up) = (ArcSwap::default(), ArcSwap::default(), ArcSwap::default());
-        let placement = Self { meta, devices, pools, table, given_up };
+        let taking = Mutex::default();
+        let placement = Self { meta, devices, pools, table, given_up, taking };
         placement.refresh().await?;
         Ok(placement)
     }
@@ -132,6 +135,7 @@ impl Placement {
 
     /// Takes the table of a topology that was just read.
     pub fn take(&self, topology: &Topology) {
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let given_up = topology.devices.iter().filter(|(_, device)| device.duty.is_gone());
         self.given_up.store(Arc::new(given_up.map(|(id, _)| *id).collect()));
         // A pool is never changed, and its code is costly to make.

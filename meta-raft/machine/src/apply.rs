@@ -7,6 +7,7 @@
 mod chunks;
 mod collect;
 mod hosts;
+mod names;
 mod namespace;
 mod placement;
 mod tree;
@@ -30,7 +31,7 @@ use holdfast_core::{
 };
 
 /// The newest cluster version that this binary can apply.
-pub const CLUSTER_VERSION: u32 = 6;
+pub const CLUSTER_VERSION: u32 = 7;
 
 /// What applying an entry gives: writes, which the caller makes durable in log order, and one outcome a request.
 #[derive(Debug)]
@@ -298,6 +299,7 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::MoveContent { bucket, key, version, judged, segments, document, from, to } => {
                 self.move_content(bucket, &key, (version, judged), segments, document, (from, to))
             }
+            Command::ChangeTree { bucket, owner, changes } => self.change_tree(bucket, &owner, changes),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::{
     list::{self, ListRequest, Page, VersionPage},
+    names::{self, ChangesPage, NamesPage},
     query,
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, ClassPool,
@@ -399,6 +400,12 @@ questions! {
             };
             question.wanted.iter().map(find).collect()
         };
+    /// See [`names::names`].
+    false NamesAfter { bucket: BucketId, after: Vec<u8>, limit: u32 } => NamesPage:
+        |question, view| names::names(view, question.bucket, &question.after, question.limit as usize);
+    /// See [`names::changes`].
+    false NamesChanged { bucket: BucketId, from: u64, limit: u32 } => ChangesPage:
+        |question, view| names::changes(view, question.bucket, question.from, question.limit as usize);
 }
 
 #[cfg(test)]

@@ -23,8 +23,10 @@ use holdfast_core::{
 use serde::{Deserialize, Serialize};
 
 mod outcome;
+mod tree;
 
 pub use outcome::{Collected, Committed, Outcome, Rejection, Removed};
+pub use tree::{Changed, TreeChange};
 
 /// One raft entry: commands that share an fsync but not a fate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -536,6 +538,13 @@ pub enum Command {
         from: Option<String>,
         to: Option<String>,
     },
+    /// Changes names as a sync client asks, one after another: all of them, or none.
+    ChangeTree {
+        bucket: BucketId,
+        /// Whose new versions are; empty for the system's owner.
+        owner: String,
+        changes: Vec<TreeChange>,
+    },
 }
 
 impl Command {
@@ -579,6 +588,7 @@ impl Command {
             }
             Self::NoteCursor { .. } => 5,
             Self::FoundClassPool { .. } | Self::SetDeviceClass { .. } | Self::MoveContent { .. } => 6,
+            Self::ChangeTree { .. } => 7,
             Self::MakeBucket { .. }
             | Self::ConfigureBucket { .. }
             | Self::PutVersion { .. }

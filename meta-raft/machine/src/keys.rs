@@ -129,6 +129,11 @@ pub fn dir(tree: Tree, bucket: BucketId, parent: NodeId) -> Vec<u8> {
     key(tree.table(), &[&bucket.0.to_be_bytes(), &parent.0.to_be_bytes()])
 }
 
+/// All names of a bucket that are there.
+pub fn dirs_of(bucket: BucketId) -> Vec<u8> {
+    key(Table::DirEntry, &[&bucket.0.to_be_bytes()])
+}
+
 pub const DIR_PREFIX_LEN: usize = 3 + 8 + 8;
 
 pub fn dir_entry(tree: Tree, bucket: BucketId, parent: NodeId, component: &[u8]) -> Vec<u8> {

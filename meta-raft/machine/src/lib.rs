@@ -13,6 +13,7 @@ pub mod audit;
 pub mod command;
 mod keys;
 pub mod list;
+pub mod names;
 pub mod query;
 pub mod records;
 

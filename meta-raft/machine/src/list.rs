@@ -104,7 +104,7 @@ fn list_tree<V: View + ?Sized>(
     for component in components(&request.prefix).filter(|component| component.ends_with(b"/")) {
         let found = view.get(&keys::dir_entry(tree, bucket, parent, component))?;
         match found.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()? {
-            Some(DirEntry::Directory { node, .. }) => parent = node,
+            Some(DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. }) => parent = node,
             Some(DirEntry::File { .. }) | None => return Ok(walk.page),
         }
         path.extend_from_slice(component);
@@ -181,7 +181,7 @@ impl<V: View + ?Sized> Walk<'_, V> {
     fn visit(&mut self, path: &[u8], name: &[u8], entry: DirEntry) -> Found {
         let key = [path, name].concat();
         let ListRequest { prefix, delimiter, after, max } = self.request;
-        let is_directory = matches!(entry, DirEntry::Directory { .. });
+        let is_directory = !matches!(entry, DirEntry::File { .. });
         let leads_to_prefix = is_directory && prefix.starts_with(&key);
         if !key.starts_with(prefix) && !leads_to_prefix {
             // Names are in order: past the prefix there is nothing, before it there may be more.
@@ -202,7 +202,7 @@ impl<V: View + ?Sized> Walk<'_, V> {
             return Found::Nothing;
         }
         match entry {
-            DirEntry::Directory { node, .. } => {
+            DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. } => {
                 let all_before = key <= *after && !after.starts_with(&key);
                 if all_before { Found::Nothing } else { Found::Descend(node, name.to_vec()) }
             }

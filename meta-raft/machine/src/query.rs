@@ -6,7 +6,7 @@ use crate::{
     keys::{self, Table, Tree},
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, ClassPool,
-        Device, DirEntry, Extra, Header, Host, JournalRecord, Keyring, Lease, Pack, Part, Pg, Pool, Record,
+        Device, DirEntry, Extra, Header, Host, Keyring, Lease, Pack, Part, Pg, Pool, Record,
         Segment, Settings, Summary, Token, Tombstone, Upload, Version, VersionName,
     },
 };
@@ -74,7 +74,7 @@ fn entry_in(
     for component in components(key) {
         let found = read::<DirEntry>(view, &keys::dir_entry(tree, bucket, parent, component))?;
         match (found, component.ends_with(b"/")) {
-            (Some(DirEntry::Directory { node, .. }), true) => parent = node,
+            (Some(DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. }), true) => parent = node,
             (Some(DirEntry::File { node, current }), false) => return Ok(Some((node, current))),
             _ => return Ok(None),
         }
@@ -168,24 +168,36 @@ pub fn journal(
     from: u64,
     limit: usize,
 ) -> Result<JournalPage, KvError> {
+    let records = lines(view, bucket, from, limit)?;
+    let next = usage(view, bucket)?.unwrap_or_default().journal_next;
+    Ok(JournalPage { records, next })
+}
+
+/// The lines of a bucket's journal from a number on, in order, with their numbers.
+pub(crate) fn lines<R: Record>(
+    view: &(impl View + ?Sized),
+    bucket: BucketId,
+    from: u64,
+    limit: usize,
+) -> Result<Vec<(u64, R)>, KvError> {
     let mut records = Vec::new();
     let mut failed = None;
-    if limit > 0 {
-        let end = prefix_end(&keys::journal_of(bucket));
-        view.scan(&keys::journal(bucket, from), &end, &mut |key, value| {
-            let number = keys::tail(key).map_or(0, u64::from_be_bytes);
-            match JournalRecord::from_bytes(value) {
-                Ok(record) => records.push((number, record)),
-                Err(error) => failed = Some(error),
-            }
-            match records.len() < limit && failed.is_none() {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        })?;
+    if limit == 0 {
+        return Ok(records);
     }
-    let next = usage(view, bucket)?.unwrap_or_default().journal_next;
-    failed.map_or(Ok(JournalPage { records, next }), Err)
+    let end = prefix_end(&keys::journal_of(bucket));
+    view.scan(&keys::journal(bucket, from), &end, &mut |key, value| {
+        let number = keys::tail(key).map_or(0, u64::from_be_bytes);
+        match R::from_bytes(value) {
+            Ok(record) => records.push((number, record)),
+            Err(error) => failed = Some(error),
+        }
+        match records.len() < limit && failed.is_none() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    failed.map_or(Ok(records), Err)
 }
 
 pub fn cursor(view: &(impl View + ?Sized), bucket: BucketId, name: &str) -> Result<Option<u64>, KvError> {

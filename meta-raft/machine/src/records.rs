@@ -49,6 +49,10 @@ macro_rules! record {
     };
 }
 
+/// The document of a version that says what a file is beside its bytes: when it was modified, whether it may be run, whether
+/// it is a link.
+pub const FILE: &str = "file";
+
 mod archive;
 mod cluster;
 mod settings;
@@ -208,6 +212,14 @@ pub struct Version {
 }
 record!(Version, "an object version");
 
+impl DirEntry {
+    pub fn node(&self) -> NodeId {
+        match self {
+            Self::File { node, .. } | Self::Directory { node, .. } | Self::Kept { node, .. } => *node,
+        }
+    }
+}
+
 /// What listings show of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -230,6 +242,11 @@ pub enum DirEntry {
         node: NodeId,
         children: u64,
     },
+    /// Made by somebody, and there until it is removed.
+    Kept {
+        node: NodeId,
+        children: u64,
+    },
 }
 record!(DirEntry, "a directory entry");
 
@@ -237,6 +254,12 @@ record!(DirEntry, "a directory entry");
 pub enum Change {
     Put,
     Delete,
+    /// A directory was made, or has another path, which is the record's key, with all that is in it.
+    Move,
+    /// A directory is gone.
+    Vanish,
+    /// A version has other documents.
+    Describe,
 }
 
 /// A line of a bucket's journal.
@@ -248,7 +271,50 @@ pub struct JournalRecord {
     pub key: Vec<u8>,
     pub index: u64,
 }
-record!(JournalRecord, "a journal record");
+
+impl Record for JournalRecord {
+    const WHAT: &'static str = "a journal record";
+
+    fn to_bytes(&self) -> Vec<u8> {
+        codec::encode(&StoredLine::V1(self.clone()))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
+        Ok(JournalLine::from_bytes(bytes)?.record)
+    }
+}
+
+/// A line of a bucket's journal as it is stored: version 1 does not say in which directory the name is.
+#[derive(Serialize, Deserialize)]
+enum StoredLine {
+    V1(JournalRecord),
+    V2(JournalRecord, NodeId),
+}
+
+/// A line with the directory that its name is in, wherever that is moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalLine {
+    pub record: JournalRecord,
+    pub parent: Option<NodeId>,
+}
+
+impl Record for JournalLine {
+    const WHAT: &'static str = "a journal record";
+
+    fn to_bytes(&self) -> Vec<u8> {
+        codec::encode(&match self.parent {
+            Some(parent) => StoredLine::V2(self.record.clone(), parent),
+            None => StoredLine::V1(self.record.clone()),
+        })
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
+        Ok(match codec::decode(Self::WHAT, bytes)? {
+            StoredLine::V1(record) => Self { record, parent: None },
+            StoredLine::V2(record, parent) => Self { record, parent: Some(parent) },
+        })
+    }
+}
 
 /// Where a chunk is, and who needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use crate::MetaError;
 use holdfast_core::limits::{KEY_BYTES_MAX, RAFT_ENTRY_BYTES_MAX};
 use holdfast_meta_raft_machine::{
-    command::{Command, ConfigChange, NewContent, Outcome, Request, VersionChange},
+    command::{Command, ConfigChange, NewContent, Outcome, Request, TreeChange, VersionChange},
     records::{Attributes, Extra},
 };
 use std::{
@@ -97,6 +97,26 @@ impl Proposed {
     }
 }
 
+/// An upper estimate of the encoded bytes of a change of a name.
+fn change_size(change: &TreeChange) -> usize {
+    64 + match change {
+        TreeChange::Put { path, object, extra, .. } => {
+            let content = match &object.content {
+                NewContent::Inline(bytes) => bytes.len(),
+                NewContent::Segments(segments) => segments.len() * 32,
+            };
+            path.len() + content + attributes_size(&object.attributes) + extra_size(extra)
+        }
+        TreeChange::Move { from, to, .. } => from.len() + to.len(),
+        TreeChange::Describe { path, name, text, .. } => {
+            path.len() + name.len() + text.as_ref().map_or(0, String::len)
+        }
+        TreeChange::MakeDirectory { path }
+        | TreeChange::RemoveFile { path, .. }
+        | TreeChange::RemoveDirectory { path, .. } => path.len(),
+    }
+}
+
 /// An upper estimate of a command's encoded bytes.
 fn size_of(command: &Command) -> usize {
     const FRAME: usize = 512;
@@ -150,6 +170,7 @@ fn size_of(command: &Command) -> usize {
         Command::ReportMissing { shards } => shards.len() * 32,
         Command::DeletePacks { packs } | Command::TombstonePacks { packs } => packs.len() * 20,
         Command::MoveContent { key, segments, .. } => key.len() + segments.len() * 32,
+        Command::ChangeTree { owner, changes, .. } => changes.iter().map(|of| owner.len() + change_size(of)).sum(),
         Command::SetDeviceClass { class, .. } => class.as_ref().map_or(0, String::len),
         Command::CreatePool { pgs, .. }
         | Command::FoundPool { pgs, .. }

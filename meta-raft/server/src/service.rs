@@ -159,6 +159,7 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::PutVersion { .. }
         | Command::DeleteVersion { .. }
         | Command::RemoveBucket { .. }
+        | Command::ChangeTree { .. }
         | Command::StartUpload { .. } => gateway,
         Command::ChangeIdentities { .. } => gateway || operator || meta,
         // Members carry out lifecycle rules, which move objects between pools.

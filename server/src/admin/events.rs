@@ -160,6 +160,9 @@ async fn changes(
         change: match record.change {
             Change::Put => "put".to_owned(),
             Change::Delete => "delete".to_owned(),
+            Change::Move => "move".to_owned(),
+            Change::Vanish => "vanish".to_owned(),
+            Change::Describe => "describe".to_owned(),
         },
         key: String::from_utf8_lossy(&record.key).into_owned(),
         version: version_id(record.version),

@@ -4,7 +4,7 @@ use super::{Step, Tx};
 use crate::{
     command::{ConfigChange, Outcome, Rejection},
     keys,
-    records::{Bucket, BucketConfig, BucketUsage, Change, JournalRecord, SegmentRef, Versioning},
+    records::{Bucket, BucketConfig, BucketUsage, Change, JournalLine, JournalRecord, SegmentRef, Versioning},
 };
 use holdfast_core::{
     chunker::ChunkerProfile,
@@ -12,6 +12,12 @@ use holdfast_core::{
     kv::{View, scan_prefix},
     limits::{CURSOR_NAME_MAX, JOURNAL_RECORDS_MAX, KEY_BYTES_MAX},
 };
+
+/// The first cluster version whose journals tell of directories.
+pub(super) const TELLS_OF_DIRECTORIES: u32 = 7;
+
+/// Empty directories that go with their bucket. Somebody who made more removes them first.
+const EMPTY_DIRECTORIES_MAX: usize = 1000;
 
 impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn create_bucket(
@@ -40,9 +46,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn delete_bucket(&mut self, name: &str) -> Step<Outcome> {
         let bucket: Bucket = self.read(&keys::bucket_name(name))?.ok_or(Rejection::NoSuchBucket)?;
         let usage = self.usage(bucket.id)?;
-        if usage.objects > 0 || usage.uploads > 0 {
+        let directories = scan_prefix(&self.kv, &keys::dirs_of(bucket.id), EMPTY_DIRECTORIES_MAX + 1)?;
+        if usage.objects > 0 || usage.uploads > 0 || directories.len() > EMPTY_DIRECTORIES_MAX {
             return Err(Rejection::BucketNotEmpty.into());
         }
+        // Nothing is in any of them.
+        directories.into_iter().for_each(|(key, _)| self.kv.delete(key));
         self.kv.delete(keys::bucket_name(name));
         self.kv.delete(keys::bucket(bucket.id));
         self.kv.delete(keys::bucket_usage(bucket.id));
@@ -125,23 +134,29 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
     }
 
+    /// Adds a line to a bucket's journal, of a name in the directory `parent`.
     pub(super) fn journal(
         &mut self,
         bucket: BucketId,
-        mut usage: BucketUsage,
         change: Change,
-        node: NodeId,
-        version: VersionId,
+        (node, version): (NodeId, VersionId),
+        parent: NodeId,
         key: &[u8],
-    ) {
+    ) -> Step<()> {
+        let mut usage = self.usage(bucket)?;
         let number = usage.journal_next;
         usage.journal_next += 1;
         let record = JournalRecord { change, node, version, key: key.to_vec(), index: self.index };
-        self.write(keys::journal(bucket, number), &record);
+        if self.header.cluster_version >= TELLS_OF_DIRECTORIES {
+            self.write(keys::journal(bucket, number), &JournalLine { record, parent: Some(parent) });
+        } else {
+            self.write(keys::journal(bucket, number), &record);
+        }
         if let Some(oldest) = number.checked_sub(JOURNAL_RECORDS_MAX) {
             self.kv.delete(keys::journal(bucket, oldest));
         }
         self.write(keys::bucket_usage(bucket), &usage);
+        Ok(())
     }
 }
 

@@ -33,6 +33,7 @@ const BUCKET: BucketId = BucketId(1);
 const GRACE_MS: u64 = 1000;
 const STORED: u32 = 100;
 
+mod names;
 mod pools;
 
 use pools::COLD;

@@ -1,14 +1,14 @@
 //! The trees of names in a bucket: a key `a/b/c` is the file `c` in the directory `b/` in `a/`.
 //!
-//! Directories are implicit: they come with their first child and go with their last.
+//! Directories come with their first child and go with their last, but for those that somebody made.
 
-use super::Tx;
+use super::{Step, Tx, namespace::TELLS_OF_DIRECTORIES};
 use crate::{
     keys::{self, Tree},
-    records::{DirEntry, Summary},
+    records::{Change, DirEntry, Summary},
 };
 use holdfast_core::{
-    ids::{BucketId, NodeId},
+    ids::{BucketId, NodeId, VersionId},
     kv::{KvError, View},
 };
 
@@ -18,11 +18,28 @@ pub fn components(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     key.split_inclusive(|&byte| byte == b'/').chain(ends_open.then_some(&key[..0]))
 }
 
+/// A directory on the way to a key.
+pub(super) struct Above {
+    parent: NodeId,
+    component: Vec<u8>,
+    node: NodeId,
+    children: u64,
+    kept: bool,
+}
+
+impl Above {
+    fn entry(&self, children: u64) -> DirEntry {
+        match self.kept {
+            true => DirEntry::Kept { node: self.node, children },
+            false => DirEntry::Directory { node: self.node, children },
+        }
+    }
+}
+
 /// A key's place in the tree: the directories on the way that exist, and the file's entry where it does.
 pub(super) struct Walk {
     tree: Tree,
-    /// (parent, component, node, children) of each existing directory on the path.
-    directories: Vec<(NodeId, Vec<u8>, NodeId, u64)>,
+    directories: Vec<Above>,
     pub file: Option<(NodeId, Summary)>,
 }
 
@@ -30,6 +47,22 @@ impl Walk {
     /// The way to a key in an empty tree.
     pub(super) fn nowhere(tree: Tree) -> Self {
         Self { tree, directories: Vec::new(), file: None }
+    }
+
+    /// The last directory on the way that exists.
+    pub(super) fn last(&self) -> NodeId {
+        self.directories.last().map_or(NodeId::ROOT, |above| above.node)
+    }
+
+    /// Whether all directories on the way to `key` exist.
+    pub(super) fn is_whole(&self, key: &[u8]) -> bool {
+        self.directories.len() == key.iter().filter(|byte| **byte == b'/').count()
+    }
+
+    /// The directory that `path` names, which ends in `/` or is empty, and how many names are in it.
+    pub(super) fn directory(&self, path: &[u8]) -> Option<(NodeId, u64)> {
+        let last = self.directories.last().map_or((NodeId::ROOT, 0), |above| (above.node, above.children));
+        Some(last).filter(|_| self.is_whole(path))
     }
 }
 
@@ -40,9 +73,14 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let mut parent = NodeId::ROOT;
         for component in components(key) {
             let found = self.read::<DirEntry>(&keys::dir_entry(tree, bucket, parent, component))?;
+            let kept = matches!(found, Some(DirEntry::Kept { .. }));
             match (found, component.ends_with(b"/")) {
-                (Some(DirEntry::Directory { node, children }), true) => {
-                    walk.directories.push((parent, component.to_vec(), node, children));
+                (
+                    Some(DirEntry::Directory { node, children } | DirEntry::Kept { node, children }),
+                    true,
+                ) => {
+                    let component = component.to_vec();
+                    walk.directories.push(Above { parent, component, node, children, kept });
                     parent = node;
                 }
                 (Some(DirEntry::File { node, current }), false) => walk.file = Some((node, current)),
@@ -52,40 +90,73 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(walk)
     }
 
-    /// Writes the file's entry, and the directories on its way that are not there yet.
-    pub(super) fn place(&mut self, bucket: BucketId, key: &[u8], walk: &Walk, file: DirEntry) {
-        let mut parts: Vec<&[u8]> = components(key).collect();
-        let name = parts.pop().unwrap_or_default();
-        let mut parent = walk.directories.last().map_or(NodeId::ROOT, |directory| directory.2);
-        if walk.file.is_none()
-            && let Some((above, component, node, children)) = walk.directories.last()
-        {
-            let grown = DirEntry::Directory { node: *node, children: children + 1 };
-            self.write(keys::dir_entry(walk.tree, bucket, *above, component), &grown);
+    /// Writes the file's entry, and the directories on its way that are not there yet. Answers its directory.
+    pub(super) fn place(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        walk: &Walk,
+        file: &DirEntry,
+    ) -> Step<NodeId> {
+        let name = components(key).last().unwrap_or_default();
+        let parent = match walk.file {
+            Some(_) => walk.last(),
+            None => self.grow(bucket, key, walk)?,
+        };
+        self.write(keys::dir_entry(walk.tree, bucket, parent, name), file);
+        Ok(parent)
+    }
+
+    /// Adds a line on a directory to the journal, where it is one that is there.
+    fn tell(&mut self, walk: &Walk, bucket: BucketId, change: Change, of: (NodeId, NodeId), path: &[u8]) -> Step<()> {
+        if walk.tree == Tree::Hidden || self.header.cluster_version < TELLS_OF_DIRECTORIES {
+            return Ok(());
         }
-        for component in &parts[walk.directories.len()..] {
+        self.journal(bucket, change, (of.1, VersionId(0)), of.0, path)
+    }
+
+    /// Makes room for a new name at the end of a walk: the directories that are not there yet. Answers its directory.
+    pub(super) fn grow(&mut self, bucket: BucketId, path: &[u8], walk: &Walk) -> Step<NodeId> {
+        if let Some(above) = walk.directories.last() {
+            let grown = above.entry(above.children + 1);
+            self.write(keys::dir_entry(walk.tree, bucket, above.parent, &above.component), &grown);
+        }
+        let on_the_way = components(path).filter(|component| component.ends_with(b"/"));
+        let (mut parent, mut end) = (walk.last(), 0);
+        for (at, component) in on_the_way.enumerate() {
+            end += component.len();
+            if at < walk.directories.len() {
+                continue;
+            }
             let node = self.next_node();
-            self.write(
-                keys::dir_entry(walk.tree, bucket, parent, component),
-                &DirEntry::Directory { node, children: 1 },
-            );
+            let entry = DirEntry::Directory { node, children: 1 };
+            self.write(keys::dir_entry(walk.tree, bucket, parent, component), &entry);
+            self.tell(walk, bucket, Change::Move, (parent, node), &path[..end])?;
             parent = node;
         }
-        self.write(keys::dir_entry(walk.tree, bucket, parent, name), &file);
+        Ok(parent)
     }
 
     /// Removes the file's entry, and the directories that it leaves empty.
-    pub(super) fn unplace(&mut self, bucket: BucketId, key: &[u8], walk: &Walk) {
+    pub(super) fn unplace(&mut self, bucket: BucketId, key: &[u8], walk: &Walk) -> Step<()> {
         let name = components(key).last().unwrap_or_default();
-        let parent = walk.directories.last().map_or(NodeId::ROOT, |directory| directory.2);
-        self.kv.delete(keys::dir_entry(walk.tree, bucket, parent, name));
-        for (above, component, node, children) in walk.directories.iter().rev() {
-            let key = keys::dir_entry(walk.tree, bucket, *above, component);
-            if *children > 1 {
-                self.write(key, &DirEntry::Directory { node: *node, children: children - 1 });
+        self.kv.delete(keys::dir_entry(walk.tree, bucket, walk.last(), name));
+        self.shrink(bucket, walk)
+    }
+
+    /// Takes note that a name at the end of a walk is gone: the directories that this leaves empty go, too.
+    pub(super) fn shrink(&mut self, bucket: BucketId, walk: &Walk) -> Step<()> {
+        for (at, above) in walk.directories.iter().enumerate().rev() {
+            let key = keys::dir_entry(walk.tree, bucket, above.parent, &above.component);
+            if above.children > 1 || above.kept {
+                self.write(key, &above.entry(above.children - 1));
                 break;
             }
             self.kv.delete(key);
+            let path: Vec<u8> =
+                walk.directories[..=at].iter().flat_map(|above| above.component.clone()).collect();
+            self.tell(walk, bucket, Change::Vanish, (above.parent, above.node), &path)?;
         }
+        Ok(())
     }
 }

@@ -115,11 +115,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
         };
         let summary = self.write_version(bucket, node, draft, &extra, &mut usage);
         let (version, modified_ms) = (summary.version, summary.modified_ms);
-        self.place(bucket, key, &place.live, DirEntry::File { node, current: summary });
+        self.write(keys::bucket_usage(bucket), &usage);
+        let parent = self.place(bucket, key, &place.live, &DirEntry::File { node, current: summary })?;
         if place.hidden.file.is_some() {
-            self.unplace(bucket, key, &place.hidden);
+            self.unplace(bucket, key, &place.hidden)?;
         }
-        self.journal(bucket, usage, Change::Put, node, version, key);
+        self.journal(bucket, Change::Put, (node, version), parent, key)?;
         Ok(Committed { version, node, modified_ms })
     }
 
@@ -226,8 +227,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 return Ok(Removed { existed: false, version: None, marker: false });
             };
             self.drop_version(bucket, *node, current.version, &mut usage)?;
-            self.unplace(bucket, key, &place.live);
-            self.journal(bucket, usage, Change::Delete, *node, current.version, key);
+            self.write(keys::bucket_usage(bucket), &usage);
+            self.journal(bucket, Change::Delete, (*node, current.version), place.live.last(), key)?;
+            self.unplace(bucket, key, &place.live)?;
             return Ok(Removed { existed: true, version: None, marker: false });
         }
         let node = self.make_room(versioning, bucket, &place, &mut usage)?;
@@ -246,11 +248,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
         };
         let summary = self.write_version(bucket, node, marker, &extra, &mut usage);
         let version = summary.version;
+        self.write(keys::bucket_usage(bucket), &usage);
+        self.journal(bucket, Change::Delete, (node, version), place.live.last(), key)?;
         if place.live.file.is_some() {
-            self.unplace(bucket, key, &place.live);
+            self.unplace(bucket, key, &place.live)?;
         }
-        self.place(bucket, key, &place.hidden, DirEntry::File { node, current: summary });
-        self.journal(bucket, usage, Change::Delete, node, version, key);
+        self.place(bucket, key, &place.hidden, &DirEntry::File { node, current: summary })?;
         let name = if extra.named { VersionName::Id(version) } else { VersionName::Null };
         Ok(Removed { existed: place.live.file.is_some(), version: Some(name), marker: true })
     }
@@ -315,10 +318,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
             self.remove(keys::null_version(bucket, node))?;
         }
         let removed = Removed { existed: true, version: Some(name), marker: extra.marker };
+        self.write(keys::bucket_usage(bucket), &usage);
         if version.id == newest {
-            self.uncover(bucket, key, &place, node, usage, version.id)?;
-        } else {
-            self.write(keys::bucket_usage(bucket), &usage);
+            self.uncover(bucket, key, &place, node, version.id)?;
         }
         Ok(removed)
     }
@@ -330,14 +332,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
         key: &[u8],
         place: &Place,
         node: NodeId,
-        usage: BucketUsage,
         gone: VersionId,
     ) -> Step<()> {
         let was_live = place.live.file.is_some();
         let Some(next) = self.newest_version(bucket, node)? else {
-            self.unplace(bucket, key, if was_live { &place.live } else { &place.hidden });
-            self.journal(bucket, usage, Change::Delete, node, gone, key);
-            return Ok(());
+            self.journal(bucket, Change::Delete, (node, gone), place.live.last(), key)?;
+            return self.unplace(bucket, key, if was_live { &place.live } else { &place.hidden });
         };
         let extra = self.extra(bucket, node, next.id)?;
         if !extra.named {
@@ -346,13 +346,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let entry = DirEntry::File { node, current: summary_of(&next) };
         let (target, other) =
             if extra.marker { (&place.hidden, &place.live) } else { (&place.live, &place.hidden) };
-        if other.file.is_some() {
-            self.unplace(bucket, key, other);
-        }
-        self.place(bucket, key, target, entry);
         let change = if extra.marker { Change::Delete } else { Change::Put };
-        self.journal(bucket, usage, change, node, next.id, key);
-        Ok(())
+        if other.file.is_some() {
+            self.unplace(bucket, key, other)?;
+        }
+        let parent = self.place(bucket, key, target, &entry)?;
+        self.journal(bucket, change, (node, next.id), parent, key)
     }
 
     fn newest_version(&self, bucket: BucketId, node: NodeId) -> Result<Option<Version>, KvError> {
@@ -455,7 +454,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
     }
 
     /// Forgets a version; its segments are released when readers have had time to finish.
-    fn drop_version(
+    pub(super) fn drop_version(
         &mut self,
         bucket: BucketId,
         node: NodeId,

@@ -1,5 +1,6 @@
 //! What commands come to.
 
+use super::Changed;
 use crate::records::VersionName;
 use holdfast_core::ids::{BucketId, ChunkId, Epoch, HostId, NodeId, PackId, PgId, VersionId};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub enum Outcome {
         after: Option<PackId>,
     },
     Removed(Removed),
+    /// Of each change, in order.
+    Changed(Vec<Changed>),
 }
 
 /// What a delete did.
@@ -146,4 +149,6 @@ pub enum Rejection {
     BucketState,
     #[error("identities were changed meanwhile")]
     IdentitiesChanged,
+    #[error("change {at} leans on what is no longer so")]
+    Overtaken { at: u32 },
 }

@@ -349,6 +349,7 @@ fn a_removal_takes_only_what_it_demands() {
         | other @ Outcome::Rejected(_)
         | other @ Outcome::Host(_)
         | other @ Outcome::Settling { .. }
+        | other @ Outcome::Changed(_)
         | other @ Outcome::Removed(_) => panic!("{other:?}"),
     };
     let (one, two) = (written(11), written(12));
@@ -413,6 +414,7 @@ fn a_removal_takes_only_what_it_demands() {
         | other @ Command::NoteCursor { .. }
         | other @ Command::FoundClassPool { .. }
         | other @ Command::SetDeviceClass { .. }
+        | other @ Command::ChangeTree { .. }
         | other @ Command::MoveContent { .. } => panic!("{other:?}"),
     };
     let refused = Outcome::Rejected(Rejection::PreconditionFailed);

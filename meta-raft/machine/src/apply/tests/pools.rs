@@ -98,6 +98,7 @@ fn a_class_has_one_pool_whose_groups_are_its_own() {
         | taken @ Outcome::Collected(_)
         | taken @ Outcome::Host(_)
         | taken @ Outcome::Settling { .. }
+        | taken @ Outcome::Changed(_)
         | taken @ Outcome::Removed(_) => panic!("it was taken: {taken:?}"),
     };
     let exists = machine.run(0, cold(other, "GLACIER", groups(other, 6)));

@@ -1,0 +1,209 @@
+//! Changes of sync clients: each leans on the nodes that the client saw, and a command's changes are made all or none.
+
+use super::{Step, Tx, namespace::check_key, tree::Walk};
+use crate::{
+    command::{Changed, Condition, Outcome, Precondition, Rejection, TreeChange},
+    keys::{self, Tree},
+    records::{Change, DirEntry, Extra, Versioning},
+};
+use holdfast_core::{
+    ids::{BucketId, NodeId, VersionId},
+    kv::View,
+};
+
+impl<V: View + ?Sized> Tx<'_, V> {
+    pub(super) fn change_tree(
+        &mut self,
+        bucket: BucketId,
+        owner: &str,
+        changes: Vec<TreeChange>,
+    ) -> Step<Outcome> {
+        let mut done = Vec::with_capacity(changes.len());
+        for (at, change) in changes.into_iter().enumerate() {
+            done.push(self.change_name(bucket, owner, change, at as u32)?);
+        }
+        Ok(Outcome::Changed(done))
+    }
+
+    fn change_name(&mut self, bucket: BucketId, owner: &str, change: TreeChange, at: u32) -> Step<Changed> {
+        let overtaken = Rejection::Overtaken { at };
+        check_name(change.path())?;
+        match change {
+            TreeChange::MakeDirectory { path } => {
+                if !path.ends_with(b"/") || self.is_taken(bucket, &path)? {
+                    return Err(overtaken.into());
+                }
+                let node = self.next_node();
+                let entry = DirEntry::Kept { node, children: 0 };
+                let parent = self.attach(bucket, Tree::Live, &path, &entry)?;
+                self.journal(bucket, Change::Move, (node, VersionId(0)), parent, &path)?;
+                Ok(Changed { node, version: None })
+            }
+            TreeChange::Put { path, on, object, extra } => {
+                let walk = self.walk(Tree::Live, bucket, &path)?;
+                let seen = walk.file.as_ref().map(|(node, current)| (*node, current.version));
+                if path.ends_with(b"/") || seen != on || (on.is_none() && self.is_taken(bucket, &path)?) {
+                    return Err(overtaken.into());
+                }
+                let extra = Extra { owner: owner.to_owned(), ..extra };
+                let Outcome::Committed(done) =
+                    self.put_object(bucket, &path, Condition::Always, object, extra)?
+                else {
+                    return Err(Rejection::Malformed.into());
+                };
+                Ok(Changed { node: done.node, version: Some(done.version) })
+            }
+            TreeChange::Move { node, from, to } => self.move_name(bucket, node, &from, &to, overtaken),
+            TreeChange::Describe { path, on, name, text } => {
+                let walk = self.walk(Tree::Live, bucket, &path)?;
+                self.check_on(&walk, on, overtaken)?;
+                let key = keys::extra(bucket, on.0, on.1);
+                let mut extra = self.read::<Extra>(&key)?.unwrap_or_default();
+                match text {
+                    Some(text) => drop(extra.documents.insert(name, text)),
+                    None => drop(extra.documents.remove(&name)),
+                }
+                self.write(key, &extra);
+                self.journal(bucket, Change::Describe, on, walk.last(), &path)?;
+                Ok(Changed { node: on.0, version: Some(on.1) })
+            }
+            TreeChange::RemoveFile { path, on } => {
+                let walk = self.walk(Tree::Live, bucket, &path)?;
+                self.check_on(&walk, on, overtaken)?;
+                self.delete_object(bucket, &path, Precondition::default(), owner.to_owned())?;
+                Ok(Changed { node: on.0, version: None })
+            }
+            TreeChange::RemoveDirectory { node, path } => {
+                self.remove_directory(bucket, node, &path, overtaken)?;
+                Ok(Changed { node, version: None })
+            }
+        }
+    }
+
+    fn check_on(&self, walk: &Walk, on: (NodeId, VersionId), overtaken: Rejection) -> Step<()> {
+        let seen = walk.file.as_ref().map(|(node, current)| (*node, current.version));
+        if seen == Some(on) { Ok(()) } else { Err(overtaken.into()) }
+    }
+
+    /// Whether a file or a directory has the name.
+    fn is_taken(&self, bucket: BucketId, path: &[u8]) -> Step<bool> {
+        let bare = path.strip_suffix(b"/").unwrap_or(path);
+        let file = self.walk(Tree::Live, bucket, bare)?.file.is_some();
+        let directory = self.walk(Tree::Live, bucket, &[bare, b"/"].concat())?;
+        Ok(file || directory.is_whole(&[bare, b"/"].concat()))
+    }
+
+    fn remove_directory(&mut self, bucket: BucketId, node: NodeId, path: &[u8], overtaken: Rejection) -> Step<()> {
+        let walk = self.walk(Tree::Live, bucket, path)?;
+        let Some((_, children)) = walk.directory(path).filter(|(found, _)| *found == node) else {
+            return Err(overtaken.into());
+        };
+        if children != u64::from(walk.file.is_some()) {
+            return Err(overtaken.into());
+        }
+        // An S3 client's marker is no file of anybody's: it goes with the directory, which may go with it.
+        if walk.file.is_some() {
+            self.delete_object(bucket, path, Precondition::default(), String::new())?;
+        }
+        let Some((name, _)) = self.entry_in(Tree::Live, bucket, path)? else { return Ok(()) };
+        self.detach(bucket, Tree::Live, path, &name)?;
+        self.journal(bucket, Change::Vanish, (node, VersionId(0)), NodeId::ROOT, path)
+    }
+
+    fn move_name(
+        &mut self,
+        bucket: BucketId,
+        node: NodeId,
+        from: &[u8],
+        to: &[u8],
+        overtaken: Rejection,
+    ) -> Step<Changed> {
+        let is_directory = from.ends_with(b"/");
+        let inside = is_directory && to.starts_with(from);
+        if to.ends_with(b"/") != is_directory || inside || self.is_taken(bucket, to)? {
+            return Err(overtaken.into());
+        }
+        // What is locked stays where it is known.
+        if self.config(bucket)?.object_lock {
+            return Err(Rejection::BucketState.into());
+        }
+        self.clear_hidden(bucket, to)?;
+        let (name, entry) = self.entry_in(Tree::Live, bucket, from)?.ok_or_else(|| overtaken.clone())?;
+        if entry.node() != node {
+            return Err(overtaken.into());
+        }
+        self.detach(bucket, Tree::Live, from, &name)?;
+        let parent = self.attach(bucket, Tree::Live, to, &entry)?;
+        let version = match &entry {
+            DirEntry::File { current, .. } => {
+                // Whoever looks at keys sees one go and another come.
+                self.journal(bucket, Change::Delete, (node, current.version), parent, from)?;
+                self.journal(bucket, Change::Put, (node, current.version), parent, to)?;
+                Some(current.version)
+            }
+            DirEntry::Directory { .. } | DirEntry::Kept { .. } => {
+                self.journal(bucket, Change::Move, (node, VersionId(0)), parent, to)?;
+                None
+            }
+        };
+        Ok(Changed { node, version })
+    }
+
+    /// The last component of a path, and the entry that is there.
+    fn entry_in(&self, tree: Tree, bucket: BucketId, path: &[u8]) -> Step<Option<(Vec<u8>, DirEntry)>> {
+        let (parent, name) = split(path);
+        let walk = self.walk(tree, bucket, parent)?;
+        let Some((above, _)) = walk.directory(parent) else { return Ok(None) };
+        let entry = self.read::<DirEntry>(&keys::dir_entry(tree, bucket, above, name))?;
+        Ok(entry.map(|entry| (name.to_vec(), entry)))
+    }
+
+    /// Takes a name from its directory, and removes the directories that this leaves empty.
+    fn detach(&mut self, bucket: BucketId, tree: Tree, path: &[u8], name: &[u8]) -> Step<()> {
+        let (parent, _) = split(path);
+        let walk = self.walk(tree, bucket, parent)?;
+        let Some((above, _)) = walk.directory(parent) else { return Ok(()) };
+        self.kv.delete(keys::dir_entry(tree, bucket, above, name));
+        self.shrink(bucket, &walk)
+    }
+
+    /// Puts an entry where no name is, and makes the directories that lead there.
+    fn attach(&mut self, bucket: BucketId, tree: Tree, path: &[u8], entry: &DirEntry) -> Step<NodeId> {
+        let (parent, name) = split(path);
+        let walk = self.walk(tree, bucket, parent)?;
+        let above = self.grow(bucket, parent, &walk)?;
+        self.write(keys::dir_entry(tree, bucket, above, name), entry);
+        Ok(above)
+    }
+
+    /// Moves the histories of deleted names out of the way of what gets the name now: to a name that says so.
+    fn clear_hidden(&mut self, bucket: BucketId, path: &[u8]) -> Step<()> {
+        if self.config(bucket)?.versioning == Versioning::Off {
+            return Ok(());
+        }
+        let Some((name, entry)) = self.entry_in(Tree::Hidden, bucket, path)? else { return Ok(()) };
+        let (parent, bare) = split(path);
+        let bare = bare.strip_suffix(b"/").unwrap_or(bare);
+        let number = self.header.next_version;
+        self.header.next_version += 1;
+        let slash: &[u8] = if path.ends_with(b"/") { b"/" } else { b"" };
+        let aside = [parent, bare, format!(" (deleted {number})").as_bytes(), slash].concat();
+        self.detach(bucket, Tree::Hidden, path, &name)?;
+        self.attach(bucket, Tree::Hidden, &aside, &entry).map(drop)
+    }
+}
+
+/// The directory that a path is in, and its name there.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let bare = path.strip_suffix(b"/").unwrap_or(path);
+    let at = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    path.split_at(at)
+}
+
+/// Names of sync clients are those of file systems.
+fn check_name(path: &[u8]) -> Step<()> {
+    check_key(path)?;
+    let bare = path.strip_suffix(b"/").unwrap_or(path);
+    let odd = |name: &[u8]| name.is_empty() || name == b"." || name == b".." || name.contains(&0);
+    if bare.split(|byte| *byte == b'/').any(odd) { Err(Rejection::BadKey.into()) } else { Ok(()) }
+}

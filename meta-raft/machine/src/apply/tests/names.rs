@@ -1,0 +1,304 @@
+//! Names changed by sync clients and by S3, and a client that follows the journal: at its end it knows what is there.
+
+use super::*;
+use crate::{
+    CLUSTER_VERSION,
+    command::{ConfigChange, Demand, Precondition, TreeChange},
+    list::{ListRequest, VersionItem, list_versions},
+    names::{NameChange, Named, changes, names},
+    records::{Extra, Versioning},
+};
+use holdfast_core::ids::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a client believes.
+#[derive(Default, Clone, PartialEq, Eq, Debug)]
+struct Believed {
+    names: BTreeMap<NodeId, Named>,
+    cursor: u64,
+}
+
+impl Believed {
+    fn whole(store: &MemStore, limit: usize) -> Self {
+        let (mut believed, mut after, mut first) = (Self::default(), Vec::new(), None);
+        loop {
+            let page = names(store, BUCKET, &after, limit).expect("memory reads");
+            believed.cursor = *first.get_or_insert(page.journal);
+            believed.names.extend(page.names.into_iter().map(|named| (named.node, named)));
+            match page.after {
+                Some(next) => after = next,
+                None => return believed,
+            }
+        }
+    }
+
+    fn follow(&mut self, store: &MemStore, limit: usize) {
+        loop {
+            let page = changes(store, BUCKET, self.cursor, limit).expect("memory reads");
+            assert!(!page.lost, "the journal is short");
+            for change in page.changes {
+                match change {
+                    NameChange::Is(named) => drop(self.names.insert(named.node, named)),
+                    NameChange::Gone(node) => drop(self.names.remove(&node)),
+                }
+            }
+            self.cursor = page.next;
+            if page.next >= page.head {
+                return;
+            }
+        }
+    }
+
+    fn path(&self, node: NodeId) -> Vec<u8> {
+        let Some(named) = self.names.get(&node) else { return Vec::new() };
+        let slash: &[u8] = if named.file.is_none() { b"/" } else { b"" };
+        [&self.path(named.parent), &named.name, slash].concat()
+    }
+
+    fn pick(&self, nth: u8) -> Option<&Named> {
+        self.names.values().nth(usize::from(nth) % self.names.len().max(1))
+    }
+
+    /// A path in a directory, or in the root.
+    fn place(&self, directory: u8, name: u8) -> Vec<u8> {
+        let directories: Vec<&Named> = self.names.values().filter(|named| named.file.is_none()).collect();
+        let parent = directories.get(usize::from(directory) % (directories.len() + 1));
+        let above = parent.map_or(Vec::new(), |named| self.path(named.node));
+        [above.as_slice(), &[b'a' + name % 4]].concat()
+    }
+}
+
+/// What happens to names. The numbers pick one of what is there, a directory, and a name.
+#[derive(Debug, Clone)]
+enum Deed {
+    Make(u8, u8),
+    Put(u8, u8),
+    Write(u8),
+    Move(u8, u8, u8),
+    Describe(u8),
+    Remove(u8),
+    /// Through the other door, whose keys are any.
+    PutKey(Vec<u8>),
+    DeleteKey(Vec<u8>),
+    /// The newest version of a key, for good.
+    Uncover(Vec<u8>),
+    /// The client looks.
+    Follow(u8),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let key = || proptest::sample::select(vec!["a", "b", "a/a", "a/b", "a/a/b", "b/a/a", "a/", "c/d/", "a-b"]);
+    let key = || key().prop_map(|key| key.as_bytes().to_vec());
+    prop_oneof![
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(at, name)| Deed::Make(at, name)),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(at, name)| Deed::Put(at, name)),
+        2 => any::<u8>().prop_map(Deed::Write),
+        5 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(of, at, name)| Deed::Move(of, at, name)),
+        1 => any::<u8>().prop_map(Deed::Describe),
+        3 => any::<u8>().prop_map(Deed::Remove),
+        3 => key().prop_map(Deed::PutKey),
+        2 => key().prop_map(Deed::DeleteKey),
+        1 => key().prop_map(Deed::Uncover),
+        2 => any::<u8>().prop_map(Deed::Follow),
+    ]
+}
+
+fn object(text: &[u8]) -> NewObject {
+    let content = NewContent::Inline(text.to_vec());
+    NewObject { bytes: text.len() as u64, content, ..Machine::object(Vec::new()) }
+}
+
+impl Machine {
+    fn change(&mut self, change: TreeChange) -> Outcome {
+        self.run(1, Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![change] })
+    }
+
+    fn deed(&mut self, client: &mut Believed, deed: &Deed, text: &[u8]) {
+        // A client that knows all is never overtaken, unless a name is in its way.
+        let now = Believed::whole(&self.store, 1000);
+        let on = |named: &Named| named.file.as_ref().map(|file| (named.node, file.version));
+        let change = match deed {
+            Deed::Make(at, name) => {
+                TreeChange::MakeDirectory { path: [&now.place(*at, *name)[..], b"/"].concat() }
+            }
+            Deed::Put(at, name) => TreeChange::Put {
+                path: now.place(*at, *name),
+                on: None,
+                object: object(text),
+                extra: Extra::default(),
+            },
+            Deed::Write(of) => match now.pick(*of).and_then(|named| Some((now.path(named.node), on(named)?))) {
+                Some((path, on)) => {
+                    TreeChange::Put { path, on: Some(on), object: object(text), extra: Extra::default() }
+                }
+                None => return,
+            },
+            Deed::Move(of, at, name) => match now.pick(*of) {
+                Some(named) => {
+                    let slash: &[u8] = if named.file.is_none() { b"/" } else { b"" };
+                    let to = [&now.place(*at, *name)[..], slash].concat();
+                    TreeChange::Move { node: named.node, from: now.path(named.node), to }
+                }
+                None => return,
+            },
+            Deed::Describe(of) => {
+                match now.pick(*of).and_then(|named| Some((now.path(named.node), on(named)?))) {
+                    Some((path, on)) => {
+                        let text = Some(String::from_utf8_lossy(text).into_owned());
+                        TreeChange::Describe { path, on, name: crate::records::FILE.into(), text }
+                    }
+                    None => return,
+                }
+            }
+            Deed::Remove(of) => match now.pick(*of) {
+                Some(named) => match on(named) {
+                    Some(on) => TreeChange::RemoveFile { path: now.path(named.node), on },
+                    None => TreeChange::RemoveDirectory { node: named.node, path: now.path(named.node) },
+                },
+                None => return,
+            },
+            Deed::PutKey(key) => {
+                let put = Command::PutObject {
+                    bucket: BUCKET,
+                    key: key.clone(),
+                    condition: Condition::Always,
+                    object: object(text),
+                };
+                self.run(1, put);
+                return;
+            }
+            Deed::DeleteKey(key) => {
+                let condition = Condition::Always;
+                self.run(1, Command::DeleteObject { bucket: BUCKET, key: key.clone(), condition });
+                return;
+            }
+            Deed::Uncover(key) => {
+                let found = query::look_up(&self.store, BUCKET, key, None).expect("memory reads");
+                let LookedUp::Found(object) = found else { return };
+                let delete = Command::DeleteVersion {
+                    bucket: BUCKET,
+                    key: key.clone(),
+                    version: Some(crate::records::VersionName::Id(object.version.id)),
+                    precondition: Precondition::default(),
+                    bypass: false,
+                    owner: String::new(),
+                    demand: Demand::None,
+                };
+                self.run(1, delete);
+                return;
+            }
+            Deed::Follow(limit) => return client.follow(&self.store, usize::from(*limit % 5) + 1),
+        };
+        let before = self.contents();
+        let outcome = self.change(change.clone());
+        assert!(
+            matches!(outcome, Outcome::Changed(_) | Outcome::Rejected(Rejection::Overtaken { .. })),
+            "{change:?}: {outcome:?}"
+        );
+        let lost: Vec<_> = before.difference(&self.contents()).cloned().collect();
+        assert!(lost.is_empty(), "{change:?} loses {lost:?}");
+    }
+
+    /// The bytes of all versions that a listing shows, whatever their keys.
+    fn contents(&self) -> BTreeSet<Vec<u8>> {
+        let wanted = ListRequest { max: 10_000, ..ListRequest::default() };
+        let page = list_versions(&self.store, BUCKET, &wanted, None).expect("memory reads");
+        let mut found = BTreeSet::new();
+        for item in page.items {
+            let VersionItem::Version(shown) = item else { continue };
+            let name = Some(shown.name);
+            let object = query::look_up(&self.store, BUCKET, &shown.key, name).expect("memory reads");
+            let LookedUp::Found(object) = object else { panic!("{shown:?} is listed, and not there") };
+            let (node, id) = (object.version.node, object.version.id);
+            found.extend(query::inline(&self.store, BUCKET, node, id).expect("memory reads"));
+        }
+        found
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn whoever_follows_the_journal_knows_what_is_there(
+        deeds in proptest::collection::vec(deed(), 1..60), limit in 1usize..8, versions: bool
+    ) {
+        let mut machine = Machine::new();
+        machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+        if versions {
+            let change = ConfigChange::Versioning(Versioning::Enabled);
+            machine.run(0, Command::ConfigureBucket { bucket: BUCKET, change });
+        }
+        let mut client = Believed::whole(&machine.store, limit);
+        for (at, deed) in deeds.iter().enumerate() {
+            // Without versions what is overwritten goes, as it should.
+            match versions || !matches!(deed, Deed::Write(_) | Deed::Remove(_)) {
+                true => machine.deed(&mut client, deed, &[at as u8; 3]),
+                false => {}
+            }
+        }
+        client.follow(&machine.store, limit);
+        let now = Believed::whole(&machine.store, limit);
+        prop_assert_eq!(&client.names, &now.names);
+        prop_assert_eq!(&now.names, &Believed::whole(&machine.store, 1000).names);
+        for named in now.names.values() {
+            prop_assert!(named.parent == NodeId::ROOT || now.names.contains_key(&named.parent), "{:?}", named);
+        }
+        machine.check(0)?;
+    }
+}
+
+#[test]
+fn a_directorys_rename_is_one_record_and_keeps_what_is_in_it() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    for at in 0..500 {
+        let (key, condition) = (format!("d/{at}").into_bytes(), Condition::Always);
+        machine.run(1, Command::PutObject { bucket: BUCKET, key, condition, object: object(&[at as u8; 2]) });
+    }
+    let before = Believed::whole(&machine.store, 1000);
+    let directory = before.names.values().find(|named| named.file.is_none()).expect("it is there").node;
+    let to_itself = TreeChange::Move { node: directory, from: b"d/".into(), to: b"d/x/".into() };
+    assert_eq!(machine.change(to_itself), Outcome::Rejected(Rejection::Overtaken { at: 0 }));
+    let rename = TreeChange::Move { node: directory, from: b"d/".into(), to: b"e/f/".into() };
+    let command =
+        Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![rename.clone()] };
+    let requests = vec![Request::idempotent(command)];
+    let entry = LogEntry { stamp_ms: 6_000_000, elapsed_ms: 1, requests };
+    let applied = apply(&machine.store, machine.index + 1, Some(entry)).expect("memory reads");
+    assert!(applied.batch.len() <= 7, "three names, two lines of the journal, the usage, the header");
+    assert!(matches!(machine.change(rename), Outcome::Changed(_)));
+    let mut client = before.clone();
+    client.follow(&machine.store, 100);
+    assert_eq!(client.names.len(), before.names.len() + 1);
+    assert!(query::object(&machine.store, BUCKET, b"e/f/77").expect("memory reads").is_some());
+    assert!(query::object(&machine.store, BUCKET, b"d/77").expect("memory reads").is_none());
+}
+
+#[test]
+fn all_changes_of_a_command_are_made_or_none() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
+    let all = |changes| Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes };
+    let outcome = machine.run(1, all(vec![make(b"a/"), make(b"a/b/"), make(b"a/")]));
+    assert_eq!(outcome, Outcome::Rejected(Rejection::Overtaken { at: 2 }));
+    assert!(Believed::whole(&machine.store, 10).names.is_empty());
+    // Two names are swapped by way of a third.
+    assert!(matches!(machine.run(1, all(vec![make(b"a/"), make(b"b/"), make(b"a/x/")])), Outcome::Changed(_)));
+    let now = Believed::whole(&machine.store, 10);
+    let node = |path: &[u8]| *now.names.keys().find(|node| now.path(**node) == path).expect("it is there");
+    let (a, b) = (node(b"a/"), node(b"b/"));
+    let to = |node, from: &[u8], to: &[u8]| TreeChange::Move { node, from: from.into(), to: to.into() };
+    let swap = vec![to(a, b"a/", b"t/"), to(b, b"b/", b"a/"), to(a, b"t/", b"b/")];
+    assert!(matches!(machine.run(1, all(swap)), Outcome::Changed(_)));
+    let now = Believed::whole(&machine.store, 10);
+    assert_eq!((now.path(a), now.path(b)), (b"b/".to_vec(), b"a/".to_vec()));
+    // Names that no file system has, and what is not empty.
+    for bad in [&b"../"[..], b"a/./", b"a//", b"\0/"] {
+        assert_eq!(machine.run(1, all(vec![make(bad)])), Outcome::Rejected(Rejection::BadKey), "{bad:?}");
+    }
+    let full = TreeChange::RemoveDirectory { node: a, path: b"b/".into() };
+    assert_eq!(machine.change(full), Outcome::Rejected(Rejection::Overtaken { at: 0 }));
+    // A bucket goes with the empty directories in it.
+    assert_eq!(machine.run(1, Command::DeleteBucket { name: "b".into() }), Outcome::Done);
+}

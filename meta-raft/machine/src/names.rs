@@ -1,0 +1,248 @@
+//! A bucket's names as sync clients see them: nodes with their parents, all of them or those that changed.
+//!
+//! What a client is told of a change is what is so now. Once it has read its journal to the end that it was told, all that
+//! it knows is of one moment, whatever happened meanwhile.
+
+use crate::{
+    apply::components,
+    keys::{self, Tree},
+    query,
+    records::{Change, Content, DirEntry, ENCRYPTION, Extra, FILE, JournalLine, JournalRecord, Record, Summary, Version},
+};
+use holdfast_core::{
+    ids::{BucketId, ChunkId, NodeId, VersionId},
+    kv::{KvError, View, prefix_end},
+    manifest::{ContentHasher, content_of},
+};
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+
+/// A name and what has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    pub node: NodeId,
+    pub parent: NodeId,
+    /// Without a `/` at its end.
+    pub name: Vec<u8>,
+    /// `None` for a directory.
+    pub file: Option<FileShown>,
+}
+
+/// A file's newest version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileShown {
+    pub version: VersionId,
+    pub bytes: u64,
+    pub modified_ms: u64,
+    /// [`content_of`] its chunks; `None` where they are encrypted, and mean nothing without the key.
+    pub content: Option<[u8; 32]>,
+    /// Its document [`FILE`].
+    pub described: Option<String>,
+}
+
+/// A part of all names of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NamesPage {
+    pub names: Vec<Named>,
+    /// The path that the next page continues after; `None` at the end.
+    pub after: Option<Vec<u8>>,
+    /// The number of the journal's next record.
+    pub journal: u64,
+}
+
+/// What is so now of a name that changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameChange {
+    Is(Named),
+    Gone(NodeId),
+}
+
+/// What has changed since a place in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChangesPage {
+    pub changes: Vec<NameChange>,
+    /// Where to read on.
+    pub next: u64,
+    /// The number of the journal's next record: there is more as long as `next` is less.
+    pub head: u64,
+    /// The journal no longer goes back so far, or never came so far: all names must be read again.
+    pub lost: bool,
+}
+
+/// Names in the order of their paths, behind `after`, at most `limit`.
+///
+/// # Errors
+/// Where the state cannot be read.
+pub fn names<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    after: &[u8],
+    limit: usize,
+) -> Result<NamesPage, KvError> {
+    let journal = query::usage(view, bucket)?.unwrap_or_default().journal_next;
+    let mut walk = Walk { view, bucket, after, limit: limit.max(1), names: Vec::new(), last: Vec::new() };
+    let more = walk.directory(NodeId::ROOT, &[])?.is_break();
+    Ok(NamesPage { after: more.then_some(walk.last), names: walk.names, journal })
+}
+
+struct Walk<'a, V: ?Sized> {
+    view: &'a V,
+    bucket: BucketId,
+    after: &'a [u8],
+    limit: usize,
+    names: Vec<Named>,
+    /// The path that was shown last.
+    last: Vec<u8>,
+}
+
+impl<V: View + ?Sized> Walk<'_, V> {
+    fn directory(&mut self, node: NodeId, path: &[u8]) -> Result<ControlFlow<()>, KvError> {
+        let base = keys::dir(Tree::Live, self.bucket, node);
+        let end = prefix_end(&base);
+        let first = self.after.strip_prefix(path).and_then(|rest| components(rest).next()).unwrap_or_default();
+        let mut start = [base.clone(), first.to_vec()].concat();
+        loop {
+            let mut found = None;
+            self.view.scan(&start, &end, &mut |key, value| {
+                let name = &key[keys::DIR_PREFIX_LEN..];
+                found = Some((name.to_vec(), DirEntry::from_bytes(value)));
+                ControlFlow::Break(())
+            })?;
+            let Some((name, entry)) = found else { return Ok(ControlFlow::Continue(())) };
+            let entry = entry?;
+            let key = [path, &name].concat();
+            if key.as_slice() > self.after && !name.is_empty() {
+                if self.names.len() == self.limit {
+                    return Ok(ControlFlow::Break(()));
+                }
+                self.names.push(show(self.view, self.bucket, node, &name, &entry)?);
+                self.last.clone_from(&key);
+            }
+            if let DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. } = entry
+                && (key.as_slice() > self.after || self.after.starts_with(&key))
+                && self.directory(node, &key)?.is_break()
+            {
+                return Ok(ControlFlow::Break(()));
+            }
+            start = [base.clone(), name, vec![0]].concat();
+        }
+    }
+}
+
+fn show<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    parent: NodeId,
+    component: &[u8],
+    entry: &DirEntry,
+) -> Result<Named, KvError> {
+    let file = match entry {
+        DirEntry::File { node, current } => Some(file(view, bucket, *node, current)?),
+        DirEntry::Directory { .. } | DirEntry::Kept { .. } => None,
+    };
+    let name = component.strip_suffix(b"/").unwrap_or(component).to_vec();
+    Ok(Named { node: entry.node(), parent, name, file })
+}
+
+fn file<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    node: NodeId,
+    current: &Summary,
+) -> Result<FileShown, KvError> {
+    let mut extra = query::extra(view, bucket, node, current.version)?;
+    let content = match extra.documents.contains_key(ENCRYPTION) {
+        true => None,
+        false => content(view, bucket, node, current.version)?,
+    };
+    Ok(FileShown {
+        version: current.version,
+        bytes: current.bytes,
+        modified_ms: current.modified_ms,
+        content,
+        described: extra.documents.remove(FILE),
+    })
+}
+
+/// The name of a version's bytes, by its chunks.
+fn content<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    node: NodeId,
+    id: VersionId,
+) -> Result<Option<[u8; 32]>, KvError> {
+    let bytes = view.get(&keys::version(bucket, node, id))?;
+    let Some(version) = bytes.map(|bytes| Version::from_bytes(&bytes)).transpose()? else { return Ok(None) };
+    let mut hasher = ContentHasher::default();
+    match version.content {
+        Content::Inline => {
+            let bytes = query::inline(view, bucket, node, id)?.unwrap_or_default();
+            let chunk = (!bytes.is_empty()).then(|| (ChunkId::of(&bytes), bytes.len() as u32));
+            return Ok(Some(content_of(chunk)));
+        }
+        Content::Segments(segments) => {
+            for segment in segments {
+                let Some(record) = query::segment(view, segment.id)? else { return Ok(None) };
+                record.chunks.iter().for_each(|chunk| hasher.update(chunk.id, chunk.plain));
+            }
+        }
+    }
+    Ok(Some(hasher.finish()))
+}
+
+/// What has changed from `from` on, of at most `limit` records.
+///
+/// # Errors
+/// Where the state cannot be read.
+pub fn changes<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    from: u64,
+    limit: usize,
+) -> Result<ChangesPage, KvError> {
+    let head = query::usage(view, bucket)?.unwrap_or_default().journal_next;
+    let lines = query::lines::<JournalLine>(view, bucket, from, limit.max(1))?;
+    let lost = ChangesPage { changes: Vec::new(), next: from, head, lost: true };
+    if lines.first().map_or(from != head, |(number, _)| *number != from) {
+        return Ok(lost);
+    }
+    let (next, mut changes) = (lines.last().map_or(head, |(number, _)| number + 1), Vec::new());
+    for (_, JournalLine { record, parent }) in lines {
+        // What was written before journals told of directories says too little.
+        let Some(parent) = parent else { return Ok(lost) };
+        match record.change {
+            Change::Vanish | Change::Delete => changes.push(NameChange::Gone(record.node)),
+            Change::Put | Change::Move | Change::Describe => {
+                changes.extend(name_of(view, bucket, parent, &record)?.map(NameChange::Is));
+            }
+        }
+    }
+    Ok(ChangesPage { changes, next, head, lost: false })
+}
+
+/// The name that a line of the journal tells of, if its node has it still.
+fn name_of<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    parent: NodeId,
+    record: &JournalRecord,
+) -> Result<Option<Named>, KvError> {
+    let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
+    let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    let is_directory = record.change == Change::Move;
+    // What S3 clients call a directory's object is no file in it.
+    if record.key.ends_with(b"/") != is_directory {
+        return Ok(None);
+    }
+    let component = &record.key[start..];
+    let bytes = view.get(&keys::dir_entry(Tree::Live, bucket, parent, component))?;
+    let entry = bytes.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()?;
+    let still = entry.filter(|entry| entry.node() == record.node);
+    still.map(|entry| show(view, bucket, parent, component, &entry)).transpose()
+}
+
+/// The documents that make a file of these properties; see [`FILE`].
+pub fn described(text: Option<String>) -> Extra {
+    let documents = text.map(|text| (FILE.to_owned(), text)).into_iter().collect();
+    Extra { documents, ..Extra::default() }
+}
