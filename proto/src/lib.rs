@@ -7,6 +7,12 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/holdfast.v1.rs"));
 }
 
+/// What sync clients and gateways say to each other.
+#[expect(missing_docs, clippy::pedantic, reason = "generated; documented where it is written")]
+pub mod sync {
+    include!(concat!(env!("OUT_DIR"), "/holdfast.sync.v1.rs"));
+}
+
 pub use generated::*;
 pub use prost::Message;
 

@@ -62,6 +62,9 @@ pub struct DevArgs {
     /// Where S3 is served
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9000")]
     pub s3: SocketAddr,
+    /// Where devices sync, over QUIC [default: the port of S3 plus 2]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub sync: Option<SocketAddr>,
     /// A domain under which buckets are hosts, as BUCKET.NAME, and their websites, as BUCKET.s3-website.NAME
     #[arg(long = "domain", value_name = "NAME", default_value = "localhost")]
     pub domains: Vec<String>,

@@ -27,6 +27,8 @@ pub struct Config {
     /// How the S3 door is called.
     pub door: DoorConfig,
     pub metrics: SocketAddr,
+    /// Where devices sync.
+    pub sync: SocketAddr,
     pub devices: Vec<DeviceConfig>,
     pub profile: Profile,
     /// Pools for storage classes, on the same devices.
@@ -226,6 +228,7 @@ struct RawFile {
     tls_cert: Option<Spanned<PathBuf>>,
     tls_key: Option<Spanned<PathBuf>>,
     metrics: Option<Spanned<String>>,
+    sync: Option<Spanned<String>>,
     ec: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
     scrub_period: Option<Spanned<String>>,
@@ -246,6 +249,12 @@ struct RawDevice {
     place: Option<Spanned<String>>,
 }
 
+/// Where devices sync that are told nothing but where S3 is: two ports on.
+fn beside(s3: SocketAddr) -> SocketAddr {
+    let port = if s3.port() == 0 { 0 } else { s3.port().saturating_add(2) };
+    SocketAddr::new(s3.ip(), port)
+}
+
 fn local() -> Place {
     Place { zone: "local".to_owned(), rack: "local".to_owned(), node: "local".to_owned() }
 }
@@ -264,6 +273,7 @@ impl Config {
             devices: (0..dev.devices).map(device).collect(),
             s3: dev.s3,
             metrics: dev.metrics,
+            sync: dev.sync.unwrap_or_else(|| beside(dev.s3)),
             profile: dev.ec,
             pools: dev.pools,
             gc_grace: dev.gc_grace,
@@ -323,6 +333,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let s3 = mistakes.parse(raw.s3.as_ref(), local_port(9000), address);
     let door = mistakes.door(&RawDoor { domains: raw.domains, tls_cert: raw.tls_cert, tls_key: raw.tls_key });
     let metrics = mistakes.parse(raw.metrics.as_ref(), local_port(9001), address);
+    let sync = mistakes.parse(raw.sync.as_ref(), beside(s3), address);
     let four_two = Profile::new(4, 2).expect("a profile");
     let profile = mistakes.parse(raw.ec.as_ref(), four_two, |text| {
         text.parse().map_err(|e: holdfast_core::profile::ProfileError| e.to_string())
@@ -361,6 +372,7 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
         s3,
         door,
         metrics,
+        sync,
         devices,
         profile,
         pools,
@@ -384,6 +396,7 @@ mod tests {
             validate("f", &format!("data = \"/var/lib/holdfast\"\n{devices}")).expect("a valid file");
         assert_eq!((config.devices.len(), config.profile.to_string()), (6, "4+2".to_owned()));
         assert_eq!(config.s3.to_string(), "127.0.0.1:9000");
+        assert_eq!(config.sync.to_string(), "127.0.0.1:9002");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::{
     credentials,
     identity::{Identity, IdentityError},
 };
+use holdfast_client_link::{Fingerprint, LinkError, Listener};
 use holdfast_core::{
     ids::{DeviceId, HostId, Incarnation, PgId, PoolId},
     profile::Profile,
@@ -14,7 +15,7 @@ use holdfast_core::{
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, EngineError, GatewayMetrics, Lifecycle, Maintenance,
     MaintenanceConfig, OpenDevice, ServeError, identity::Credentials, journal::Journals, notify::Notifier,
-    replicate::Replicator, s3::S3Door, serve, serve_metrics,
+    replicate::Replicator, s3::S3Door, serve, serve_metrics, sync::SyncDoor,
 };
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_machine::{
@@ -32,7 +33,7 @@ use prometheus::Registry;
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -87,6 +88,10 @@ pub enum SystemError {
     Webhooks(#[from] holdfast_gateway_server::notify::ClientError),
     #[error("TLS of S3: {0}")]
     DoorTls(#[from] holdfast_gateway_server::TlsError),
+    #[error("the sync door: {0}")]
+    Sync(#[from] LinkError),
+    #[error("the sync door: {0}")]
+    SyncIdentity(#[from] holdfast_gateway_server::identity::IdentityError),
     #[error(transparent)]
     Device(#[from] holdfast_storage_node_server::DeviceError),
 }
@@ -145,6 +150,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let s3 = TcpListener::bind(config.s3).await.map_err(io_at(format!("listening on {}", config.s3)))?;
     let metrics_listener =
         TcpListener::bind(config.metrics).await.map_err(io_at(format!("listening on {}", config.metrics)))?;
+    let sync_socket = UdpSocket::bind(config.sync).map_err(io_at(format!("listening on {}", config.sync)))?;
     let doorway = config.door.open()?;
     let addresses = (s3.local_addr(), metrics_listener.local_addr());
     let addresses = (addresses.0.map_err(io_at("S3"))?, addresses.1.map_err(io_at("metrics"))?);
@@ -191,16 +197,20 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let notifier = Notifier::new(local.clone())?;
     let replicator = Replicator::new(local.clone(), door.clone(), identity.cluster.clone());
     let journals = Journals::new(local, vec![Box::new(notifier), Box::new(replicator)]);
+    let (sync, identity) = SyncDoor::new(door.clone()).await?;
+    let sync_listener = Listener::over(sync_socket, &identity)?;
+    let sync_address = sync_listener.address().map_err(io_at("sync"))?;
     let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
     let admin = tokio::spawn(local::serve(socket, local::router(meta)));
     let stopping = told_to_stop();
-    announce(&config, addresses, &keys, made);
+    announce(&config, addresses, (sync_address, identity.fingerprint()), &keys, made);
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which is as good.
         let _either = stopped.wait_for(|stop| *stop).await;
     };
     let mut serving = tokio::spawn(serve(s3, door, doorway, gateway_metrics, until(stopped.clone())));
+    let syncing = tokio::spawn(sync.serve(sync_listener, until(stopped.clone())));
     let metrics_page = tokio::spawn(serve_metrics(metrics_listener, registry, until(stopped)));
     let mut background = tokio::spawn(async move {
         tokio::try_join!(
@@ -221,6 +231,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     stop.send_replace(true);
     let drained = if serving.is_finished() { Ok(()) } else { flatten::<ServeError>(serving.await) };
     background.abort();
+    syncing.abort();
     metrics_page.abort();
     admin.abort();
     drop(node);
@@ -383,10 +394,17 @@ fn keys(config: &Config) -> Result<(credentials::Keys, bool), SystemError> {
 }
 
 /// Says where to find the system, and with which keys where they were just made.
-fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &credentials::Keys, made: bool) {
+fn announce(
+    config: &Config,
+    (s3, metrics): (SocketAddr, SocketAddr),
+    (sync, fingerprint): (SocketAddr, Fingerprint),
+    keys: &credentials::Keys,
+    made: bool,
+) {
     let kept = config.data.join("credentials.toml");
     let scheme = config.door.scheme();
     println!("Holdfast serves S3 at {scheme}://{s3}, metrics at http://{metrics}/metrics");
+    println!("Devices sync with {sync} (UDP), whose fingerprint is {fingerprint}");
     if made {
         println!(
             "\nThese keys were just made. They are not shown again, and are kept in {}:",
@@ -407,5 +425,5 @@ fn announce(config: &Config, (s3, metrics): (SocketAddr, SocketAddr), keys: &cre
     } else if config.keys.is_none() {
         println!("The keys are in {}", kept.display());
     }
-    println!("ready s3={scheme}://{s3} metrics=http://{metrics}");
+    println!("ready s3={scheme}://{s3} metrics=http://{metrics} sync={sync}");
 }

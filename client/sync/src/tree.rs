@@ -26,9 +26,9 @@ pub enum Kind {
     File {
         content: Content,
     },
-    /// A symbolic link, as a link.
+    /// A symbolic link, as a link: its content is where it leads.
     Link {
-        target: Vec<u8>,
+        content: Content,
     },
 }
 
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(tree.relocate(a, place(b, "inside")), Err(TreeError::Cycle));
         assert_eq!(tree.relocate(a, place(a, "itself")), Err(TreeError::Cycle));
         assert_eq!(tree.remove(a), Err(TreeError::NotEmpty));
-        let link = Kind::Link { target: b"a".to_vec() };
+        let link = Kind::Link { content: Content([7; 32]) };
         assert_eq!(tree.edit(b, link.clone()), Err(TreeError::OtherClass));
         let link = Node { place: place(b, "c"), kind: link, executable: false };
         tree.insert(c, link).expect("free");

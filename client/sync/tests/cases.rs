@@ -12,6 +12,10 @@ fn content(text: &str) -> Content {
     Content(bytes)
 }
 
+fn text(content: &Content) -> String {
+    content.0.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+}
+
 fn tree(text: &str) -> Tree {
     let mut tree = Tree::default();
     for line in text.split_whitespace().collect::<Vec<_>>().chunks(2) {
@@ -25,7 +29,7 @@ fn tree(text: &str) -> Tree {
             (path, Kind::File { content: content(bytes) })
         } else {
             let (path, target) = path.split_once('>').expect("a file, a directory or a link");
-            (path, Kind::Link { target: target.into() })
+            (path, Kind::Link { content: content(target) })
         };
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = above.split('/').filter(|part| !part.is_empty()).fold(Id::Root, |parent, part| {
@@ -51,11 +55,10 @@ fn show(tree: &Tree) -> String {
             match &node.kind {
                 Kind::Directory => path + "/",
                 Kind::File { content } => {
-                    let text = content.0.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte));
                     let mark = if node.executable { "*" } else { "" };
-                    format!("{path}={}{mark}", text.collect::<String>())
+                    format!("{path}={}{mark}", text(content))
                 }
-                Kind::Link { target } => format!("{path}>{}", String::from_utf8_lossy(target)),
+                Kind::Link { content } => format!("{path}>{}", text(content)),
             }
         })
         .collect();

@@ -33,7 +33,7 @@ impl Rng {
         match self.below(8) {
             0..3 => Kind::Directory,
             3..7 => Kind::File { content: Content([self.below(contents) as u8; 32]) },
-            _ => Kind::Link { target: vec![b'a' + self.below(3) as u8] },
+            _ => Kind::Link { content: Content([100 + self.below(3) as u8; 32]) },
         }
     }
 

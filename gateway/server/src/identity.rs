@@ -6,6 +6,7 @@
 use arc_swap::ArcSwap;
 use holdfast_meta_raft_machine::ask::IdentitiesNow;
 use holdfast_meta_raft_server::{Meta, MetaError};
+pub use change::IdentityError;
 use kms::KmsKey;
 use s3s::auth::SecretKey;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use std::{
 use subtle::ConstantTimeEq;
 
 pub mod change;
+pub mod devices;
 mod global;
 pub mod iam;
 pub mod kms;
@@ -34,7 +36,7 @@ pub fn shown(canonical: &str) -> &str {
 }
 
 /// A user as the metadata keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Also the canonical id, under which grants and owners name it.
     pub name: String,
@@ -53,6 +55,9 @@ pub struct User {
     /// The names of policies that it shares with others.
     #[serde(default)]
     pub attached: BTreeSet<String>,
+    /// The hash of the password with which devices are paired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
 }
 
 /// An access key as the metadata keeps it.
@@ -80,6 +85,8 @@ pub struct Identities {
     pub number: u64,
     pub users: BTreeMap<String, Arc<Known>>,
     keys: HashMap<String, Key>,
+    /// Devices by their ids, with whose they are.
+    pub devices: HashMap<String, (String, devices::Device)>,
     /// Who vouches for whom, with the account that says so.
     pub providers: Vec<(String, iam::Provider)>,
     /// Users and roles in accounts, by the accounts' digits.
@@ -118,6 +125,13 @@ impl Identities {
                 Err(error) => {
                     tracing::error!(%error, "an access key's record cannot be read: it opens nothing")
                 }
+            }
+        }
+        for (name, text) in of("device/") {
+            let Some((user, id)) = name.rsplit_once('/') else { continue };
+            match serde_json::from_str(text) {
+                Ok(device) => drop(identities.devices.insert(id.to_owned(), (user.to_owned(), device))),
+                Err(error) => tracing::error!(id, %error, "a device's record cannot be read: it opens nothing"),
             }
         }
         for (id, text) in of("kms/") {

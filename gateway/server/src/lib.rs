@@ -30,6 +30,7 @@ mod placement;
 pub mod replicate;
 pub mod s3;
 mod seal;
+pub mod sync;
 mod tls;
 mod transfer;
 mod upload;

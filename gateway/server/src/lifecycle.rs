@@ -353,6 +353,7 @@ impl Lifecycle {
                 | Outcome::Collected(_)
                 | Outcome::Host(_)
                 | Outcome::Settling { .. }
+                | Outcome::Changed(_)
                 | Outcome::Removed(_) => done += 1,
             }
         }

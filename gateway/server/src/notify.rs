@@ -82,8 +82,17 @@ struct Event<'a> {
     is_new: bool,
 }
 
-fn name_of(record: &JournalRecord, version: Option<&(Version, Extra)>, is_new: bool) -> &'static str {
-    match (record.change, version) {
+/// What S3 calls a line of the journal, where it is about an object.
+fn name_of(
+    record: &JournalRecord,
+    version: Option<&(Version, Extra)>,
+    is_new: bool,
+) -> Option<&'static str> {
+    Some(match (record.change, version) {
+        (Change::Vanish | Change::Describe, _) => return None,
+        (Change::Move, _) if record.key.ends_with(b"/") => return None,
+        // S3 has no name for it: what it comes to is a copy, and a deletion, which is told of before.
+        (Change::Move, _) => "ObjectCreated:Copy",
         (Change::Put, _) if !is_new => "ObjectRemoved:Delete",
         (Change::Put, Some((version, _))) if version.upload.is_some() => {
             "ObjectCreated:CompleteMultipartUpload"
@@ -96,7 +105,7 @@ fn name_of(record: &JournalRecord, version: Option<&(Version, Extra)>, is_new: b
         (Change::Put, None) => "ObjectCreated:Put",
         (Change::Delete, Some((_, extra))) if extra.marker && is_new => "ObjectRemoved:DeleteMarkerCreated",
         (Change::Delete, _) => "ObjectRemoved:Delete",
-    }
+    })
 }
 
 /// An event as S3 writes it ("Event message structure", Amazon S3 user guide).
@@ -266,13 +275,18 @@ type Made = BTreeMap<u64, u64>;
 /// What records tell of, and which of it is new.
 fn events(page: &Page, fresh_from: u64) -> (Vec<Event<'_>>, Made) {
     let (mut made, mut newest) = (Made::new(), fresh_from);
-    let events = page.entries().map(|Entry { number, record, version }| {
+    let events = page.entries().filter_map(|Entry { number, record, version }| {
+        if record.change == Change::Move {
+            let name = name_of(record, version, true)?;
+            return Some(Event { number, record, name, version, is_new: true });
+        }
         let is_new = record.version.0 >= newest;
         if is_new {
             newest = record.version.0 + 1;
             made.insert(number, record.version.0);
         }
-        Event { number, record, name: name_of(record, version, is_new), version, is_new }
+        let name = name_of(record, version, is_new)?;
+        Some(Event { number, record, name, version, is_new })
     });
     (events.collect(), made)
 }

@@ -34,7 +34,8 @@ mod tagging;
 mod versions;
 mod website;
 
-pub use access::Query;
+pub use access::{Query, Scene};
+pub use buckets::BucketNames;
 pub use attributes::checksum_text;
 pub(crate) use attributes::unix_ms_of;
 pub use classes::{STANDARD, STORAGE_CLASS, STORAGE_CLASSES, class_of};
@@ -80,7 +81,7 @@ pub const REGION: &str = "us-east-1";
 pub struct S3Door {
     pub(crate) engine: Engine,
     pub(crate) directory: Arc<Directory>,
-    buckets: Arc<Buckets>,
+    pub(crate) buckets: Arc<Buckets>,
     pub(crate) keyring: Arc<Keyring>,
     /// Lines of access logs that wait to be written.
     pub(crate) log: AccessLog,

@@ -257,7 +257,7 @@ impl Engine {
 }
 
 /// An error that several uploads share, as one of them tells it.
-fn unshare(error: std::sync::Arc<EngineError>) -> EngineError {
+pub(crate) fn unshare(error: std::sync::Arc<EngineError>) -> EngineError {
     if let EngineError::BelowQuorum { durable, quorum } = &*error {
         EngineError::BelowQuorum { durable: *durable, quorum: *quorum }
     } else if matches!(&*error, EngineError::Full) {

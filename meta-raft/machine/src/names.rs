@@ -229,9 +229,8 @@ fn name_of<V: View + ?Sized>(
 ) -> Result<Option<Named>, KvError> {
     let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
     let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-    let is_directory = record.change == Change::Move;
     // What S3 clients call a directory's object is no file in it.
-    if record.key.ends_with(b"/") != is_directory {
+    if record.key.ends_with(b"/") && record.change != Change::Move {
         return Ok(None);
     }
     let component = &record.key[start..];

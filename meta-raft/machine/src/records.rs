@@ -254,7 +254,7 @@ record!(DirEntry, "a directory entry");
 pub enum Change {
     Put,
     Delete,
-    /// A directory was made, or has another path, which is the record's key, with all that is in it.
+    /// A file has another key, which is the record's; or a directory was made, or has another path, with all that is in it.
     Move,
     /// A directory is gone.
     Vanish,

@@ -237,6 +237,8 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::TopologyBefore3(_)
         | Ask::TopologyBefore6(_)
         | Ask::DocumentsOf(_)
+        | Ask::NamesAfter(_)
+        | Ask::NamesChanged(_)
         | Ask::UploadOf(_)
         | Ask::UploadsAfter(_)
         | Ask::PartsOf(_)

@@ -9,6 +9,7 @@ use axum::{
 use holdfast_gateway_server::identity::{
     User,
     change::{self, IdentityError, NewUser, Pair},
+    devices,
 };
 use holdfast_meta_raft_machine::ask::IdentitiesNow;
 use holdfast_meta_raft_server::Meta;
@@ -76,6 +77,9 @@ pub struct UserOrder {
     pub name: String,
     pub display_name: Option<String>,
     pub email: Option<String>,
+    /// With which its devices are paired.
+    #[serde(default)]
+    pub password: Option<String>,
 }
 
 /// What of a user is changed.
@@ -88,6 +92,8 @@ pub struct UserChange {
     pub delete_policy: Option<String>,
     pub attach: Option<String>,
     pub detach: Option<String>,
+    #[serde(default)]
+    pub password: Option<String>,
 }
 
 /// An access key. Its secret is shown when it is made, and never again.
@@ -138,10 +144,18 @@ async fn users(State(meta): State<Meta>) -> Answer<Vec<UserShown>> {
 #[utoipa::path(post, path = "/v1/users", request_body = UserOrder,
     responses((status = 200, body = UserShown), (status = 409, body = Problem)))]
 async fn create_user(State(meta): State<Meta>, Json(order): Json<UserOrder>) -> Answer<UserShown> {
-    let UserOrder { name, display_name, email } = order;
-    let user =
-        change::create_user(&meta, &NewUser { name, display_name, email, created_ms: now_ms() }).await?;
+    let UserOrder { name, display_name, email, password } = order;
+    let password = hashed(password).await?;
+    let new = NewUser { name, display_name, email, created_ms: now_ms(), password };
+    let user = change::create_user(&meta, &new).await?;
     Ok(Json(user.into()))
+}
+
+/// The hash of a password, which takes a while.
+async fn hashed(password: Option<String>) -> Result<Option<String>, IdentityError> {
+    let Some(password) = password else { return Ok(None) };
+    let hashed = tokio::task::spawn_blocking(move || devices::hash(&password)).await;
+    hashed.unwrap_or_else(|error| Err(IdentityError::Invalid(error.to_string()))).map(Some)
 }
 
 /// Changes a user.
@@ -155,7 +169,9 @@ async fn change_user(
     if let Some((_, document)) = &wanted.put_policy {
         change::check_policy(document)?;
     }
+    let password = hashed(wanted.password.clone()).await?;
     let mut user = change::change_user(&meta, &name, |user| {
+        user.password = password.clone().or(user.password.take());
         user.disabled = wanted.disabled.unwrap_or(user.disabled);
         if let Some((name, document)) = &wanted.put_policy {
             user.policies.insert(name.clone(), document.clone());

@@ -57,6 +57,16 @@ pub enum UserCommand {
         /// Under which grants may name it
         #[arg(long)]
         email: Option<String>,
+        /// Reads a password from standard input, with which the user's devices are paired
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Gives a user another password; its devices stay paired
+    Password {
+        name: String,
+        /// Reads it from standard input
+        #[arg(long, required = true)]
+        password_stdin: bool,
     },
     /// Lists users
     List,

@@ -38,6 +38,8 @@ pub struct HostConfig {
     pub metrics: SocketAddr,
     /// Where a metadata member serves the admin API, where it does.
     pub admin: Option<SocketAddr>,
+    /// Where a gateway syncs with devices, where it does.
+    pub sync: Option<SocketAddr>,
     pub devices: Vec<PathBuf>,
     pub gc_grace: Duration,
     pub scrub_period: Duration,
@@ -67,6 +69,7 @@ struct RawFile {
     tls_key: Option<Spanned<PathBuf>>,
     metrics: Option<Spanned<String>>,
     admin: Option<Spanned<String>>,
+    sync: Option<Spanned<String>>,
     gc_grace: Option<Spanned<String>>,
     scrub_period: Option<Spanned<String>>,
     /// In seconds.
@@ -166,6 +169,7 @@ impl HostConfig {
                 tls_key: raw.tls_key,
             }),
             admin: mistakes.parse(raw.admin.as_ref(), None, |text| address(text).map(Some)),
+            sync: mistakes.parse(raw.sync.as_ref(), None, |text| address(text).map(Some)),
             devices,
             gc_grace: mistakes.parse(raw.gc_grace.as_ref(), hour, duration),
             scrub_period: mistakes.parse(raw.scrub_period.as_ref(), 14 * 24 * hour, duration),

@@ -12,11 +12,13 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use holdfast_client_link::Listener as SyncListener;
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
     OpenDevice, identity::Credentials, journal::Journals, notify::Notifier, replicate::Replicator,
     s3::S3Door, serve, serve_metrics,
+    sync::SyncDoor,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
@@ -32,6 +34,7 @@ use holdfast_proto::{self as proto, Failure, call::Method, failure::Code, reply}
 use holdfast_storage_node_server::{Foreground, Revoked, ShardService};
 use prometheus::Registry;
 use std::{
+    net::UdpSocket,
     collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
@@ -184,8 +187,19 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     let mut ready = ready;
     if let (Some(listener), Some(door)) = (s3, door) {
         let address = listener.local_addr().map_err(io_at("S3"))?;
-        serving = Some(host.serve_s3(door, listener)?);
         ready.push_str(&format!(" s3={}://{address}", host.config.door.scheme()));
+        if let Some(address) = host.config.sync {
+            let socket = UdpSocket::bind(address).map_err(io_at(format!("listening on {address}")))?;
+            let (sync, identity) = SyncDoor::new(door.clone()).await?;
+            let listener = SyncListener::over(socket, &identity)?;
+            ready.push_str(&format!(" sync={}", listener.address().map_err(io_at("sync"))?));
+            let stop = until(host.stopped.clone());
+            running.duties.spawn(async move {
+                sync.serve(listener, stop).await;
+                Ok(())
+            });
+        }
+        serving = Some(host.serve_s3(door, listener)?);
     }
     if serves_data {
         println!("{ready}");

@@ -168,13 +168,25 @@ fn show(json: bool, columns: &[&str], answer: Value) {
     }
 }
 
+/// A password from the first line of standard input.
+fn password() -> Result<String, SystemError> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(io_at("standard input"))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 async fn user(reach: &Reach, json: bool, command: UserCommand) -> Result<(), SystemError> {
     let change = async |name: &str, change: UserChange| {
         reach.send(Method::PATCH, &format!("/v1/users/{}", encoded(name)), &change).await
     };
     let answer = match command {
-        UserCommand::Create { name, display_name, email } => {
-            reach.send(Method::POST, "/v1/users", &UserOrder { name, display_name, email }).await?
+        UserCommand::Create { name, display_name, email, password_stdin } => {
+            let password = if password_stdin { Some(password()?) } else { None };
+            let order = UserOrder { name, display_name, email, password };
+            reach.send(Method::POST, "/v1/users", &order).await?
+        }
+        UserCommand::Password { name, password_stdin: _ } => {
+            change(&name, UserChange { password: Some(password()?), ..UserChange::default() }).await?
         }
         UserCommand::List => reach.send(Method::GET, "/v1/users", &()).await?,
         UserCommand::Delete { name } => {

@@ -113,6 +113,8 @@ pub struct NewUser {
     pub display_name: Option<String>,
     pub email: Option<String>,
     pub created_ms: u64,
+    /// The hash of its password.
+    pub password: Option<String>,
 }
 
 /// Makes a user, which is an account of its own.
@@ -161,6 +163,7 @@ pub async fn create_user(meta: &Meta, new: &NewUser) -> Result<User, IdentityErr
             disabled: false,
             policies: BTreeMap::new(),
             attached: Default::default(),
+            password: new.password.clone(),
         };
         write(records, key, &user)?;
         Ok(user)
@@ -206,7 +209,10 @@ pub async fn delete_user(meta: &Meta, name: &str) -> Result<(), IdentityError> {
         records.remove(&format!("user/{name}")).ok_or(IdentityError::Unknown("user"))?;
         records.insert(format!("gone/{name}"), String::new());
         let theirs = |text: &str| serde_json::from_str::<Key>(text).is_ok_and(|key| key.user == name);
-        records.retain(|key, text| !key.starts_with("key/") || !theirs(text));
+        let devices = format!("device/{name}/");
+        records.retain(|key, text| {
+            (!key.starts_with("key/") || !theirs(text)) && !key.starts_with(&devices)
+        });
         Ok(())
     })
     .await

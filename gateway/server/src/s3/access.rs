@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::unix_ms,
     engine::EngineError,
+    http::Peer,
     iam::session,
     identity::{OWNER_ACCOUNT, Who},
 };
@@ -39,7 +40,7 @@ use s3s::{
     path::S3Path,
     s3_error,
 };
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// A request, and all that it is judged by.
 pub struct Scene {
@@ -94,6 +95,27 @@ impl Scene {
         let resource = bucket.resource(key);
         let asked = Asked::new(self, action, &resource, object);
         allowed(&asked, bucket, grant, object)
+    }
+
+    /// What a device asks of a bucket by the sync door, which knows no headers.
+    pub fn of_device(who: Who, bucket: Arc<BucketView>, address: SocketAddr) -> Self {
+        Self { bucket: Some(bucket), ..Self::of_nothing(who, address) }
+    }
+
+    /// The same of no bucket.
+    pub fn of_nothing(who: Who, address: SocketAddr) -> Self {
+        let facts = Facts::of_peer(Peer { address, secure: true });
+        Self { who, bucket: None, object: LookedUp::NotAsked, form: false, facts }
+    }
+
+    /// Whether a device may do something, by policies and by grants on the bucket.
+    pub fn may_sync(&self, action: &str, key: Option<&str>) -> bool {
+        let grant = match action {
+            "s3:ListBucket" | "s3:GetObject" => Grant::Read,
+            "s3:PutObject" | "s3:DeleteObject" => Grant::Write,
+            _ => Grant::None,
+        };
+        self.may(action, grant, key, None)
     }
 
     /// Whether somebody may do something to a version that it writes itself.

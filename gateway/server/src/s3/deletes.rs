@@ -73,7 +73,8 @@ fn told(outcome: &Outcome) -> (Option<String>, Option<bool>) {
         | Outcome::Collected(_)
         | Outcome::Rejected(_)
         | Outcome::Host(_)
-        | Outcome::Settling { .. } => (None, None),
+        | Outcome::Settling { .. }
+        | Outcome::Changed(_) => (None, None),
     }
 }
 

@@ -30,7 +30,7 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
         Rejection::BucketNotEmpty => s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"),
         Rejection::NoSuchKey => s3_error!(NoSuchKey, "The specified key does not exist."),
         Rejection::BadKey => s3_error!(KeyTooLongError, "Your key is too long"),
-        Rejection::PreconditionFailed => {
+        Rejection::PreconditionFailed | Rejection::Overtaken { .. } => {
             s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
         }
         Rejection::NoSuchUpload => s3_error!(

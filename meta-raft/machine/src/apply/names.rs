@@ -138,7 +138,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             DirEntry::File { current, .. } => {
                 // Whoever looks at keys sees one go and another come.
                 self.journal(bucket, Change::Delete, (node, current.version), parent, from)?;
-                self.journal(bucket, Change::Put, (node, current.version), parent, to)?;
+                self.journal(bucket, Change::Move, (node, current.version), parent, to)?;
                 Some(current.version)
             }
             DirEntry::Directory { .. } | DirEntry::Kept { .. } => {

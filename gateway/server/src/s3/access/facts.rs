@@ -63,6 +63,12 @@ impl Facts {
         }
     }
 
+    /// Of a caller that says nothing in headers.
+    pub fn of_peer(peer: Peer) -> Self {
+        let (query, headers) = (Query::default(), HeaderMap::new());
+        Self { query, headers, new_tags: None, peer: Some(peer), now_ms: unix_ms() }
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }

@@ -1,0 +1,317 @@
+//! The server, as this device calls it: one connection that is made again where it ends.
+
+use crate::{
+    error::{Error, Result, plain},
+    home::Account,
+};
+use bytes::Bytes;
+use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream};
+use holdfast_core::ids::ChunkId;
+use holdfast_proto::sync::{
+    self, Call, Changes, Chunk, ChunkRef, Commit, Device, Fetch, Have, ListDevices, ListNames, ListSpaces,
+    ListTrash, ListVersions, MakeSpace, Manifest, NameChange, Names, Outcome, Pair, Paired, Range,
+    ReadChanges, ReadManifest, Restore, RevokeDevice, SignIn, Spaces, Trash, Upload, Version, VersionOf,
+    call::Call as Asked, reply::Reply,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Mutex;
+
+/// Names and changes in one answer.
+const PAGE: u32 = 1000;
+
+/// Chunks in one question.
+const ASKED: usize = 4096;
+
+/// A file's chunks, and what is said of it with them.
+pub struct Listed {
+    pub node: u64,
+    pub file: sync::File,
+    pub chunks: Vec<(ChunkId, u32)>,
+}
+
+#[derive(Clone)]
+pub struct Api {
+    account: Arc<Account>,
+    open: Arc<Mutex<Option<(Connection, String)>>>,
+}
+
+fn unexpected<T>() -> Result<T> {
+    Err(LinkError::Malformed("an answer to another question").into())
+}
+
+/// A file's chunk as the protocol writes it.
+pub fn reference((id, bytes): &(ChunkId, u32)) -> ChunkRef {
+    ChunkRef { id: id.as_bytes().to_vec(), bytes: *bytes }
+}
+
+async fn ask(connection: &Connection, asked: Asked, patience: Duration) -> Result<Reply> {
+    let mut stream = connection.stream().await?;
+    stream.send(&Call { call: Some(asked) }).await?;
+    stream.finish().await?;
+    stream.reply(patience).await?.ok_or(LinkError::Malformed("no answer").into())
+}
+
+/// Makes this device one of a user's.
+///
+/// # Errors
+/// Where the server does not know the user or its password.
+pub async fn pair(
+    server: &str,
+    user: &str,
+    password: String,
+    name: &str,
+    known: Option<Fingerprint>,
+) -> Result<Account> {
+    let connection = Connection::open(server, known).await?;
+    let pair = Pair { user: user.to_owned(), password, device: name.to_owned() };
+    let Reply::Paired(Paired { device, secret }) = ask(&connection, Asked::Pair(pair), PATIENCE).await? else {
+        return unexpected();
+    };
+    connection.close();
+    Ok(Account::new(server, user, name, device, &secret, connection.fingerprint))
+}
+
+impl Api {
+    pub fn new(account: Account) -> Self {
+        Self { account: Arc::new(account), open: Arc::default() }
+    }
+
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The connection, signed in, and the epoch of the cluster behind it.
+    async fn connection(&self) -> Result<(Connection, String)> {
+        let mut open = self.open.lock().await;
+        if let Some((connection, epoch)) = open.as_ref() {
+            return Ok((connection.clone(), epoch.clone()));
+        }
+        let connection =
+            Connection::open(&self.account.server, Some(self.account.fingerprint()?)).await?;
+        let sign_in = SignIn {
+            user: self.account.user.clone(),
+            device: self.account.device.clone(),
+            secret: self.account.secret()?,
+        };
+        let Reply::SignedIn(signed) = ask(&connection, Asked::SignIn(sign_in), PATIENCE).await? else {
+            return unexpected();
+        };
+        *open = Some((connection.clone(), signed.epoch.clone()));
+        Ok((connection, signed.epoch))
+    }
+
+    /// Which cluster, and which life of it, this is.
+    pub async fn epoch(&self) -> Result<String> {
+        Ok(self.connection().await?.1)
+    }
+
+    async fn forget(&self) {
+        *self.open.lock().await = None;
+    }
+
+    /// A stream on which `asked` was said.
+    async fn say(&self, asked: Asked) -> Result<Stream> {
+        let (connection, _) = self.connection().await?;
+        let call = Call { call: Some(asked) };
+        let begun = async {
+            let mut stream = connection.stream().await?;
+            stream.send(&call).await?;
+            Ok::<_, LinkError>(stream)
+        };
+        match begun.await {
+            Ok(stream) => Ok(stream),
+            Err(error) => {
+                self.forget().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The next reply. Where the connection has failed, another is made for the next call.
+    async fn next(&self, stream: &mut Stream, patience: Duration) -> Result<Option<Reply>> {
+        match stream.reply(patience).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => {
+                if !matches!(error, LinkError::Refused(_)) {
+                    self.forget().await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn call_within(&self, asked: Asked, patience: Duration) -> Result<Reply> {
+        let mut stream = self.say(asked).await?;
+        stream.finish().await?;
+        self.next(&mut stream, patience).await?.ok_or(LinkError::Malformed("no answer").into())
+    }
+
+    async fn call(&self, asked: Asked) -> Result<Reply> {
+        self.call_within(asked, PATIENCE).await
+    }
+
+    pub async fn spaces(&self) -> Result<Spaces> {
+        let Reply::Spaces(spaces) = self.call(Asked::ListSpaces(ListSpaces {})).await? else {
+            return unexpected();
+        };
+        Ok(spaces)
+    }
+
+    pub async fn make_space(&self, name: &str, versions: u32) -> Result<()> {
+        let make = MakeSpace { name: name.to_owned(), versions };
+        self.call(Asked::MakeSpace(make)).await.map(drop)
+    }
+
+    /// A page of the names of a space.
+    pub async fn names(&self, space: &str, after: Vec<u8>) -> Result<Names> {
+        let list = ListNames { space: space.to_owned(), after, limit: PAGE };
+        let Reply::Names(names) = self.call(Asked::ListNames(list)).await? else { return unexpected() };
+        Ok(names)
+    }
+
+    /// What has changed since `cursor`; waits for it so long at most.
+    pub async fn changes(&self, space: &str, cursor: u64, wait: Duration) -> Result<Changes> {
+        let wait_ms = wait.as_millis() as u32;
+        let read = ReadChanges { space: space.to_owned(), cursor, limit: PAGE, wait_ms };
+        let answer = self.call_within(Asked::ReadChanges(read), PATIENCE + wait).await?;
+        let Reply::Changes(changes) = answer else { return unexpected() };
+        Ok(changes)
+    }
+
+    /// Which of these chunks need not be sent.
+    pub async fn have(&self, space: &str, chunks: &[ChunkId], versions: &[VersionOf]) -> Result<Vec<bool>> {
+        let mut known = Vec::with_capacity(chunks.len());
+        for some in chunks.chunks(ASKED) {
+            let have = Have {
+                space: space.to_owned(),
+                chunks: some.iter().map(|id| id.as_bytes().to_vec()).collect(),
+                versions: versions.to_vec(),
+            };
+            let Reply::Had(had) = self.call(Asked::Have(have)).await? else { return unexpected() };
+            if had.known.len() != some.len() {
+                return unexpected();
+            }
+            known.extend(had.known);
+        }
+        Ok(known)
+    }
+
+    /// A stream that takes chunks.
+    pub async fn upload(&self, space: &str) -> Result<Sending<'_>> {
+        let stream = self.say(Asked::Upload(Upload { space: space.to_owned() })).await?;
+        Ok(Sending { api: self, stream })
+    }
+
+    pub async fn commit(&self, space: &str, changes: Vec<NameChange>) -> Result<Vec<Outcome>> {
+        let count = changes.len();
+        let commit = Commit { space: space.to_owned(), changes };
+        let Reply::Committed(done) = self.call(Asked::Commit(commit)).await? else { return unexpected() };
+        if done.outcomes.len() == count { Ok(done.outcomes) } else { unexpected() }
+    }
+
+    /// The chunks of a file's version, or of its newest.
+    pub async fn manifest(&self, space: &str, path: &[u8], of: Option<VersionOf>) -> Result<Listed> {
+        let read = ReadManifest { space: space.to_owned(), path: path.to_vec(), of };
+        let mut stream = self.say(Asked::ReadManifest(read)).await?;
+        stream.finish().await?;
+        let (mut chunks, mut first) = (Vec::new(), None);
+        while let Some(reply) = self.next(&mut stream, PATIENCE).await? {
+            let Reply::Manifest(Manifest { chunks: some, file, node }) = reply else { return unexpected() };
+            first = first.or(file.zip(node));
+            for chunk in some {
+                let id = ChunkId::from_slice(&chunk.id).ok_or(LinkError::Malformed("a chunk's id"))?;
+                chunks.push((id, chunk.bytes));
+            }
+        }
+        let (file, node) = first.ok_or(LinkError::Malformed("a manifest of no file"))?;
+        Ok(Listed { node, file, chunks })
+    }
+
+    /// The bytes of ranges of a version, one behind another.
+    pub async fn fetch(
+        &self,
+        space: &str,
+        path: &[u8],
+        of: VersionOf,
+        ranges: Vec<Range>,
+    ) -> Result<Receiving<'_>> {
+        let fetch = Fetch { space: space.to_owned(), path: path.to_vec(), of: Some(of), ranges };
+        let mut stream = self.say(Asked::Fetch(fetch)).await?;
+        stream.finish().await?;
+        Ok(Receiving { api: self, stream })
+    }
+
+    pub async fn versions(&self, space: &str, path: &[u8]) -> Result<Vec<Version>> {
+        let list = ListVersions { space: space.to_owned(), path: path.to_vec() };
+        let Reply::Versions(versions) = self.call(Asked::ListVersions(list)).await? else {
+            return unexpected();
+        };
+        Ok(versions.versions)
+    }
+
+    pub async fn restore(&self, space: &str, path: &[u8], version: Option<u64>) -> Result<()> {
+        let restore = Restore { space: space.to_owned(), path: path.to_vec(), version };
+        self.call(Asked::Restore(restore)).await.map(drop)
+    }
+
+    pub async fn trash(&self, space: &str, after: Vec<u8>) -> Result<Trash> {
+        let list = ListTrash { space: space.to_owned(), after };
+        let Reply::Trash(trash) = self.call(Asked::ListTrash(list)).await? else { return unexpected() };
+        Ok(trash)
+    }
+
+    pub async fn devices(&self) -> Result<Vec<Device>> {
+        let Reply::Devices(devices) = self.call(Asked::ListDevices(ListDevices {})).await? else {
+            return unexpected();
+        };
+        Ok(devices.devices)
+    }
+
+    pub async fn revoke(&self, id: &str) -> Result<()> {
+        self.call(Asked::RevokeDevice(RevokeDevice { id: id.to_owned() })).await.map(drop)
+    }
+}
+
+/// Chunks on their way to the server.
+pub struct Sending<'a> {
+    api: &'a Api,
+    stream: Stream,
+}
+
+impl Sending<'_> {
+    pub async fn chunk(&mut self, id: ChunkId, data: Bytes) -> Result<()> {
+        let chunk = Chunk { id: id.as_bytes().to_vec(), data };
+        if let Err(error) = self.stream.send(&chunk).await {
+            // Whoever refuses says why.
+            self.api.next(&mut self.stream, Duration::from_secs(1)).await?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// When this returns, all of them are durable.
+    pub async fn finish(mut self) -> Result<()> {
+        self.stream.finish().await?;
+        match self.api.next(&mut self.stream, PATIENCE).await? {
+            Some(Reply::Done(_)) => Ok(()),
+            Some(_) | None => plain("the server did not take what was sent"),
+        }
+    }
+}
+
+/// Bytes on their way from the server.
+pub struct Receiving<'a> {
+    api: &'a Api,
+    stream: Stream,
+}
+
+impl Receiving<'_> {
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.api.next(&mut self.stream, PATIENCE).await? {
+            None => Ok(None),
+            Some(Reply::Chunk(chunk)) => Ok(Some(chunk.data)),
+            Some(_) => Err(Error::Link(LinkError::Malformed("an answer to another question"))),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Keeps files in Holdfast: synced with directories, or by themselves.
+#[derive(Debug, Parser)]
+#[command(name = "hf", version, max_term_width = 100)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes this device one of yours
+    Login {
+        /// Where the server syncs, as HOST:PORT
+        server: String,
+        #[arg(long)]
+        user: String,
+        /// Reads the password from standard input
+        #[arg(long)]
+        password_stdin: bool,
+        /// What the device is called: conflicted copies have it in their names
+        #[arg(long, value_name = "NAME")]
+        device: Option<String>,
+        /// The server's fingerprint, as it printed it; otherwise whoever answers is believed this once, and shown
+        #[arg(long)]
+        fingerprint: Option<String>,
+    },
+    /// Lists your spaces, or makes one
+    Spaces {
+        #[command(subcommand)]
+        command: Option<SpacesCommand>,
+    },
+    /// Directories that are synced
+    #[command(subcommand)]
+    Sync(SyncCommand),
+    /// Syncs, in the foreground, until it is stopped
+    Daemon,
+    /// Lists what is in a space
+    Ls {
+        /// SPACE or SPACE/PATH
+        place: String,
+    },
+    /// Writes a file to standard output
+    Cat {
+        /// SPACE/PATH
+        place: String,
+    },
+    /// Copies a file from here to a space, as SPACE:PATH, or from there to here
+    Cp { from: String, to: String },
+    /// Gives a file or directory another place in its space
+    Mv {
+        /// SPACE/PATH
+        from: String,
+        /// SPACE/PATH
+        to: String,
+    },
+    /// Deletes a file, or a directory that is empty
+    Rm {
+        /// SPACE/PATH
+        place: String,
+    },
+    /// Lists the versions of a file
+    Versions {
+        /// SPACE/PATH
+        place: String,
+    },
+    /// Brings back a version of a file, or one that was deleted
+    Restore {
+        /// SPACE/PATH
+        place: String,
+        /// As "hf versions" numbers them; the newest there was, where it is not given
+        #[arg(long)]
+        version: Option<u64>,
+    },
+    /// Lists what was deleted from a space, and can be restored
+    Trash { space: String },
+    /// Lists your devices
+    Devices {
+        #[command(subcommand)]
+        command: Option<DevicesCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SpacesCommand {
+    /// Makes a space
+    Create {
+        name: String,
+        /// How many versions of each file are kept
+        #[arg(long, default_value_t = 30)]
+        versions: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SyncCommand {
+    /// Syncs a directory with a space; what is in both is joined
+    Add {
+        space: String,
+        directory: PathBuf,
+        /// What becomes of a file that both sides changed: a conflicted copy of it, or the last writer's
+        #[arg(long, default_value = "copy", value_parser = ["copy", "last-writer"])]
+        conflicts: String,
+    },
+    /// Stops syncing a directory; its files stay
+    Remove { directory: PathBuf },
+    /// Shows what is synced, and what is not and why
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Waits until all that is on the disk now, and on the server, is the same
+    Wait {
+        /// Seconds to wait at most
+        #[arg(long, default_value_t = 3600)]
+        timeout: u64,
+    },
+    Pause,
+    Resume,
+    /// Says that it is meant that so many files are deleted
+    Confirm,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DevicesCommand {
+    /// Lets a device sync nothing any more
+    Revoke { id: String },
+}

@@ -1,0 +1,402 @@
+//! The daemon: watches directories and spaces, and has the engines work when something changes.
+
+use crate::{
+    api::Api,
+    database::{Database, Root},
+    disk::{INTERNAL, Names},
+    engine::{Dirty, Engine, Passed},
+    error::{Result, at, plain},
+    home::Home,
+};
+use notify::{EventKind, RecursiveMode, Watcher};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+/// How long a directory must be quiet before it is looked at, and how long it is waited for at most.
+const SETTLE: Duration = Duration::from_millis(40);
+const SETTLE_MAX: Duration = Duration::from_millis(400);
+
+/// How long the server is asked to wait for a change.
+const LISTEN: Duration = Duration::from_secs(25);
+
+/// Pauses after what failed.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Passes without a pause that find that something changed meanwhile.
+const AGAIN_MAX: u32 = 8;
+
+/// How often a directory is looked at in whole, whatever was heard of it.
+const WHOLE: Duration = Duration::from_secs(10 * 60);
+
+/// What a directory is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    pub space: String,
+    pub directory: String,
+    /// synced, syncing, paused, offline, stopped
+    pub state: String,
+    /// Why it is not synced.
+    pub reason: Option<String>,
+    /// Files that are not synced, and why.
+    pub problems: BTreeMap<String, String>,
+    pub files: usize,
+    /// How often somebody asked for a look, and up to which of these it is answered.
+    pub asked: u64,
+    pub answered: u64,
+}
+
+/// What is asked of a daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    Status,
+    /// Directories were added, removed, paused.
+    Reload,
+    /// Looks at everything now.
+    Look,
+    /// So much may be deleted.
+    Confirm,
+}
+
+/// A directory at work, as the daemon holds it.
+struct Worker {
+    shown: watch::Receiver<Shown>,
+    hub: Arc<Hub>,
+    task: JoinHandle<()>,
+    paused: bool,
+}
+
+/// What a directory's worker is told.
+#[derive(Default)]
+struct Hub {
+    dirty: Mutex<Dirty>,
+    confirmed: AtomicBool,
+    asked: AtomicU64,
+    wake: Notify,
+}
+
+impl Hub {
+    fn touch(&self, names: Names) {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).add(names);
+        self.wake.notify_one();
+    }
+
+    fn all(&self) {
+        *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = Dirty::All;
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> Dirty {
+        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs until the process is told to stop.
+///
+/// # Errors
+/// Where another daemon runs, or there is no account.
+pub async fn run(home: &Home) -> Result<()> {
+    let lock = std::fs::File::create(home.lock()).map_err(at(home.lock()))?;
+    if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        return plain("another daemon runs already");
+    }
+    let api = Api::new(home.account()?);
+    let database = Database::open(home)?;
+    // What is left of a daemon that was killed.
+    let _none = std::fs::remove_file(home.socket());
+    let listener = UnixListener::bind(home.socket()).map_err(at(home.socket()))?;
+    let mut workers: HashMap<PathBuf, Worker> = HashMap::new();
+    reload(&mut workers, &api, &database)?;
+    println!("ready");
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(at("signals"))?;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if let Err(error) = answer(stream, &mut workers, &api, &database).await {
+                        tracing::debug!(%error, "an order was not answered");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "an order was not taken"),
+            },
+            _ = terminate.recv() => break,
+            _ = tokio::signal::ctrl_c() => break,
+        }
+    }
+    // A pass that is under way is as if it were killed, which it survives.
+    workers.values().for_each(|worker| worker.task.abort());
+    let _gone = std::fs::remove_file(home.socket());
+    drop(lock);
+    Ok(())
+}
+
+/// Starts what is new, and stops what is gone or paused.
+fn reload(workers: &mut HashMap<PathBuf, Worker>, api: &Api, database: &Database) -> Result<()> {
+    let roots = database.roots()?;
+    workers.retain(|directory, worker| {
+        let stays = roots.iter().any(|root| root.directory == *directory && root.paused == worker.paused);
+        if !stays {
+            worker.task.abort();
+        }
+        stays
+    });
+    for root in roots {
+        workers.entry(root.directory.clone()).or_insert_with(|| start(root, api.clone(), database.clone()));
+    }
+    Ok(())
+}
+
+fn start(root: Root, api: Api, database: Database) -> Worker {
+    let paused = root.paused;
+    let shown = Shown {
+        space: root.space.clone(),
+        directory: root.directory.display().to_string(),
+        state: if paused { "paused" } else { "syncing" }.to_owned(),
+        ..Shown::default()
+    };
+    let (show, shown) = watch::channel(shown);
+    let hub = Arc::new(Hub::default());
+    let task = match paused {
+        true => tokio::spawn(async move {
+            // Its state is shown as long as it is paused.
+            show.closed().await;
+        }),
+        false => tokio::spawn(work(root, api, database, hub.clone(), show)),
+    };
+    Worker { shown, hub, task, paused }
+}
+
+async fn work(root: Root, api: Api, database: Database, hub: Arc<Hub>, show: watch::Sender<Shown>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let ended = keep_in_sync(&root, &api, &database, &hub, &show, &mut pause).await;
+        let (state, reason) = match &ended {
+            Ok(()) => return,
+            Err(error) if error.is_passing() => ("offline", error.to_string()),
+            Err(error) => ("stopped", error.to_string()),
+        };
+        tracing::warn!(directory = %root.directory.display(), reason, "not synced for now");
+        show.send_modify(|shown| (shown.state, shown.reason) = (state.to_owned(), Some(reason)));
+        // Sooner, if somebody says so.
+        let _woken = timeout(pause, hub.wake.notified()).await.is_ok();
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Works until something fails that is no single file's matter.
+async fn keep_in_sync(
+    root: &Root,
+    api: &Api,
+    database: &Database,
+    hub: &Arc<Hub>,
+    show: &watch::Sender<Shown>,
+    pause: &mut Duration,
+) -> Result<()> {
+    let mut engine = Engine::open(root.clone(), api.clone(), database.clone())?;
+    let _watcher = watcher(engine.path(), hub.clone())?;
+    let (cursor, listening) = watch::channel(None);
+    let hears = Arc::new(Notify::new());
+    let _listener = Aborted(tokio::spawn(listen(api.clone(), root.space.clone(), listening, hears.clone())));
+    let mut whole = Instant::now() + WHOLE;
+    let mut again = 0;
+    loop {
+        // Before it is looked at: whoever asks later is answered later.
+        let asked = hub.asked.load(Ordering::Acquire);
+        engine.dirty.join(hub.take());
+        engine.confirmed |= hub.confirmed.swap(false, Ordering::AcqRel);
+        show.send_if_modified(|shown| {
+            let changes = shown.state != "syncing" && engine.dirty != Dirty::Nothing;
+            if changes {
+                shown.state = "syncing".to_owned();
+            }
+            changes
+        });
+        let passed = engine.pass().await?;
+        *pause = PAUSE_MIN;
+        cursor.send_replace(engine.state.cursor);
+        let problems = engine.state.problems.clone();
+        let done = passed == Passed::Done && engine.dirty == Dirty::Nothing;
+        show.send_modify(|shown| {
+            shown.files = engine.state.trees.local.len();
+            if done {
+                shown.answered = asked;
+            }
+            shown.state = if done && problems.is_empty() { "synced" } else { "syncing" }.to_owned();
+            shown.reason = match (done, problems.len()) {
+                (true, 1) => Some("1 file is not synced".to_owned()),
+                (true, count) if count > 0 => Some(format!("{count} files are not synced")),
+                _ => None,
+            };
+            if done && !problems.is_empty() {
+                shown.state = "problems".to_owned();
+            }
+            shown.problems = problems.clone();
+        });
+        if !done {
+            again += 1;
+            if again > AGAIN_MAX {
+                sleep(PAUSE_MIN).await;
+            }
+            continue;
+        }
+        again = 0;
+        let retry = if problems.is_empty() { WHOLE } else { PAUSE_MAX };
+        tokio::select! {
+            () = hub.wake.notified() => settle(hub).await,
+            () = hears.notified() => {}
+            () = tokio::time::sleep_until(whole.min(Instant::now() + retry)) => engine.dirty = Dirty::All,
+        }
+        if Instant::now() >= whole {
+            engine.dirty = Dirty::All;
+            whole = Instant::now() + WHOLE;
+        }
+    }
+}
+
+/// Ends a task with whoever started it.
+struct Aborted(JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Waits until nothing more happens for a moment.
+async fn settle(hub: &Hub) {
+    let until = Instant::now() + SETTLE_MAX;
+    while Instant::now() < until && timeout(SETTLE, hub.wake.notified()).await.is_ok() {}
+}
+
+/// Says when the space has changed. It is a hint: what has changed is read by whoever hears it.
+async fn listen(api: Api, space: String, mut cursor: watch::Receiver<Option<u64>>, hears: Arc<Notify>) {
+    loop {
+        let Some(known) = *cursor.borrow_and_update() else {
+            if cursor.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let heard = tokio::select! {
+            page = api.changes(&space, known, LISTEN) => page,
+            moved = cursor.changed() => match moved {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
+        match heard {
+            Ok(page) if page.head == known => {}
+            Ok(_) => {
+                hears.notify_one();
+                // The next question is from where that was read to.
+                if timeout(LISTEN, cursor.changed()).await.is_ok_and(|moved| moved.is_err()) {
+                    return;
+                }
+            }
+            Err(_) => {
+                hears.notify_one();
+                sleep(PAUSE_MIN).await;
+            }
+        }
+    }
+}
+
+/// Watches a directory.
+fn watcher(directory: &Path, hub: Arc<Hub>) -> Result<notify::RecommendedWatcher> {
+    let root = directory.to_owned();
+    let failed = |error: notify::Error| crate::error::Error::Plain(format!("the directory cannot be watched: {error}"));
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else {
+            hub.all();
+            return;
+        };
+        if event.need_rescan() {
+            hub.all();
+            return;
+        }
+        if matches!(event.kind, EventKind::Access(_)) {
+            return;
+        }
+        for path in event.paths {
+            let Ok(inside) = path.strip_prefix(&root) else { continue };
+            let names: Names = inside.iter().map(|name| name.as_bytes().to_vec()).collect();
+            if names.first().is_some_and(|first| first == INTERNAL) {
+                continue;
+            }
+            match names.split_last() {
+                Some((_, above)) => hub.touch(above.to_vec()),
+                None => hub.all(),
+            }
+        }
+    })
+    .map_err(failed)?;
+    watcher.watch(directory, RecursiveMode::Recursive).map_err(failed)?;
+    Ok(watcher)
+}
+
+async fn answer(
+    stream: UnixStream,
+    workers: &mut HashMap<PathBuf, Worker>,
+    api: &Api,
+    database: &Database,
+) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    let read = timeout(Duration::from_secs(1), stream.read_line(&mut line)).await;
+    if !matches!(read, Ok(Ok(_))) {
+        return plain("nothing was asked");
+    }
+    let order: Order = serde_json::from_str(&line).or_else(|_| plain("an order that is none"))?;
+    match order {
+        Order::Status => {}
+        Order::Reload => reload(workers, api, database)?,
+        Order::Look => workers.values().for_each(|worker| {
+            worker.hub.asked.fetch_add(1, Ordering::AcqRel);
+            worker.hub.all();
+        }),
+        Order::Confirm => workers.values().for_each(|worker| {
+            worker.hub.confirmed.store(true, Ordering::Release);
+            worker.hub.all();
+        }),
+    }
+    let show = |worker: &Worker| {
+        let asked = worker.hub.asked.load(Ordering::Acquire);
+        Shown { asked, ..worker.shown.borrow().clone() }
+    };
+    let mut shown: Vec<Shown> = workers.values().map(show).collect();
+    shown.sort_by(|a, b| a.directory.cmp(&b.directory));
+    let text = serde_json::to_string(&shown).or_else(|error| plain(error.to_string()))?;
+    stream.write_all(format!("{text}\n").as_bytes()).await.map_err(at("the daemon's socket"))
+}
+
+/// Gives an order to the daemon; `None` where none runs.
+///
+/// # Errors
+/// Where it does not answer.
+pub async fn order(home: &Home, order: &Order) -> Result<Option<Vec<Shown>>> {
+    let Ok(stream) = UnixStream::connect(home.socket()).await else { return Ok(None) };
+    let mut stream = BufReader::new(stream);
+    let text = serde_json::to_string(order).or_else(|error| plain(error.to_string()))?;
+    stream.write_all(format!("{text}\n").as_bytes()).await.map_err(at("the daemon's socket"))?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await.map_err(at("the daemon's socket"))?;
+    serde_json::from_str(&line).map(Some).or_else(|_| plain("the daemon's answer is none"))
+}

@@ -1,0 +1,296 @@
+//! Changes of the directory: each is made only if what it changes is still what was seen.
+
+use super::Engine;
+use crate::{
+    chunks,
+    disk::{Disk, Names, Stat, Temporary},
+    error::{Error, Result, at},
+    state::{Info, RemoteFile, aside_names, disk_names, key_of, names_of, shown},
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use holdfast_client_sync::{Content, Id, Kind, Place, Step, Tree};
+use holdfast_core::{ids::{ChunkId, NodeId}, manifest::content_of};
+use holdfast_proto::sync::{Range, VersionOf};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Write},
+};
+
+/// Files that are fetched at once, and steps that are prepared together.
+const FETCHED_AT_ONCE: usize = 16;
+const WINDOW: usize = 512;
+
+/// A file to be fetched.
+struct Wanted {
+    id: Id,
+    key: Vec<u8>,
+    node: u64,
+    file: RemoteFile,
+    content: Content,
+    /// The local file that it replaces, some of whose chunks it may have.
+    old: Option<Names>,
+}
+
+impl Engine {
+    /// Whether another pass is due. `server` is the server's tree as its versions are fetched from.
+    pub(super) async fn change_disk(&mut self, steps: Vec<Step>, server: &Tree) -> Result<bool> {
+        let mut again = false;
+        for window in steps.chunks(WINDOW) {
+            let mut ready = self.fetch_all(window, server, &mut again).await?;
+            for step in window {
+                let id = super::remote::id_of(step);
+                match tokio::task::block_in_place(|| self.carry_out(step, id, ready.remove(&id))) {
+                    Ok(()) => {}
+                    Err((names, error)) => again |= self.note(&names, &error),
+                }
+            }
+            for (_, left) in ready {
+                self.disk.discard(&left);
+            }
+        }
+        Ok(again)
+    }
+
+    /// Fetches the files that steps need.
+    async fn fetch_all(
+        &mut self,
+        steps: &[Step],
+        server: &Tree,
+        again: &mut bool,
+    ) -> Result<HashMap<Id, Temporary>> {
+        let mut wanted = Vec::new();
+        for step in steps {
+            let (id, kind) = match step {
+                Step::Create { id, node } => (*id, &node.kind),
+                Step::Edit { id, kind } => (*id, kind),
+                Step::Move { .. } | Step::Mark { .. } | Step::Remove { .. } => continue,
+            };
+            let (Kind::File { content } | Kind::Link { content }) = kind else { continue };
+            let (Id::Known(NodeId(node)), Some(file)) = (id, self.state.file(id)) else { continue };
+            // It may be called otherwise by now than when the pass began.
+            let tree = if self.state.trees.remote.contains(id) { &self.state.trees.remote } else { server };
+            let key = key_of(&names_of(tree, id), false);
+            let local = &self.state.trees.local;
+            let old = local.contains(id).then(|| disk_names(local, id));
+            wanted.push(Wanted { id, key, node, file, content: *content, old });
+        }
+        let engine = &*self;
+        let fetch = |wanted: Wanted| async move { (engine.fetch(&wanted).await, wanted) }.boxed();
+        let fetches: Vec<BoxFuture<'_, _>> = wanted.into_iter().map(fetch).collect();
+        let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(FETCHED_AT_ONCE).collect().await;
+        let mut ready = HashMap::new();
+        for (result, wanted) in fetched {
+            match result {
+                Ok(temporary) => drop(ready.insert(wanted.id, temporary)),
+                Err(error) if error.is_passing() => return Err(error),
+                // It has another version by now, or is gone: the journal says so.
+                Err(error) if error.code() == Some(holdfast_proto::sync::failure::Code::NotFound) => *again = true,
+                Err(error) => {
+                    let names: Names = wanted.key.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
+                    *again |= self.note(&names, &error);
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Writes a version of a file aside: from what is on the disk already, and else from the server. Every chunk is held
+    /// against its name, and all of them against the file's.
+    async fn fetch(&self, wanted: &Wanted) -> Result<Temporary> {
+        let path = String::from_utf8_lossy(&wanted.key).into_owned();
+        let of = VersionOf { node: wanted.node, version: wanted.file.version };
+        let space = &self.root.space;
+        let listed = self.api.manifest(space, &wanted.key, Some(of)).await?;
+        if Content(content_of(listed.chunks.iter().copied())) != wanted.content {
+            return Err(Error::Damaged(format!("the server's list of the chunks of {path}")));
+        }
+        let have = wanted.old.as_ref().map(|names| self.chunks_at(names)).unwrap_or_default();
+        let (mut ranges, mut missing, mut start) = (Vec::new(), Vec::new(), 0u64);
+        for (id, bytes) in &listed.chunks {
+            let end = start + u64::from(*bytes);
+            if !have.1.contains_key(id) {
+                missing.push((*id, *bytes));
+                match ranges.last_mut() {
+                    Some(Range { end: last, .. }) if *last == start => *last = end,
+                    _ => ranges.push(Range { start, end }),
+                }
+            }
+            start = end;
+        }
+        let spool = tempfile::tempfile_in(self.disk.path().join(".holdfast/tmp")).map_err(at(&path))?;
+        for some in ranges.chunks(1024) {
+            let mut receiving = self.api.fetch(space, &wanted.key, of, some.to_vec()).await?;
+            while let Some(data) = receiving.next().await? {
+                (&spool).write_all(&data).map_err(at(&path))?;
+            }
+        }
+        let disk = self.disk.clone();
+        let (file, link) = (wanted.file, wanted.file.link);
+        let written = tokio::task::block_in_place(|| {
+            assemble(&disk, &listed.chunks, &have, (&spool, &missing), file, link)
+        });
+        written.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                Error::Damaged(format!("what was received of {path}"))
+            }
+            _ => Error::File(path, error),
+        })
+    }
+
+    /// The chunks of a local file, and where each is in it.
+    fn chunks_at(&self, names: &[Vec<u8>]) -> (Option<File>, HashMap<ChunkId, u64>) {
+        let cut = || {
+            let (mut file, stat) = self.disk.read(names)?;
+            let cut = tokio::task::block_in_place(|| chunks::cut(&mut file, stat.size))?;
+            Ok::<_, io::Error>((file, cut))
+        };
+        let Ok((file, cut)) = cut() else { return (None, HashMap::new()) };
+        let mut offset = 0;
+        let mut found = HashMap::new();
+        for (id, bytes) in cut.chunks {
+            found.insert(id, offset);
+            offset += u64::from(bytes);
+        }
+        (Some(file), found)
+    }
+
+    /// Where a place of the local tree is on the disk.
+    fn names(&self, place: &Place) -> Names {
+        if place.is_aside() {
+            return aside_names(place);
+        }
+        let mut names = disk_names(&self.state.trees.local, place.parent);
+        names.push(place.name.clone());
+        names
+    }
+
+    fn carry_out(
+        &mut self,
+        step: &Step,
+        id: Id,
+        ready: Option<Temporary>,
+    ) -> std::result::Result<(), (Names, Error)> {
+        let local = &self.state.trees.local;
+        let here = local.contains(id).then(|| disk_names(local, id));
+        let goal = match step {
+            Step::Create { node, .. } => Some(self.names(&node.place)),
+            Step::Move { to, .. } => Some(self.names(to)),
+            Step::Edit { .. } | Step::Mark { .. } | Step::Remove { .. } => None,
+        };
+        let about = goal.clone().or(here.clone()).unwrap_or_default();
+        let mut left = None;
+        let done = self.on_disk(step, id, here, goal, ready, &mut left);
+        if let Some(left) = left {
+            self.disk.discard(&left);
+        }
+        match done {
+            Ok(Some(stat)) => {
+                if step.carry_out(&mut self.state.trees.local).is_ok() {
+                    self.state.infos.insert(id, Info::of(&stat));
+                }
+                Ok(())
+            }
+            Ok(None) => {
+                if step.carry_out(&mut self.state.trees.local).is_ok() {
+                    self.state.infos.remove(&id);
+                }
+                Ok(())
+            }
+            Err(error) => Err((about, error)),
+        }
+    }
+
+    /// Makes a change on the disk, and answers what the file is then; `None` where it is gone.
+    fn on_disk(
+        &self,
+        step: &Step,
+        id: Id,
+        here: Option<Names>,
+        goal: Option<Names>,
+        ready: Option<Temporary>,
+        left: &mut Option<Temporary>,
+    ) -> Result<Option<Stat>> {
+        let about = goal.clone().or(here.clone()).unwrap_or_default();
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {
+                Error::Changed(shown(&about))
+            }
+            _ => Error::File(shown(&about), error),
+        };
+        let changed = || Error::Changed(shown(&about));
+        let not_fetched = || Error::Plain("it is fetched with the next pass".to_owned());
+        let info = self.state.infos.get(&id).copied();
+        let is_known = |stat: &Stat| info.is_some_and(|info| info.is_but_moved(stat));
+        match (step, here, goal) {
+            (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
+                self.disk.make_directory(&goal).map(Some).map_err(failed)
+            }
+            (Step::Create { .. }, None, Some(goal)) => {
+                let temporary = left.insert(ready.ok_or_else(not_fetched)?);
+                let placed = self.disk.place(temporary, &goal).map_err(failed)?;
+                *left = None;
+                Ok(Some(placed))
+            }
+            (Step::Move { .. }, Some(here), Some(goal)) => {
+                self.disk.relocate(&here, &goal).map(Some).map_err(failed)
+            }
+            (Step::Edit { .. }, Some(here), _) => {
+                let temporary = left.insert(ready.ok_or_else(not_fetched)?);
+                let placed = self.disk.replace(temporary, &here, is_known).map_err(failed)?;
+                let placed = placed.ok_or_else(changed)?;
+                *left = None;
+                Ok(Some(placed))
+            }
+            (Step::Mark { executable, .. }, Some(here), _) => {
+                self.disk.mark(&here, *executable).map(Some).map_err(failed)
+            }
+            (Step::Remove { .. }, Some(here), _) => {
+                if self.state.trees.local.is_directory(id) {
+                    self.disk.remove_directory(&here).map_err(failed)?;
+                    return Ok(None);
+                }
+                let day = time::OffsetDateTime::now_utc().date().to_string();
+                match self.disk.trash(&here, &day, is_known).map_err(failed)? {
+                    true => Ok(None),
+                    false => Err(changed()),
+                }
+            }
+            // What it leans on was not done.
+            _ => Err(changed()),
+        }
+    }
+}
+
+type Have = (Option<File>, HashMap<ChunkId, u64>);
+
+/// Puts a file together of chunks that are on the disk and chunks that were received, each held against its name.
+fn assemble(
+    disk: &Disk,
+    chunks: &[(ChunkId, u32)],
+    have: &Have,
+    (spool, missing): (&File, &[(ChunkId, u32)]),
+    file: RemoteFile,
+    link: bool,
+) -> io::Result<Temporary> {
+    let mut received = HashMap::new();
+    let mut offset = 0;
+    for (id, bytes) in missing {
+        received.insert(*id, offset);
+        offset += u64::from(*bytes);
+    }
+    let piece = |(id, bytes): (ChunkId, u32)| match (received.get(&id), have.1.get(&id), &have.0) {
+        (Some(at), _, _) => chunks::read(spool, *at, (id, bytes)),
+        (None, Some(at), Some(old)) => chunks::read(old, *at, (id, bytes)),
+        (None, _, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+    };
+    if link {
+        let mut target = Vec::new();
+        for chunk in chunks {
+            target.extend_from_slice(&piece(*chunk)?);
+        }
+        return disk.link_aside(&target);
+    }
+    let write = |out: &mut File| chunks.iter().try_for_each(|chunk| out.write_all(&piece(*chunk)?));
+    disk.write_aside(write, file.mtime_ns, file.executable)
+}

@@ -1,0 +1,373 @@
+//! Changes that the server is to make: files are sent, then changes committed, some at a time, each time all or none.
+
+use super::{Engine, key, node_of};
+use crate::{
+    api::reference,
+    chunks,
+    error::{Error, Result, at},
+    state::{Remote, RemoteFile, disk_names, names_of},
+};
+use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
+use holdfast_core::ids::{ChunkId, NodeId};
+use holdfast_proto::sync::{
+    Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
+    VersionOf, failure::Code, name_change::Change,
+};
+use std::collections::{HashMap, HashSet};
+
+/// Changes in one commit, and bytes of files in it.
+const BATCH: usize = 400;
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// What a name is called between two moves of one commit; nobody ever sees it.
+const ASIDE: &str = ".holdfast-aside-";
+
+/// Changes that are committed together.
+#[derive(Default)]
+struct Batch {
+    steps: Vec<Step>,
+    changes: Vec<NameChange>,
+    bytes: u64,
+    /// How many names are aside.
+    aside: HashSet<Id>,
+}
+
+/// The server's tree as it becomes.
+struct Becoming {
+    tree: Tree,
+    /// What the server calls nodes that were made.
+    made: HashMap<Id, u64>,
+}
+
+impl Engine {
+    /// Whether another pass is due, and what nodes are called that got the server's names.
+    pub(super) async fn change_server(&mut self, steps: Vec<Step>) -> Result<(bool, HashMap<Id, Id>)> {
+        let mut becoming = Becoming { tree: self.state.trees.remote.clone(), made: HashMap::new() };
+        let mut batch = Batch::default();
+        let mut again = false;
+        for step in steps {
+            match self.plan(&becoming, &step) {
+                Ok(Some((change, bytes))) => {
+                    if step.carry_out(&mut becoming.tree).is_err() {
+                        // What it leans on was left out.
+                        continue;
+                    }
+                    if let Step::Move { id, to } = &step {
+                        match to.is_aside() {
+                            true => drop(batch.aside.insert(*id)),
+                            false => drop(batch.aside.remove(id)),
+                        }
+                    }
+                    batch.changes.push(change);
+                    batch.steps.push(step);
+                    batch.bytes += bytes;
+                }
+                Ok(None) => {}
+                Err((names, error)) => again |= self.note(&names, &error),
+            }
+            let full = batch.changes.len() >= BATCH || batch.bytes >= BATCH_BYTES;
+            if full && batch.aside.is_empty() && self.flush(&mut batch, &mut becoming).await? {
+                again = true;
+                break;
+            }
+        }
+        again |= self.flush(&mut batch, &mut becoming).await?;
+        let made: HashMap<Id, Id> =
+            becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
+        for (fresh, known) in &made {
+            let _not_here = self.state.trees.renumber(*fresh, *known);
+            let _not_there = self.state.trees.remote.renumber(*fresh, *known);
+            self.call(*fresh, *known);
+        }
+        Ok((again, made))
+    }
+
+    /// A step as the server takes it, and the bytes that it may have to be sent; `None` where there is nothing to send.
+    fn plan(
+        &self,
+        becoming: &Becoming,
+        step: &Step,
+    ) -> std::result::Result<Option<(NameChange, u64)>, (Vec<Vec<u8>>, Error)> {
+        let tree = &becoming.tree;
+        let place_key = |place: &Place, is_directory: bool| -> Vec<u8> {
+            let mut names = names_of(tree, place.parent);
+            let aside = String::from_utf8_lossy(&place.name).replace('\0', "-");
+            names.push(match place.is_aside() {
+                true => format!("{ASIDE}{aside}").into_bytes(),
+                false => place.name.clone(),
+            });
+            crate::state::key_of(&names, is_directory)
+        };
+        let here = |id: Id| disk_names(&self.state.trees.local, id);
+        let change = match step {
+            Step::Create { id, node } if node.kind.is_directory() => {
+                let _of = id;
+                Change::MakeDirectory(MakeDirectory { path: place_key(&node.place, true) })
+            }
+            Step::Create { id, node } => {
+                let (put, bytes) = self
+                    .put(*id, &node.kind, place_key(&node.place, false), None)
+                    .map_err(|error| (here(*id), error))?;
+                return Ok(Some((NameChange { change: Some(Change::Put(put)) }, bytes)));
+            }
+            Step::Edit { id, kind } => {
+                let Some(on) = self.on(*id, becoming) else { return Ok(None) };
+                let put = self.put(*id, kind, key(tree, *id), Some(on));
+                let (put, bytes) = put.map_err(|error| (here(*id), error))?;
+                return Ok(Some((NameChange { change: Some(Change::Put(put)) }, bytes)));
+            }
+            Step::Mark { id, .. } => {
+                let Some(on) = self.on(*id, becoming) else { return Ok(None) };
+                let properties = Some(self.properties(*id));
+                Change::Describe(Describe { path: key(tree, *id), on: Some(on), properties })
+            }
+            Step::Move { id, to } => {
+                let Some(node) = node_of(*id, &becoming.made) else { return Ok(None) };
+                let to = place_key(to, tree.is_directory(*id));
+                let from = match tree.get(*id) {
+                    Some(now) => place_key(&now.place, tree.is_directory(*id)),
+                    None => return Ok(None),
+                };
+                Change::Move(Move { node, from, to })
+            }
+            Step::Remove { id } if tree.is_directory(*id) => {
+                let Some(node) = node_of(*id, &becoming.made) else { return Ok(None) };
+                Change::RemoveDirectory(RemoveDirectory { node, path: removed_key(tree, *id, &place_key) })
+            }
+            Step::Remove { id } => {
+                let Some(on) = self.on(*id, becoming) else { return Ok(None) };
+                Change::RemoveFile(RemoveFile { path: removed_key(tree, *id, &place_key), on: Some(on) })
+            }
+        };
+        Ok(Some((NameChange { change: Some(change) }, 0)))
+    }
+
+    fn on(&self, id: Id, becoming: &Becoming) -> Option<VersionOf> {
+        let node = node_of(id, &becoming.made)?;
+        Some(VersionOf { node, version: self.state.names.get(&node)?.file?.version })
+    }
+
+    fn properties(&self, id: Id) -> Properties {
+        let node = self.state.trees.local.get(id);
+        Properties {
+            mtime_ns: self.state.infos.get(&id).map(|info| info.mtime_ns),
+            executable: node.is_some_and(|node| node.executable),
+            link: node.is_some_and(|node| matches!(node.kind, Kind::Link { .. })),
+        }
+    }
+
+    /// The commit of a local file, whose chunks are known from when it was looked at.
+    fn put(&self, id: Id, kind: &Kind, path: Vec<u8>, on: Option<VersionOf>) -> Result<(Put, u64)> {
+        let names = disk_names(&self.state.trees.local, id);
+        let same = self.state.trees.local.get(id).is_some_and(|node| node.kind == *kind);
+        let changed = || Error::Changed(crate::state::shown(&names));
+        if !same {
+            return Err(changed());
+        }
+        let cut = match self.state.cut.get(&id) {
+            Some(chunks) => chunks.clone(),
+            // It was looked at by an earlier process.
+            None => match kind {
+                Kind::Link { .. } => {
+                    let target = self.disk.read_link(&names).map_err(at(crate::state::shown(&names)))?;
+                    vec![(ChunkId::of(&target), target.len() as u32)]
+                }
+                Kind::File { .. } | Kind::Directory => {
+                    let (mut file, stat) =
+                        self.disk.read(&names).map_err(at(crate::state::shown(&names)))?;
+                    let cut = tokio::task::block_in_place(|| chunks::cut(&mut file, stat.size));
+                    cut.map_err(at(crate::state::shown(&names)))?.chunks
+                }
+            },
+        };
+        let content = holdfast_core::manifest::content_of(cut.iter().copied());
+        let planned = match kind {
+            Kind::File { content } | Kind::Link { content } => content.0,
+            Kind::Directory => [0; 32],
+        };
+        if content != planned {
+            return Err(changed());
+        }
+        let bytes = cut.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+        let chunks = cut.iter().map(reference).collect();
+        Ok((Put { path, on, chunks, properties: Some(self.properties(id)) }, bytes))
+    }
+
+    /// Sends and commits a batch. Whether it must be thought over.
+    async fn flush(&mut self, batch: &mut Batch, becoming: &mut Becoming) -> Result<bool> {
+        let Batch { steps, changes, .. } = std::mem::take(batch);
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        match self.send(&steps, &changes).await {
+            Ok(()) => {}
+            // A file was changed while it was read.
+            Err(Error::Changed(_)) => {
+                self.dirty = super::Dirty::All;
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        }
+        let outcomes = match self.api.commit(&self.root.space, changes.clone()).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                let code = error.code();
+                return match code {
+                    Some(Code::Overtaken | Code::ChunksGone) => Ok(true),
+                    // One by one, so that what cannot be keeps nothing else from being.
+                    Some(Code::Invalid | Code::Denied | Code::Quota) if changes.len() > 1 => {
+                        self.one_by_one(steps, changes, becoming).await
+                    }
+                    Some(Code::Invalid | Code::Denied | Code::Quota) => {
+                        let id = steps.first().map(id_of);
+                        let names = id.map(|id| disk_names(&self.state.trees.local, id)).unwrap_or_default();
+                        self.note(&names, &error);
+                        Ok(false)
+                    }
+                    _ => Err(error),
+                };
+            }
+        };
+        for ((step, change), outcome) in steps.iter().zip(&changes).zip(&outcomes) {
+            self.committed(step, change, outcome, becoming);
+        }
+        Ok(false)
+    }
+
+    async fn one_by_one(
+        &mut self,
+        steps: Vec<Step>,
+        changes: Vec<NameChange>,
+        becoming: &mut Becoming,
+    ) -> Result<bool> {
+        for (step, change) in steps.into_iter().zip(changes) {
+            let mut one = Batch { steps: vec![step], changes: vec![change], ..Batch::default() };
+            if Box::pin(self.flush(&mut one, becoming)).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes note of a change that the server has made.
+    fn committed(&mut self, step: &Step, change: &NameChange, outcome: &Outcome, becoming: &mut Becoming) {
+        let id = id_of(step);
+        if matches!(id, Id::Fresh(_)) {
+            becoming.made.insert(id, outcome.node);
+        }
+        if step.carry_out(&mut self.state.trees.remote).is_err() {
+            return;
+        }
+        let Some(node) = self.state.trees.remote.get(id) else {
+            self.state.names.remove(&outcome.node);
+            return;
+        };
+        let parent = node_of(node.place.parent, &becoming.made).unwrap_or_default();
+        let file = match (&change.change, outcome.version) {
+            (Some(Change::Put(put)), Some(version)) => {
+                let content = match node.kind {
+                    Kind::File { content } | Kind::Link { content } => Some(content.0),
+                    Kind::Directory => None,
+                };
+                let properties = put.properties.unwrap_or_default();
+                Some(RemoteFile {
+                    version,
+                    bytes: put.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum(),
+                    mtime_ns: properties.mtime_ns.unwrap_or_default(),
+                    content,
+                    executable: node.executable,
+                    link: properties.link,
+                })
+            }
+            (Some(_), _) => {
+                let file = self.state.names.get(&outcome.node).and_then(|name| name.file);
+                file.map(|file| RemoteFile { executable: node.executable, ..file })
+            }
+            (None, _) => None,
+        };
+        let name = node.place.name.clone();
+        self.state.names.insert(outcome.node, Remote { parent, name, file });
+        if matches!(change.change, Some(Change::Put(_))) {
+            self.state.cut.remove(&id);
+        }
+    }
+
+    /// Sends the chunks of files that the server does not have.
+    async fn send(&self, steps: &[Step], changes: &[NameChange]) -> Result<()> {
+        let mut wanted: Vec<(ChunkId, u32)> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut where_from: HashMap<ChunkId, (Id, u64)> = HashMap::new();
+        let mut versions = Vec::new();
+        for (step, change) in steps.iter().zip(changes) {
+            let Some(Change::Put(put)) = &change.change else { continue };
+            versions.extend(put.on);
+            let mut offset = 0;
+            for chunk in &put.chunks {
+                let Some(id) = ChunkId::from_slice(&chunk.id) else { continue };
+                if seen.insert(id) {
+                    wanted.push((id, chunk.bytes));
+                    where_from.insert(id, (id_of(step), offset));
+                }
+                offset += u64::from(chunk.bytes);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let space = &self.root.space;
+        let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
+        versions.truncate(64);
+        let known = self.api.have(space, &ids, &versions).await?;
+        let mut missing = wanted.into_iter().zip(known).filter(|(_, known)| !known).peekable();
+        if missing.peek().is_none() {
+            return Ok(());
+        }
+        let mut sending = self.api.upload(space).await?;
+        for ((id, bytes), _) in missing {
+            let Some((file, offset)) = where_from.get(&id).copied() else { continue };
+            let names = disk_names(&self.state.trees.local, file);
+            let changed = |_| Error::Changed(crate::state::shown(&names));
+            let is_link = self.state.trees.local.get(file).is_some_and(|node| matches!(node.kind, Kind::Link { .. }));
+            let data = match is_link {
+                true => self.disk.read_link(&names).map_err(changed)?.into(),
+                false => {
+                    let (file, _) = self.disk.read(&names).map_err(changed)?;
+                    tokio::task::block_in_place(|| chunks::read(&file, offset, (id, bytes))).map_err(changed)?
+                }
+            };
+            sending.chunk(id, data).await?;
+        }
+        sending.finish().await
+    }
+}
+
+/// The node that a step is about.
+pub(super) fn id_of(step: &Step) -> Id {
+    match step {
+        Step::Create { id, .. }
+        | Step::Move { id, .. }
+        | Step::Edit { id, .. }
+        | Step::Mark { id, .. }
+        | Step::Remove { id } => *id,
+    }
+}
+
+/// The key of a node that may be aside.
+fn removed_key(tree: &Tree, id: Id, place_key: &dyn Fn(&Place, bool) -> Vec<u8>) -> Vec<u8> {
+    tree.get(id).map(|node| place_key(&node.place, tree.is_directory(id))).unwrap_or_default()
+}
+
+/// A step that was planned before nodes got the server's names.
+pub(super) fn renamed(step: Step, made: &HashMap<Id, Id>) -> Step {
+    let now = |id: Id| made.get(&id).copied().unwrap_or(id);
+    let at = |place: Place| Place { parent: now(place.parent), ..place };
+    match step {
+        Step::Create { id, node } => {
+            Step::Create { id: now(id), node: Node { place: at(node.place), ..node } }
+        }
+        Step::Move { id, to } => Step::Move { id: now(id), to: at(to) },
+        Step::Edit { id, kind } => Step::Edit { id: now(id), kind },
+        Step::Mark { id, executable } => Step::Mark { id: now(id), executable },
+        Step::Remove { id } => Step::Remove { id: now(id) },
+    }
+}

@@ -1,0 +1,109 @@
+//! `hf`: files in Holdfast, for the people who keep them there.
+
+mod api;
+mod args;
+mod chunks;
+mod daemon;
+mod database;
+mod disk;
+mod engine;
+mod error;
+mod files;
+mod home;
+mod scan;
+mod state;
+mod syncing;
+
+use api::Api;
+use args::{Args, Command, DevicesCommand, SpacesCommand};
+use clap::Parser;
+use error::{Result, at};
+use home::Home;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HF_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(run(args.command));
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => Err(at("threads")(error)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hf: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    let home = Home::find()?;
+    let api = || Ok::<_, error::Error>(Api::new(home.account()?));
+    match command {
+        Command::Login { server, user, password_stdin, device, fingerprint } => {
+            login(&home, &server, &user, password_stdin, device, fingerprint).await
+        }
+        Command::Spaces { command: None } => {
+            let spaces = api()?.spaces().await?;
+            for space in spaces.spaces {
+                println!("{:<40} {:<8} {:>10} files {:>16} bytes", space.name, space.role, space.files, space.bytes);
+            }
+            Ok(())
+        }
+        Command::Spaces { command: Some(SpacesCommand::Create { name, versions }) } => {
+            api()?.make_space(&name, versions).await
+        }
+        Command::Sync(command) => syncing::run(&home, command).await,
+        Command::Daemon => daemon::run(&home).await,
+        Command::Ls { place } => files::list(&api()?, &place).await,
+        Command::Cat { place } => files::cat(&api()?, &place).await,
+        Command::Cp { from, to } => files::copy(&api()?, &from, &to).await,
+        Command::Mv { from, to } => files::rename(&api()?, &from, &to).await,
+        Command::Rm { place } => files::remove(&api()?, &place).await,
+        Command::Versions { place } => files::versions(&api()?, &place).await,
+        Command::Restore { place, version } => {
+            let (space, path) = files::place(&place)?;
+            api()?.restore(space, path.as_bytes(), version).await
+        }
+        Command::Trash { space } => files::trash(&api()?, &space).await,
+        Command::Devices { command: None } => {
+            for device in api()?.devices().await? {
+                let this = if device.this { " (this one)" } else { "" };
+                println!("{} {}{this}", device.id, device.name);
+            }
+            Ok(())
+        }
+        Command::Devices { command: Some(DevicesCommand::Revoke { id }) } => api()?.revoke(&id).await,
+    }
+}
+
+async fn login(
+    home: &Home,
+    server: &str,
+    user: &str,
+    password_stdin: bool,
+    device: Option<String>,
+    fingerprint: Option<String>,
+) -> Result<()> {
+    if !password_stdin {
+        eprint!("Password of {user}: ");
+    }
+    let mut password = String::new();
+    std::io::stdin().read_line(&mut password).map_err(at("standard input"))?;
+    let password = password.trim_end_matches(['\r', '\n']).to_owned();
+    let known = fingerprint.as_deref().map(str::parse).transpose()?;
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = device.unwrap_or_else(host);
+    let account = api::pair(server, user, password, &name, known).await?;
+    home.keep(&account)?;
+    println!("This device is now one of {user}'s, as {name}");
+    println!("The server's fingerprint is {}", account.fingerprint()?);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! `hf sync`: which directories are synced, and how that stands.
+
+use crate::{
+    args::SyncCommand,
+    daemon::{Order, Shown, order},
+    database::Database,
+    disk::Disk,
+    error::{Result, at, plain},
+    home::Home,
+};
+use std::{path::Path, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// How often a daemon is asked that is waited for.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+pub async fn run(home: &Home, command: SyncCommand) -> Result<()> {
+    match command {
+        SyncCommand::Add { space, directory, conflicts } => {
+            add(home, &space, &directory, &conflicts)?;
+            tell(home, &Order::Reload).await
+        }
+        SyncCommand::Remove { directory } => {
+            let directory = directory.canonicalize().map_err(at(&directory))?;
+            Database::open(home)?.remove(&directory)?;
+            tell(home, &Order::Reload).await
+        }
+        SyncCommand::Status { json } => status(home, json).await,
+        SyncCommand::Wait { timeout } => wait(home, Duration::from_secs(timeout)).await,
+        SyncCommand::Pause => pause(home, true).await,
+        SyncCommand::Resume => pause(home, false).await,
+        SyncCommand::Confirm => tell(home, &Order::Confirm).await,
+    }
+}
+
+fn add(home: &Home, space: &str, directory: &Path, conflicts: &str) -> Result<()> {
+    home.account()?;
+    std::fs::create_dir_all(directory).map_err(at(directory))?;
+    let directory = directory.canonicalize().map_err(at(directory))?;
+    let random = std::fs::read("/proc/sys/kernel/random/uuid").map_err(at("/proc/sys/kernel/random/uuid"))?;
+    let mark = String::from_utf8_lossy(&random).trim().to_owned();
+    let disk = Disk::open(&directory).map_err(at(&directory))?;
+    Database::open(home)?.add(space, &directory, &mark, conflicts)?;
+    disk.prepare(&mark).map_err(at(&directory))
+}
+
+async fn tell(home: &Home, wanted: &Order) -> Result<()> {
+    if order(home, wanted).await?.is_none() {
+        println!("No daemon runs: start it with \"hf daemon\"");
+    }
+    Ok(())
+}
+
+async fn pause(home: &Home, paused: bool) -> Result<()> {
+    Database::open(home)?.pause(paused)?;
+    tell(home, &Order::Reload).await
+}
+
+/// What the daemon shows, or the database, where none runs.
+async fn shown(home: &Home) -> Result<Vec<Shown>> {
+    if let Some(shown) = order(home, &Order::Status).await? {
+        return Ok(shown);
+    }
+    let stopped = |root: crate::database::Root| Shown {
+        space: root.space,
+        directory: root.directory.display().to_string(),
+        state: "stopped".to_owned(),
+        reason: Some("no daemon runs: start it with \"hf daemon\"".to_owned()),
+        ..Shown::default()
+    };
+    Ok(Database::open(home)?.roots()?.into_iter().map(stopped).collect())
+}
+
+async fn status(home: &Home, json: bool) -> Result<()> {
+    let shown = shown(home).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&shown).or_else(|error| plain(error.to_string()))?);
+        return Ok(());
+    }
+    for root in shown {
+        let reason = root.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        println!("{} -> {} {}{reason}", root.directory, root.space, root.state);
+        for (path, why) in root.problems {
+            println!("    {path}: {why}");
+        }
+    }
+    Ok(())
+}
+
+/// Waits until everything is synced that is there now.
+async fn wait(home: &Home, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    let Some(asked) = order(home, &Order::Look).await? else {
+        return plain("no daemon runs: start it with \"hf daemon\"");
+    };
+    let wanted = |shown: &Shown| {
+        let before = asked.iter().find(|root| root.directory == shown.directory);
+        before.map_or(1, |root| root.asked)
+    };
+    loop {
+        let now = order(home, &Order::Status).await?.unwrap_or_default();
+        let answered = |shown: &&Shown| shown.answered >= wanted(shown);
+        let is_final = |shown: &Shown| ["synced", "problems"].contains(&shown.state.as_str());
+        if now.iter().all(|shown| answered(&shown) && is_final(shown)) {
+            return match now.iter().find(|shown| shown.state == "problems") {
+                Some(root) => plain(format!("{}: {}", root.directory, root.reason.clone().unwrap_or_default())),
+                None => Ok(()),
+            };
+        }
+        if Instant::now() > until {
+            let open = now.iter().find(|shown| !answered(shown) || !is_final(shown));
+            let text = open.map(|root| {
+                format!("{} is {}: {}", root.directory, root.state, root.reason.clone().unwrap_or_default())
+            });
+            return plain(format!("not synced in time: {}", text.unwrap_or_default()));
+        }
+        sleep(ASK_EVERY).await;
+    }
+}

@@ -1,0 +1,299 @@
+//! The sync door: people's devices, over QUIC. See docs/formats/sync-protocol.md.
+//!
+//! A connection is a device's; each of its streams carries one call. Who may do what is judged as at the S3 door, by the same
+//! policies and on the metadata's newest state, so that whoever is revoked is so at once.
+
+mod account;
+mod names;
+mod read;
+mod store;
+
+use crate::{
+    engine::EngineError,
+    identity::{IdentityError, Who},
+    s3::{BucketView, S3Door, Scene},
+};
+use arc_swap::ArcSwapOption;
+use holdfast_client_link::{Identity, LinkError, Listener, Peer, Stream, failure};
+use holdfast_meta_raft_machine::command::Rejection;
+use holdfast_meta_raft_server::{Meta, MetaError};
+use holdfast_proto::sync::{Call, Failure, Reply, call::Call as Asked, failure::Code, reply};
+use names::Heads;
+use s3s::S3Error;
+use std::{net::SocketAddr, sync::Arc};
+use store::Sent;
+use tokio::{sync::Semaphore, task::JoinSet};
+
+pub use account::{Known, found};
+
+/// Connections of one gateway: ten thousand idle devices, and some more.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// Passwords that are checked at once: each takes memory, and guessing is to be slow.
+const PASSWORDS_AT_ONCE: usize = 2;
+
+/// The sync door of one gateway.
+#[derive(Clone)]
+pub struct SyncDoor {
+    s3: S3Door,
+    /// Of this cluster's data; see `SignedIn` in the protocol.
+    epoch: String,
+    passwords: Arc<Semaphore>,
+    heads: Arc<Heads>,
+    sent: Arc<Sent>,
+}
+
+/// Why a call is refused.
+struct Refused(Failure);
+
+type Answer = Result<(), Ended>;
+
+/// How a call ends that does not end well.
+enum Ended {
+    /// The device is told why.
+    Refused(Refused),
+    /// There is nobody to tell.
+    Gone,
+}
+
+impl From<LinkError> for Ended {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Malformed(what) => Self::Refused(Refused(failure(Code::Malformed, what))),
+            LinkError::Io(_)
+            | LinkError::OtherServer(_)
+            | LinkError::Refused(_)
+            | LinkError::BadAddress(_)
+            | LinkError::Tls(_) => Self::Gone,
+        }
+    }
+}
+
+impl<E: Into<Refused>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused(failure(code, message)))
+}
+
+impl From<MetaError> for Refused {
+    fn from(error: MetaError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        let code = match &rejection {
+            Rejection::Overtaken { at } => {
+                return Self(Failure { at: *at, ..failure(Code::Overtaken, rejection.to_string()) });
+            }
+            Rejection::ChunkGone(_) | Rejection::SegmentGone => Code::ChunksGone,
+            Rejection::NoSuchBucket | Rejection::NoSuchKey | Rejection::NoSuchVersion => Code::NotFound,
+            Rejection::BucketExists => Code::Exists,
+            Rejection::RequestExpired => Code::Busy,
+            _ => Code::Invalid,
+        };
+        Self(failure(code, rejection.to_string()))
+    }
+}
+
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Self {
+        let code = match &error {
+            EngineError::Rejected(rejection) => return rejection.clone().into(),
+            EngineError::Full => Code::Full,
+            EngineError::Gone => Code::NotFound,
+            EngineError::Meta(MetaError::Store(_) | MetaError::Io { .. }) => Code::Internal,
+            EngineError::Meta(_) | EngineError::BelowQuorum { .. } | EngineError::ShuttingDown => Code::Busy,
+            EngineError::OtherKey => Code::Invalid,
+            _ => Code::Internal,
+        };
+        if code == Code::Internal {
+            tracing::error!(%error, "a sync call failed");
+        }
+        Self(failure(code, error.to_string()))
+    }
+}
+
+impl From<IdentityError> for Refused {
+    fn from(error: IdentityError) -> Self {
+        let code = match &error {
+            IdentityError::Exists(_) => Code::Exists,
+            IdentityError::Unknown(_) => Code::NotFound,
+            IdentityError::Invalid(_) => Code::Invalid,
+            IdentityError::Busy | IdentityError::Meta(_) => Code::Busy,
+        };
+        Self(failure(code, error.to_string()))
+    }
+}
+
+impl From<S3Error> for Refused {
+    fn from(error: S3Error) -> Self {
+        let busy = error.status_code().is_some_and(|status| status.as_u16() == 503);
+        let text = error.message().unwrap_or("the request failed").to_owned();
+        Self(failure(if busy { Code::Busy } else { Code::Internal }, text))
+    }
+}
+
+/// A device whose user is signed in.
+struct Signed {
+    user: String,
+    device: String,
+}
+
+/// One connection.
+struct Session {
+    door: SyncDoor,
+    address: SocketAddr,
+    signed: ArcSwapOption<Signed>,
+}
+
+/// A caller at a space.
+struct At {
+    who: Arc<Signed>,
+    bucket: Arc<BucketView>,
+    scene: Scene,
+}
+
+impl At {
+    fn may(&self, action: &str, path: Option<&[u8]>) -> bool {
+        let key = path.map(String::from_utf8_lossy);
+        self.scene.may_sync(action, key.as_deref())
+    }
+
+    fn demand(&self, action: &str, path: Option<&[u8]>) -> Result<(), Refused> {
+        if self.may(action, path) { Ok(()) } else { refuse(Code::Denied, "you may not do that here") }
+    }
+}
+
+impl SyncDoor {
+    /// The door to what `s3` serves.
+    ///
+    /// # Errors
+    /// Where the metadata does not say which cluster this is.
+    pub async fn new(s3: S3Door) -> Result<(Self, Identity), IdentityError> {
+        let Known { epoch, identity } = found(s3.meta()).await?;
+        let door = Self {
+            epoch,
+            passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
+            heads: Arc::new(Heads::new(s3.meta().clone())),
+            sent: Arc::default(),
+            s3,
+        };
+        Ok((door, identity))
+    }
+
+    fn meta(&self) -> &Meta {
+        self.s3.meta()
+    }
+
+    /// Serves devices until `stop`.
+    pub async fn serve(self, listener: Listener, stop: impl Future<Output = ()>) {
+        let mut connections = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            while connections.try_join_next().is_some() {}
+            tokio::select! {
+                arriving = listener.accept() => {
+                    let Some(arriving) = arriving else { break };
+                    if connections.len() >= CONNECTIONS_MAX {
+                        arriving.refuse();
+                        continue;
+                    }
+                    let door = self.clone();
+                    connections.spawn(async move {
+                        match arriving.shake().await {
+                            Ok(peer) => door.connection(peer).await,
+                            Err(error) => tracing::debug!(%error, "a device did not come through"),
+                        }
+                    });
+                }
+                () = &mut stop => break,
+            }
+        }
+        listener.close();
+    }
+
+    async fn connection(self, peer: Peer) {
+        let session = Arc::new(Session { door: self, address: peer.address(), signed: ArcSwapOption::empty() });
+        // Calls end with their connection.
+        let mut calls = JoinSet::new();
+        while let Some(stream) = peer.stream().await {
+            while calls.try_join_next().is_some() {}
+            calls.spawn(session.clone().stream(stream));
+        }
+    }
+}
+
+impl Session {
+    async fn stream(self: Arc<Self>, mut stream: Stream) {
+        let ended = self.call(&mut stream).await;
+        if let Err(Ended::Refused(Refused(failure))) = ended {
+            let _unheard = stream.send(&Reply { reply: Some(reply::Reply::Failure(failure)) }).await;
+        }
+        let _gone = stream.finish().await;
+    }
+
+    async fn call(&self, stream: &mut Stream) -> Answer {
+        let Some(Call { call: Some(asked) }) = stream.receive::<Call>().await? else {
+            return Err(Ended::Refused(Refused(failure(Code::Malformed, "a stream without a call"))));
+        };
+        match asked {
+            Asked::Pair(pair) => self.pair(stream, pair).await,
+            Asked::SignIn(sign_in) => self.sign_in(stream, sign_in).await,
+            Asked::ListSpaces(_) => self.list_spaces(stream).await,
+            Asked::MakeSpace(make) => self.make_space(stream, make).await,
+            Asked::ListDevices(_) => self.list_devices(stream).await,
+            Asked::RevokeDevice(revoke) => self.revoke_device(stream, revoke).await,
+            Asked::ListNames(list) => self.list_names(stream, list).await,
+            Asked::ReadChanges(read) => self.read_changes(stream, read).await,
+            Asked::Have(have) => self.have(stream, have).await,
+            Asked::Upload(upload) => self.upload(stream, upload).await,
+            Asked::Commit(commit) => self.commit(stream, commit).await,
+            Asked::ReadManifest(read) => self.read_manifest(stream, read).await,
+            Asked::Fetch(fetch) => self.fetch(stream, fetch).await,
+            Asked::ListVersions(list) => self.list_versions(stream, list).await,
+            Asked::Restore(restore) => self.restore(stream, restore).await,
+            Asked::ListTrash(list) => self.list_trash(stream, list).await,
+        }
+    }
+
+    /// The device of this connection, if it is still its user's, and the user may do anything.
+    fn signed(&self) -> Result<(Arc<Signed>, Who), Refused> {
+        let not = || Refused(failure(Code::NotSignedIn, "sign in first: \"hf login\""));
+        let signed = self.signed.load_full().ok_or_else(not)?;
+        let identities = self.door.s3.directory.now();
+        let known = identities.devices.get(&signed.device);
+        let gone = || Refused(failure(Code::NotSignedIn, "this device was revoked, or its user disabled"));
+        known.filter(|(user, _)| *user == signed.user).ok_or_else(gone)?;
+        let principal = identities.principal(&signed.user).ok_or_else(gone)?;
+        Ok((signed, Who::User(principal)))
+    }
+
+    /// As [`Session::signed`], of the newest identities.
+    async fn caller(&self) -> Result<(Arc<Signed>, Who), Refused> {
+        // No bucket has this name: what is asked for is the number of the identities.
+        self.door.s3.look("", None).await?;
+        self.signed()
+    }
+
+    /// The caller at a space that it may see.
+    async fn at(&self, space: &str) -> Result<At, Refused> {
+        let (bucket, _) = self.door.s3.look(space, None).await?;
+        let (who, principal) = self.signed()?;
+        let missing = || Refused(failure(Code::NotFound, format!("there is no space {space}, or it is not yours")));
+        let bucket = bucket.ok_or_else(missing)?;
+        let at = At { scene: Scene::of_device(principal, bucket.clone(), self.address), who, bucket };
+        // Whoever may not see it does not learn that it is there.
+        if at.may("s3:ListBucket", None) { Ok(at) } else { Err(missing()) }
+    }
+}
+
+/// Sends a reply.
+async fn say(stream: &mut Stream, reply: reply::Reply) -> Answer {
+    Ok(stream.send(&Reply { reply: Some(reply) }).await?)
+}

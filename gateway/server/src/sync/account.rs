@@ -1,0 +1,211 @@
+//! Devices and spaces of a user.
+
+use super::{Answer, Refused, Session, Signed, refuse, say};
+use crate::{
+    clock::unix_ms,
+    identity::{IdentityError, change::change, devices},
+    s3::{BucketNames, BucketView, Scene},
+};
+use holdfast_client_link::{Identity, Stream};
+use holdfast_core::{chunker::ChunkerProfile, ids::PoolId};
+use holdfast_meta_raft_machine::{
+    ask::{ConfiguredBuckets, UsageOf},
+    command::{Command, Rejection},
+    records::{BucketConfig, Versioning},
+};
+use holdfast_meta_raft_server::Meta;
+use holdfast_proto::sync::{
+    Device, Devices, Done, MakeSpace, Pair, Paired, RevokeDevice, SignIn, SignedIn, Space, Spaces,
+    failure::Code, reply::Reply,
+};
+use s3s::validation::NameValidation;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Versions that a space keeps of each file, at most.
+const VERSIONS_MAX: u32 = 10_000;
+
+/// What the sync doors of all gateways of a cluster share.
+pub struct Known {
+    pub epoch: String,
+    pub identity: Identity,
+}
+
+/// The same as the metadata keeps it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    epoch: String,
+    certificate: String,
+    key: String,
+}
+
+/// Reads what all sync doors share, or makes it.
+///
+/// # Errors
+/// Where the metadata does not answer.
+pub async fn found(meta: &Meta) -> Result<Known, IdentityError> {
+    let fresh = Identity::make().map_err(|error| IdentityError::Invalid(error.to_string()))?;
+    let fresh = Kept {
+        epoch: hex::encode(rand::random::<[u8; 16]>()),
+        certificate: hex::encode(&fresh.certificate),
+        key: hex::encode(&fresh.key),
+    };
+    let damaged = |_| IdentityError::Invalid("the sync door's certificate is damaged".to_owned());
+    let kept = change(meta, |records| {
+        let text = match records.get("sync/door") {
+            Some(text) => text.clone(),
+            None => {
+                let text = serde_json::to_string(&fresh)
+                    .map_err(|error| IdentityError::Invalid(error.to_string()))?;
+                records.insert("sync/door".to_owned(), text.clone());
+                text
+            }
+        };
+        serde_json::from_str::<Kept>(&text).map_err(|error| IdentityError::Invalid(error.to_string()))
+    })
+    .await?;
+    let certificate = hex::decode(kept.certificate).map_err(damaged)?;
+    let key = hex::decode(kept.key).map_err(damaged)?;
+    Ok(Known { epoch: kept.epoch, identity: Identity { certificate, key } })
+}
+
+impl Session {
+    pub(super) async fn pair(&self, stream: &mut Stream, asked: Pair) -> Answer {
+        let door = &self.door;
+        let _turn = door.passwords.acquire().await;
+        door.s3.look("", None).await.map_err(Refused::from)?;
+        let user = door.s3.directory.now().users.get(&asked.user).map(|known| known.user.clone());
+        let name = asked.user.clone();
+        let checked =
+            tokio::task::spawn_blocking(move || devices::verify(user.as_ref(), &asked.password)).await;
+        if !checked.unwrap_or(false) {
+            tracing::warn!(user = name, address = %self.address, "a device was not paired");
+            refuse(Code::NotSignedIn, "the user's name or the password is wrong")?;
+        }
+        let (device, secret) = devices::pair(door.meta(), &name, &asked.device, unix_ms()).await?;
+        tracing::info!(user = name, device = device.name, "a device was paired");
+        say(stream, Reply::Paired(Paired { device: device.id, secret: secret.to_vec() })).await
+    }
+
+    pub(super) async fn sign_in(&self, stream: &mut Stream, asked: SignIn) -> Answer {
+        self.door.s3.look("", None).await.map_err(Refused::from)?;
+        let identities = self.door.s3.directory.now();
+        let known = identities.devices.get(&asked.device);
+        let good =
+            known.is_some_and(|(user, device)| *user == asked.user && device.has(&asked.secret));
+        if !good || identities.principal(&asked.user).is_none() {
+            refuse(Code::NotSignedIn, "this device is not known, or no longer: \"hf login\" again")?;
+        }
+        self.signed.store(Some(Arc::new(Signed { user: asked.user, device: asked.device })));
+        say(stream, Reply::SignedIn(SignedIn { epoch: self.door.epoch.clone() })).await
+    }
+
+    pub(super) async fn list_spaces(&self, stream: &mut Stream) -> Answer {
+        let (_, who) = self.caller().await?;
+        let (mut spaces, mut used) = (Vec::new(), 0);
+        for (bucket, config) in self.door.meta().ask(ConfiguredBuckets {}).await? {
+            let own = who.canonical() == Some(&config.owner);
+            let view = Arc::new(BucketView::new(bucket, config));
+            let scene = Scene::of_device(who.clone(), view.clone(), self.address);
+            if view.bucket.name.starts_with('.') || !scene.may_sync("s3:ListBucket", None) {
+                continue;
+            }
+            let usage = self.door.meta().ask(UsageOf { bucket: view.bucket.id }).await?.unwrap_or_default();
+            if own {
+                used += usage.bytes;
+            }
+            let role = match (own, scene.may_sync("s3:PutObject", Some("*"))) {
+                (true, _) => "owner",
+                (false, true) => "editor",
+                (false, false) => "viewer",
+            };
+            spaces.push(Space {
+                name: view.bucket.name.clone(),
+                id: view.bucket.id.0,
+                role: role.to_owned(),
+                bytes: usage.bytes,
+                files: usage.objects,
+            });
+        }
+        say(stream, Reply::Spaces(Spaces { spaces, used, quota: None })).await
+    }
+
+    pub(super) async fn make_space(&self, stream: &mut Stream, asked: MakeSpace) -> Answer {
+        let (_, who) = self.caller().await?;
+        if !BucketNames.validate_bucket_name(&asked.name) {
+            let text = "a space's name has 3 to 63 lower-case letters, digits, hyphens and dots";
+            refuse(Code::Invalid, text)?;
+        }
+        if !(1..=VERSIONS_MAX).contains(&asked.versions) {
+            refuse(Code::Invalid, format!("a file has 1 to {VERSIONS_MAX} versions"))?;
+        }
+        if !Scene::of_nothing(who.clone(), self.address).may_make(&asked.name, &["s3:CreateBucket"]) {
+            refuse(Code::Denied, "you may not make spaces")?;
+        }
+        let config = BucketConfig {
+            owner: who.canonical().unwrap_or_default().to_owned(),
+            versioning: Versioning::Enabled,
+            documents: BTreeMap::from([("lifecycle".to_owned(), keeps(asked.versions))]),
+            ..BucketConfig::default()
+        };
+        let (domain, chunker) = (PoolId::FIRST.domain(), ChunkerProfile::V1);
+        let make = Command::MakeBucket { name: asked.name.clone(), domain, chunker, config };
+        match self.door.s3.engine.run(make).await {
+            Ok(_) => say(stream, Reply::Done(Done {})).await,
+            Err(crate::engine::EngineError::Rejected(Rejection::BucketExists)) => {
+                Ok(refuse(Code::Exists, format!("there is a space {} already: take another name", asked.name))?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn list_devices(&self, stream: &mut Stream) -> Answer {
+        let (signed, _) = self.caller().await?;
+        let identities = self.door.s3.directory.now();
+        let mine = identities.devices.values().filter(|(user, _)| *user == signed.user);
+        let mut devices: Vec<Device> = mine
+            .map(|(_, device)| Device {
+                id: device.id.clone(),
+                name: device.name.clone(),
+                paired_ms: device.paired_ms,
+                this: device.id == signed.device,
+            })
+            .collect();
+        devices.sort_by_key(|device| device.paired_ms);
+        say(stream, Reply::Devices(Devices { devices })).await
+    }
+
+    pub(super) async fn revoke_device(&self, stream: &mut Stream, asked: RevokeDevice) -> Answer {
+        let (signed, _) = self.caller().await?;
+        devices::revoke(self.door.meta(), &signed.user, &asked.id).await?;
+        say(stream, Reply::Done(Done {})).await
+    }
+}
+
+/// The lifecycle rule of a space that keeps so many versions of each file, as S3 writes it.
+fn keeps(versions: u32) -> String {
+    let older = versions - 1;
+    let newer = match older {
+        0 => String::new(),
+        some => format!("<NewerNoncurrentVersions>{some}</NewerNoncurrentVersions>"),
+    };
+    format!(
+        "<LifecycleConfiguration><Rule><ID>versions</ID><Status>Enabled</Status><Filter></Filter>\
+         <NoncurrentVersionExpiration><NoncurrentDays>1</NoncurrentDays>{newer}</NoncurrentVersionExpiration>\
+         </Rule></LifecycleConfiguration>"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spaces_rule_is_one_that_lifecycle_reads() {
+        for versions in [1, 30] {
+            let documents = BTreeMap::from([("lifecycle".to_owned(), keeps(versions))]);
+            let config = BucketConfig { documents, ..BucketConfig::default() };
+            assert_eq!(crate::s3::lifecycle_of(&config).len(), 1, "{versions}");
+        }
+    }
+}
