@@ -18,8 +18,8 @@ setup:
 setup-test: setup
 	@deploy/packages.sh test
 
-build: setup ## Builds target/release/holdfast
-	@$(CARGO) build --release --locked -p holdfast-server
+build: setup ## Builds target/release/holdfast and target/release/hf
+	@$(CARGO) build --release --locked -p holdfast-server -p holdfast-client-cli
 
 run: build ## Builds and starts a whole system in one process
 	@target/release/holdfast dev $(ARGS)

@@ -64,7 +64,8 @@ pub async fn pair(
 ) -> Result<Account> {
     let connection = Connection::open(server, known).await?;
     let pair = Pair { user: user.to_owned(), password, device: name.to_owned() };
-    let Reply::Paired(Paired { device, secret }) = ask(&connection, Asked::Pair(pair), PATIENCE).await? else {
+    let Reply::Paired(Paired { device, secret }) = ask(&connection, Asked::Pair(pair), PATIENCE).await?
+    else {
         return unexpected();
     };
     connection.close();
@@ -86,8 +87,7 @@ impl Api {
         if let Some((connection, epoch)) = open.as_ref() {
             return Ok((connection.clone(), epoch.clone()));
         }
-        let connection =
-            Connection::open(&self.account.server, Some(self.account.fingerprint()?)).await?;
+        let connection = Connection::open(&self.account.server, Some(self.account.fingerprint()?)).await?;
         let sign_in = SignIn {
             user: self.account.user.clone(),
             device: self.account.device.clone(),

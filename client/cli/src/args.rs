@@ -107,7 +107,9 @@ pub enum SyncCommand {
         conflicts: String,
     },
     /// Stops syncing a directory; its files stay
-    Remove { directory: PathBuf },
+    Remove {
+        directory: PathBuf,
+    },
     /// Shows what is synced, and what is not and why
     Status {
         #[arg(long)]

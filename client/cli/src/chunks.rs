@@ -1,8 +1,8 @@
 //! Files as chunks.
 
 use bytes::Bytes;
-use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, manifest::ContentHasher};
 use holdfast_client_sync::Content;
+use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, manifest::ContentHasher};
 use std::{
     fs::File,
     io::{self, Read},
@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn files_are_cut_as_the_server_cuts_them() {
-        let text: Vec<u8> = (0..9_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let text: Vec<u8> =
+            (0..9_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let whole = cut(&text[..], text.len() as u64).expect("memory reads");
         assert_eq!(whole.bytes, text.len() as u64);
         let (mut at, mut again) = (0, Vec::new());

@@ -125,8 +125,8 @@ pub async fn run(home: &Home) -> Result<()> {
     let mut workers: HashMap<PathBuf, Worker> = HashMap::new();
     reload(&mut workers, &api, &database)?;
     println!("ready");
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(at("signals"))?;
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(at("signals"))?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -322,7 +322,9 @@ async fn listen(api: Api, space: String, mut cursor: watch::Receiver<Option<u64>
 /// Watches a directory.
 fn watcher(directory: &Path, hub: Arc<Hub>) -> Result<notify::RecommendedWatcher> {
     let root = directory.to_owned();
-    let failed = |error: notify::Error| crate::error::Error::Plain(format!("the directory cannot be watched: {error}"));
+    let failed = |error: notify::Error| {
+        crate::error::Error::Plain(format!("the directory cannot be watched: {error}"))
+    };
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else {
             hub.all();

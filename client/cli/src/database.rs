@@ -48,12 +48,15 @@ pub struct Root {
     pub paused: bool,
 }
 
+/// A row of the table of nodes: root, side, node.
+type Key = (i64, i64, i64);
+
 /// The database. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
     connection: Arc<Mutex<Connection>>,
     /// A hash of each row as it was written last, so that only those that changed are written again.
-    written: Arc<Mutex<HashMap<(i64, i64, i64), u64>>>,
+    written: Arc<Mutex<HashMap<Key, u64>>>,
 }
 
 /// A node as it is stored. Ids of the client's own are odd.
@@ -138,8 +141,8 @@ impl Database {
     /// Where they cannot be read.
     pub fn roots(&self) -> Result<Vec<Root>> {
         let connection = self.lock();
-        let mut statement =
-            connection.prepare("SELECT id, space, directory, mark, conflicts, paused FROM roots ORDER BY id")?;
+        let mut statement = connection
+            .prepare("SELECT id, space, directory, mark, conflicts, paused FROM roots ORDER BY id")?;
         let rows = statement.query_map([], |row| {
             let directory: Vec<u8> = row.get(2)?;
             Ok((row.get(0)?, row.get(1)?, directory, row.get(3)?, row.get::<_, String>(4)?, row.get(5)?))
@@ -253,7 +256,7 @@ impl Database {
     /// # Errors
     /// Where it cannot be written: nothing is then.
     pub fn save(&self, root: &Root, state: &State) -> Result<()> {
-        let mut rows: Vec<((i64, i64, i64), Vec<u8>)> = Vec::new();
+        let mut rows: Vec<(Key, Vec<u8>)> = Vec::new();
         for (node, remote) in &state.names {
             rows.push(((root.id, NAMES, *node as i64), codec::encode(remote)));
         }
@@ -276,8 +279,11 @@ impl Database {
             rows.push(((root.id, SYNCED, number(*id)), codec::encode(&row)));
         }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gone: HashMap<(i64, i64, i64), u64> =
-            written.iter().filter(|((of, _, _), _)| *of == root.id).map(|(key, hash)| (*key, *hash)).collect();
+        let mut gone: HashMap<Key, u64> = written
+            .iter()
+            .filter(|((of, _, _), _)| *of == root.id)
+            .map(|(key, hash)| (*key, *hash))
+            .collect();
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         let mut fresh = Vec::new();
@@ -308,7 +314,7 @@ impl Database {
             ],
         )?;
         transaction.commit()?;
-        gone.keys().for_each(|key| drop(written.remove(key)));
+        written.retain(|key, _| !gone.contains_key(key));
         written.extend(fresh);
         Ok(())
     }

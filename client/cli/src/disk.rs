@@ -2,8 +2,8 @@
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat as RawStat, Timespec, Timestamps, fchmod, fsync,
-        futimens, mkdirat, openat, readlinkat, renameat_with, statat, symlinkat, unlinkat,
+        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat as RawStat, Timespec, Timestamps, fchmod,
+        fsync, futimens, mkdirat, openat, readlinkat, renameat_with, statat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -49,7 +49,11 @@ impl Stat {
             FileType::Directory => Class::Directory,
             FileType::RegularFile => Class::File,
             FileType::Symlink => Class::Link,
-            _ => Class::Other,
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Class::Other,
         };
         Self {
             class,
@@ -66,7 +70,6 @@ impl Stat {
 /// A file that was written aside, to be taken to its place.
 pub struct Temporary {
     name: Vec<u8>,
-    pub stat: Stat,
 }
 
 /// A synced directory.
@@ -154,9 +157,9 @@ impl Disk {
     /// # Errors
     /// Where that cannot be said.
     pub fn stat(&self, names: &[Vec<u8>]) -> io::Result<Option<Stat>> {
-        let found = self.parent(names).and_then(|(parent, name)| {
-            Ok(Stat::of(&statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?))
-        });
+        let found = self
+            .parent(names)
+            .and_then(|(parent, name)| Ok(Stat::of(&statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?)));
         match found {
             Ok(stat) => Ok(Some(stat)),
             Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
@@ -175,7 +178,11 @@ impl Disk {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&parent, name, flags, Mode::empty())?;
         let stat = Stat::of(&rustix::fs::fstat(&file)?);
-        if stat.class == Class::File { Ok((file.into(), stat)) } else { Err(io::ErrorKind::InvalidInput.into()) }
+        if stat.class == Class::File {
+            Ok((file.into(), stat))
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
     }
 
     /// Where a link leads.
@@ -219,11 +226,10 @@ impl Disk {
                 tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _,
             };
             futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
-            fsync(&file)?;
-            Ok(Stat::of(&rustix::fs::fstat(&file)?))
+            Ok(fsync(&file)?)
         });
         match written {
-            Ok(stat) => Ok(Temporary { name, stat }),
+            Ok(()) => Ok(Temporary { name }),
             Err(error) => {
                 let _left = unlinkat(&tmp, name.as_slice(), AtFlags::empty());
                 Err(error)
@@ -238,8 +244,7 @@ impl Disk {
     pub fn link_aside(&self, target: &[u8]) -> io::Result<Temporary> {
         let (tmp, name) = (self.internal(b"tmp")?, self.unique(b"link"));
         symlinkat(target, &tmp, name.as_slice())?;
-        let stat = Stat::of(&statat(&tmp, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?);
-        Ok(Temporary { name, stat })
+        Ok(Temporary { name })
     }
 
     /// Removes what was written aside and is not needed.

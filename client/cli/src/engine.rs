@@ -205,7 +205,8 @@ impl Engine {
             }
         };
         let disk = self.disk.clone();
-        let looked = tokio::task::block_in_place(|| scan(&disk, &ignored, &mut self.state, directories, deep));
+        let looked =
+            tokio::task::block_in_place(|| scan(&disk, &ignored, &mut self.state, directories, deep));
         if let Err(error) = looked {
             self.dirty = dirty;
             return Err(Error::File(self.disk.path().display().to_string(), error));
@@ -237,7 +238,9 @@ impl Engine {
     fn by_info(&self, old: Id) -> Option<Id> {
         let info = self.state.infos.get(&old)?;
         let candidates = self.state.trees.local.iter().map(|(id, _)| id);
-        candidates.into_iter().find(|id| !self.state.infos.contains_key(id) && self.inode_at(*id) == Some(info.inode))
+        candidates
+            .into_iter()
+            .find(|id| !self.state.infos.contains_key(id) && self.inode_at(*id) == Some(info.inode))
     }
 
     fn inode_at(&self, id: Id) -> Option<u64> {
@@ -255,7 +258,8 @@ impl Engine {
 
     /// Stops where much would be deleted, until somebody has said that it is meant.
     fn brake(&mut self, there: &[Step], here: &[Step]) -> Result<()> {
-        let removed = |steps: &[Step]| steps.iter().filter(|step| matches!(step, Step::Remove { .. })).count();
+        let removed =
+            |steps: &[Step]| steps.iter().filter(|step| matches!(step, Step::Remove { .. })).count();
         let sides = [
             (removed(there), self.state.trees.remote.len(), "on the server"),
             (removed(here), self.state.trees.local.len(), "in the directory"),

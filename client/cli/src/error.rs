@@ -35,7 +35,9 @@ impl Error {
         match self {
             Self::Link(LinkError::Io(_)) => true,
             Self::Link(error) => matches!(error.code(), Some(Code::Busy | Code::Full | Code::Internal)),
-            Self::Plain(_) | Self::File(..) | Self::Damaged(_) | Self::Database(_) | Self::Changed(_) => false,
+            Self::Plain(_) | Self::File(..) | Self::Damaged(_) | Self::Database(_) | Self::Changed(_) => {
+                false
+            }
         }
     }
 }

@@ -24,7 +24,9 @@ use std::{
 /// Where there is no path.
 pub fn place(text: &str) -> Result<(&str, &str)> {
     match text.split_once(['/', ':']) {
-        Some((space, path)) if !space.is_empty() && !path.is_empty() => Ok((space, path.trim_end_matches('/'))),
+        Some((space, path)) if !space.is_empty() && !path.is_empty() => {
+            Ok((space, path.trim_end_matches('/')))
+        }
         _ => plain(format!("{text} is no place: write SPACE/PATH")),
     }
 }
@@ -89,7 +91,9 @@ async fn write_to(api: &Api, text: &str, sink: &mut impl Write) -> Result<()> {
     let (mut chunks, mut held) = (listed.chunks.into_iter().peekable(), bytes::BytesMut::new());
     while let Some(data) = receiving.next().await? {
         held.extend_from_slice(&data);
-        while let Some((id, length)) = chunks.peek().copied().filter(|(_, length)| held.len() >= *length as usize) {
+        while let Some((id, length)) =
+            chunks.peek().copied().filter(|(_, length)| held.len() >= *length as usize)
+        {
             let chunk = held.split_to(length as usize);
             if holdfast_core::ids::ChunkId::of(&chunk) != id {
                 return plain(format!("what was received of {text} is damaged"));
@@ -204,7 +208,10 @@ pub async fn remove(api: &Api, text: &str) -> Result<()> {
 
 fn moment(unix_ms: u64) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp((unix_ms / 1000) as i64);
-    at.map_or_else(|_| unix_ms.to_string(), |at| format!("{} {:02}:{:02}:{:02}", at.date(), at.hour(), at.minute(), at.second()))
+    at.map_or_else(
+        |_| unix_ms.to_string(),
+        |at| format!("{} {:02}:{:02}:{:02}", at.date(), at.hour(), at.minute(), at.second()),
+    )
 }
 
 pub async fn versions(api: &Api, text: &str) -> Result<()> {

@@ -5,7 +5,7 @@ use holdfast_client_link::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
-    io::Write,
+    io::{ErrorKind::NotFound, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::PathBuf,
 };
@@ -28,7 +28,14 @@ pub struct Account {
 }
 
 impl Account {
-    pub fn new(server: &str, user: &str, name: &str, device: String, secret: &[u8], shown: Fingerprint) -> Self {
+    pub fn new(
+        server: &str,
+        user: &str,
+        name: &str,
+        device: String,
+        secret: &[u8],
+        shown: Fingerprint,
+    ) -> Self {
         Self {
             server: server.to_owned(),
             user: user.to_owned(),
@@ -85,11 +92,9 @@ impl Home {
     /// Where there is none.
     pub fn account(&self) -> Result<Account> {
         let path = self.0.join("account.json");
-        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::Plain("this device belongs to nobody yet: hf login ADDR --user NAME".to_owned())
-            }
-            _ => at(&path)(error),
+        let text = fs::read_to_string(&path).map_err(|error| match error.kind() == NotFound {
+            true => Error::Plain("this device belongs to nobody yet: hf login ADDR --user NAME".to_owned()),
+            false => at(&path)(error),
         })?;
         serde_json::from_str(&text).map_err(|_| Error::Damaged(path.display().to_string()))
     }

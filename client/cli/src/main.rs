@@ -53,7 +53,10 @@ async fn run(command: Command) -> Result<()> {
         Command::Spaces { command: None } => {
             let spaces = api()?.spaces().await?;
             for space in spaces.spaces {
-                println!("{:<40} {:<8} {:>10} files {:>16} bytes", space.name, space.role, space.files, space.bytes);
+                println!(
+                    "{:<40} {:<8} {:>10} files {:>16} bytes",
+                    space.name, space.role, space.files, space.bytes
+                );
             }
             Ok(())
         }

@@ -242,7 +242,8 @@ impl Scan<'_> {
             match owner {
                 Some(id) => {
                     taken.insert(id);
-                    self.found.insert(id, (Place { parent: unknown.parent, name: unknown.name }, unknown.stat));
+                    self.found
+                        .insert(id, (Place { parent: unknown.parent, name: unknown.name }, unknown.stat));
                 }
                 None => rest.push(unknown),
             }
@@ -270,8 +271,7 @@ impl Scan<'_> {
         // What was in a directory that was looked at, and is not found, is gone.
         let listed: Vec<Id> = self.listed.iter().copied().collect();
         for directory in listed {
-            let inside: Vec<Id> =
-                self.state.trees.local.children(directory).map(|(_, id)| id).collect();
+            let inside: Vec<Id> = self.state.trees.local.children(directory).map(|(_, id)| id).collect();
             // What is aside is where nobody looks.
             let aside = |id: &Id| nodes.get(id).is_some_and(|node| node.place.is_aside());
             let gone: Vec<Id> =

@@ -103,7 +103,9 @@ async fn wait(home: &Home, patience: Duration) -> Result<()> {
         let is_final = |shown: &Shown| ["synced", "problems"].contains(&shown.state.as_str());
         if now.iter().all(|shown| answered(&shown) && is_final(shown)) {
             return match now.iter().find(|shown| shown.state == "problems") {
-                Some(root) => plain(format!("{}: {}", root.directory, root.reason.clone().unwrap_or_default())),
+                Some(root) => {
+                    plain(format!("{}: {}", root.directory, root.reason.clone().unwrap_or_default()))
+                }
                 None => Ok(()),
             };
         }

@@ -24,7 +24,7 @@ const CALLS_MAX: u32 = 64;
 const SOCKET: usize = 4 << 20;
 
 /// A connection that says nothing for so long is gone, and is asked at a third of it.
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a connection may take to be made.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -72,7 +72,8 @@ impl Connection {
         };
         let pinned = Pinned::new(known);
         let crypto = QuicClientConfig::try_from(pinned.client()?);
-        let mut config = ClientConfig::new(Arc::new(crypto.map_err(|error| LinkError::Tls(error.to_string()))?));
+        let mut config =
+            ClientConfig::new(Arc::new(crypto.map_err(|error| LinkError::Tls(error.to_string()))?));
         config.transport_config(transport(0));
         let connecting = endpoint(UdpSocket::bind(any)?, None)?.connect_with(config, to, "holdfast");
         let connecting = connecting.map_err(io::Error::other)?;

@@ -109,14 +109,8 @@ pub struct Merged {
 
 /// Merges any three trees. `next_fresh` is above all numbers of fresh nodes in them.
 pub fn merge(trees: Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: u64) -> Merged {
-    let mut work = Work {
-        trees,
-        conflicts,
-        label,
-        next_fresh,
-        wanted: BTreeMap::new(),
-        held: BTreeSet::new(),
-    };
+    let mut work =
+        Work { trees, conflicts, label, next_fresh, wanted: BTreeMap::new(), held: BTreeSet::new() };
     work.tell_apart();
     work.merge_nodes();
     loop {
@@ -164,8 +158,9 @@ impl Work<'_> {
             return node.place.clone();
         }
         let known = self.base(id, node).place.or_else(|| Some(self.trees.remote.get(id)?.place.clone()));
-        let exists =
-            |place: &Place| self.trees.local.is_directory(place.parent) || self.trees.remote.is_directory(place.parent);
+        let exists = |place: &Place| {
+            self.trees.local.is_directory(place.parent) || self.trees.remote.is_directory(place.parent)
+        };
         let name = match node.place.before_aside() {
             b"" => b"recovered".to_vec(),
             name => name.to_vec(),
@@ -226,8 +221,13 @@ impl Work<'_> {
     }
 
     fn merge_nodes(&mut self) {
-        let ids: BTreeSet<Id> =
-            self.trees.local.iter().map(|(id, _)| id).chain(self.trees.remote.iter().map(|(id, _)| id)).collect();
+        let ids: BTreeSet<Id> = self
+            .trees
+            .local
+            .iter()
+            .map(|(id, _)| id)
+            .chain(self.trees.remote.iter().map(|(id, _)| id))
+            .collect();
         for id in ids {
             if let Some(node) = self.merge_node(id) {
                 self.wanted.insert(id, node);
@@ -260,9 +260,8 @@ impl Work<'_> {
                 }
                 Some(Node { place, kind: kind.clone(), executable })
             }
-            (Some(local), None) => {
-                matches!(id, Id::Fresh(_)).then(|| Node { place: self.place_here(id, local), ..local.clone() })
-            }
+            (Some(local), None) => matches!(id, Id::Fresh(_))
+                .then(|| Node { place: self.place_here(id, local), ..local.clone() }),
             (None, Some(remote)) => {
                 let base = self.base(id, remote);
                 let unchanged =
@@ -384,9 +383,8 @@ impl Work<'_> {
         let is_directory = self.wanted.get(&other)?.kind.is_directory();
         let stem = stem_of(&place.name, is_directory);
         let first = Place { parent: place.parent, name: stem.to_vec() };
-        let beside = taken
-            .range(first..)
-            .take_while(|(at, _)| at.parent == place.parent && at.name.starts_with(stem));
+        let beside =
+            taken.range(first..).take_while(|(at, _)| at.parent == place.parent && at.name.starts_with(stem));
         let copies = beside.filter(|(at, _)| is_copy_of(&at.name, &place.name, is_directory));
         let mut copies = copies.flat_map(|(_, ids)| ids.iter().copied());
         copies.find(|copy| !is_directory && *copy != other && self.is_same(*copy, other))

@@ -76,7 +76,11 @@ mod tests {
         assert_eq!(of("a.odt", 3), "a (conflicted copy, laptop, 2026-11-23) 3.odt");
         assert_eq!(of(".profile", 1), ".profile (conflicted copy, laptop, 2026-11-23)");
         assert_eq!(of("end.", 1), "end. (conflicted copy, laptop, 2026-11-23)");
-        assert_eq!(conflicted(b"a.d", true, "L", 1), b"a.d (conflicted copy, L)", "directories have no extension");
+        assert_eq!(
+            conflicted(b"a.d", true, "L", 1),
+            b"a.d (conflicted copy, L)",
+            "directories have no extension"
+        );
         for name in ["ü".repeat(127) + "x", "a".repeat(251) + ".txt", "漢".repeat(85)] {
             let long = of(&name, 1);
             assert!(long.len() <= NAME_MAX && long.contains("conflicted copy"), "{long}");

@@ -3,7 +3,8 @@
 //! `HOLDFAST_SYNC_CASES` says how many cases there are, and `HOLDFAST_SYNC_START` the first seed.
 
 use holdfast_client_sync::{
-    Base, Conflicts, Content, Id, Kind, Label, Merged, Node, Place, Step, Tree, TreeError, Trees, merge, steps,
+    Base, Conflicts, Content, Id, Kind, Label, Merged, Node, Place, Step, Tree, TreeError, Trees, merge,
+    steps,
 };
 use holdfast_core::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};

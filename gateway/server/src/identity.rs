@@ -4,9 +4,9 @@
 //! nothing with what is others' unless they allow it. The keys that the system was founded with are the system's owner's.
 
 use arc_swap::ArcSwap;
+pub use change::IdentityError;
 use holdfast_meta_raft_machine::ask::IdentitiesNow;
 use holdfast_meta_raft_server::{Meta, MetaError};
-pub use change::IdentityError;
 use kms::KmsKey;
 use s3s::auth::SecretKey;
 use serde::{Deserialize, Serialize};
@@ -131,7 +131,9 @@ impl Identities {
             let Some((user, id)) = name.rsplit_once('/') else { continue };
             match serde_json::from_str(text) {
                 Ok(device) => drop(identities.devices.insert(id.to_owned(), (user.to_owned(), device))),
-                Err(error) => tracing::error!(id, %error, "a device's record cannot be read: it opens nothing"),
+                Err(error) => {
+                    tracing::error!(id, %error, "a device's record cannot be read: it opens nothing")
+                }
             }
         }
         for (id, text) in of("kms/") {

@@ -83,11 +83,7 @@ struct Event<'a> {
 }
 
 /// What S3 calls a line of the journal, where it is about an object.
-fn name_of(
-    record: &JournalRecord,
-    version: Option<&(Version, Extra)>,
-    is_new: bool,
-) -> Option<&'static str> {
+fn name_of(record: &JournalRecord, version: Option<&(Version, Extra)>, is_new: bool) -> Option<&'static str> {
     Some(match (record.change, version) {
         (Change::Vanish | Change::Describe, _) => return None,
         (Change::Move, _) if record.key.ends_with(b"/") => return None,

@@ -35,9 +35,9 @@ mod versions;
 mod website;
 
 pub use access::{Query, Scene};
-pub use buckets::BucketNames;
 pub use attributes::checksum_text;
 pub(crate) use attributes::unix_ms_of;
+pub use buckets::BucketNames;
 pub use classes::{STANDARD, STORAGE_CLASS, STORAGE_CLASSES, class_of};
 pub use encryption::Encryption;
 pub use extras::show_mode;

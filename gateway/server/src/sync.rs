@@ -95,7 +95,38 @@ impl From<Rejection> for Refused {
             Rejection::NoSuchBucket | Rejection::NoSuchKey | Rejection::NoSuchVersion => Code::NotFound,
             Rejection::BucketExists => Code::Exists,
             Rejection::RequestExpired => Code::Busy,
-            _ => Code::Invalid,
+            Rejection::BucketNotEmpty
+            | Rejection::BadKey
+            | Rejection::PreconditionFailed
+            | Rejection::NoSuchUpload
+            | Rejection::InvalidPart(_)
+            | Rejection::InvalidPartOrder
+            | Rejection::PartTooSmall(_)
+            | Rejection::TooLarge
+            | Rejection::StaleEpoch { .. }
+            | Rejection::NoSuchPg
+            | Rejection::BelowQuorum
+            | Rejection::Tombstoned
+            | Rejection::NoSuchPack
+            | Rejection::PackInUse
+            | Rejection::NoSuchDevice
+            | Rejection::PoolExists
+            | Rejection::CollectionStopped(_)
+            | Rejection::NeedsClusterVersion(_)
+            | Rejection::Malformed
+            | Rejection::ClusterExists
+            | Rejection::BadToken
+            | Rejection::TokenExpired
+            | Rejection::RolesNotAllowed
+            | Rejection::NameTaken
+            | Rejection::NoSuchHost
+            | Rejection::PgMoving(_)
+            | Rejection::NotYourDevice
+            | Rejection::NotReplaceable
+            | Rejection::IsMarker
+            | Rejection::Locked
+            | Rejection::BucketState
+            | Rejection::IdentitiesChanged => Code::Invalid,
         };
         Self(failure(code, rejection.to_string()))
     }
@@ -110,7 +141,13 @@ impl From<EngineError> for Refused {
             EngineError::Meta(MetaError::Store(_) | MetaError::Io { .. }) => Code::Internal,
             EngineError::Meta(_) | EngineError::BelowQuorum { .. } | EngineError::ShuttingDown => Code::Busy,
             EngineError::OtherKey => Code::Invalid,
-            _ => Code::Internal,
+            EngineError::Body(_)
+            | EngineError::Stalled
+            | EngineError::TooLarge
+            | EngineError::Unreadable(_)
+            | EngineError::Archive(_)
+            | EngineError::Kv(_)
+            | EngineError::Thread(_) => Code::Internal,
         };
         if code == Code::Internal {
             tracing::error!(%error, "a sync call failed");
@@ -219,7 +256,8 @@ impl SyncDoor {
     }
 
     async fn connection(self, peer: Peer) {
-        let session = Arc::new(Session { door: self, address: peer.address(), signed: ArcSwapOption::empty() });
+        let session =
+            Arc::new(Session { door: self, address: peer.address(), signed: ArcSwapOption::empty() });
         // Calls end with their connection.
         let mut calls = JoinSet::new();
         while let Some(stream) = peer.stream().await {
@@ -285,7 +323,8 @@ impl Session {
     async fn at(&self, space: &str) -> Result<At, Refused> {
         let (bucket, _) = self.door.s3.look(space, None).await?;
         let (who, principal) = self.signed()?;
-        let missing = || Refused(failure(Code::NotFound, format!("there is no space {space}, or it is not yours")));
+        let missing =
+            || Refused(failure(Code::NotFound, format!("there is no space {space}, or it is not yours")));
         let bucket = bucket.ok_or_else(missing)?;
         let at = At { scene: Scene::of_device(principal, bucket.clone(), self.address), who, bucket };
         // Whoever may not see it does not learn that it is there.

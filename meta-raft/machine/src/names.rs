@@ -7,7 +7,10 @@ use crate::{
     apply::components,
     keys::{self, Tree},
     query,
-    records::{Change, Content, DirEntry, ENCRYPTION, Extra, FILE, JournalLine, JournalRecord, Record, Summary, Version},
+    records::{
+        Change, Content, DirEntry, ENCRYPTION, Extra, FILE, JournalLine, JournalRecord, Record, Summary,
+        Version,
+    },
 };
 use holdfast_core::{
     ids::{BucketId, ChunkId, NodeId, VersionId},
@@ -99,7 +102,8 @@ impl<V: View + ?Sized> Walk<'_, V> {
     fn directory(&mut self, node: NodeId, path: &[u8]) -> Result<ControlFlow<()>, KvError> {
         let base = keys::dir(Tree::Live, self.bucket, node);
         let end = prefix_end(&base);
-        let first = self.after.strip_prefix(path).and_then(|rest| components(rest).next()).unwrap_or_default();
+        let first =
+            self.after.strip_prefix(path).and_then(|rest| components(rest).next()).unwrap_or_default();
         let mut start = [base.clone(), first.to_vec()].concat();
         loop {
             let mut found = None;

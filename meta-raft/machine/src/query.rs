@@ -6,8 +6,8 @@ use crate::{
     keys::{self, Table, Tree},
     records::{
         AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, ClassPool,
-        Device, DirEntry, Extra, Header, Host, Keyring, Lease, Pack, Part, Pg, Pool, Record,
-        Segment, Settings, Summary, Token, Tombstone, Upload, Version, VersionName,
+        Device, DirEntry, Extra, Header, Host, Keyring, Lease, Pack, Part, Pg, Pool, Record, Segment,
+        Settings, Summary, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{

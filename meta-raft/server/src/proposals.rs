@@ -170,7 +170,9 @@ fn size_of(command: &Command) -> usize {
         Command::ReportMissing { shards } => shards.len() * 32,
         Command::DeletePacks { packs } | Command::TombstonePacks { packs } => packs.len() * 20,
         Command::MoveContent { key, segments, .. } => key.len() + segments.len() * 32,
-        Command::ChangeTree { owner, changes, .. } => changes.iter().map(|of| owner.len() + change_size(of)).sum(),
+        Command::ChangeTree { owner, changes, .. } => {
+            changes.iter().map(|of| owner.len() + change_size(of)).sum()
+        }
         Command::SetDeviceClass { class, .. } => class.as_ref().map_or(0, String::len),
         Command::CreatePool { pgs, .. }
         | Command::FoundPool { pgs, .. }

@@ -17,8 +17,7 @@ use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
     OpenDevice, identity::Credentials, journal::Journals, notify::Notifier, replicate::Replicator,
-    s3::S3Door, serve, serve_metrics,
-    sync::SyncDoor,
+    s3::S3Door, serve, serve_metrics, sync::SyncDoor,
 };
 use holdfast_kv::durable::DirLock;
 use holdfast_meta_raft_machine::{
@@ -34,8 +33,8 @@ use holdfast_proto::{self as proto, Failure, call::Method, failure::Code, reply}
 use holdfast_storage_node_server::{Foreground, Revoked, ShardService};
 use prometheus::Registry;
 use std::{
-    net::UdpSocket,
     collections::BTreeMap,
+    net::UdpSocket,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };

@@ -9,7 +9,10 @@ use crate::{
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use holdfast_client_sync::{Content, Id, Kind, Place, Step, Tree};
-use holdfast_core::{ids::{ChunkId, NodeId}, manifest::content_of};
+use holdfast_core::{
+    ids::{ChunkId, NodeId},
+    manifest::content_of,
+};
 use holdfast_proto::sync::{Range, VersionOf};
 use std::{
     collections::HashMap,
@@ -85,7 +88,9 @@ impl Engine {
                 Ok(temporary) => drop(ready.insert(wanted.id, temporary)),
                 Err(error) if error.is_passing() => return Err(error),
                 // It has another version by now, or is gone: the journal says so.
-                Err(error) if error.code() == Some(holdfast_proto::sync::failure::Code::NotFound) => *again = true,
+                Err(error) if error.code() == Some(holdfast_proto::sync::failure::Code::NotFound) => {
+                    *again = true
+                }
                 Err(error) => {
                     let names: Names = wanted.key.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
                     *again |= self.note(&names, &error);
@@ -130,11 +135,10 @@ impl Engine {
         let written = tokio::task::block_in_place(|| {
             assemble(&disk, &listed.chunks, &have, (&spool, &missing), file, link)
         });
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                Error::Damaged(format!("what was received of {path}"))
-            }
-            _ => Error::File(path, error),
+        let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+        written.map_err(|error| match damaged.contains(&error.kind()) {
+            true => Error::Damaged(format!("what was received of {path}")),
+            false => Error::File(path, error),
         })
     }
 
@@ -212,11 +216,12 @@ impl Engine {
         left: &mut Option<Temporary>,
     ) -> Result<Option<Stat>> {
         let about = goal.clone().or(here.clone()).unwrap_or_default();
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {
-                Error::Changed(shown(&about))
-            }
-            _ => Error::File(shown(&about), error),
+        // Somebody else was there meanwhile.
+        let overtaken =
+            [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty];
+        let failed = |error: io::Error| match overtaken.contains(&error.kind()) {
+            true => Error::Changed(shown(&about)),
+            false => Error::File(shown(&about), error),
         };
         let changed = || Error::Changed(shown(&about));
         let not_fetched = || Error::Plain("it is fetched with the next pass".to_owned());

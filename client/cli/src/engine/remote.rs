@@ -4,6 +4,7 @@ use super::{Engine, key, node_of};
 use crate::{
     api::reference,
     chunks,
+    disk::Names,
     error::{Error, Result, at},
     state::{Remote, RemoteFile, disk_names, names_of},
 };
@@ -21,6 +22,12 @@ const BATCH_BYTES: u64 = 64 << 20;
 
 /// What a name is called between two moves of one commit; nobody ever sees it.
 const ASIDE: &str = ".holdfast-aside-";
+
+/// A change, and the bytes that it may have to be sent.
+type Planned = (NameChange, u64);
+
+/// What a step failed with, and the local file that it is about.
+type Failed = (Names, Error);
 
 /// Changes that are committed together.
 #[derive(Default)]
@@ -83,11 +90,7 @@ impl Engine {
     }
 
     /// A step as the server takes it, and the bytes that it may have to be sent; `None` where there is nothing to send.
-    fn plan(
-        &self,
-        becoming: &Becoming,
-        step: &Step,
-    ) -> std::result::Result<Option<(NameChange, u64)>, (Vec<Vec<u8>>, Error)> {
+    fn plan(&self, becoming: &Becoming, step: &Step) -> std::result::Result<Option<Planned>, Failed> {
         let tree = &becoming.tree;
         let place_key = |place: &Place, is_directory: bool| -> Vec<u8> {
             let mut names = names_of(tree, place.parent);
@@ -173,8 +176,7 @@ impl Engine {
                     vec![(ChunkId::of(&target), target.len() as u32)]
                 }
                 Kind::File { .. } | Kind::Directory => {
-                    let (mut file, stat) =
-                        self.disk.read(&names).map_err(at(crate::state::shown(&names)))?;
+                    let (mut file, stat) = self.disk.read(&names).map_err(at(crate::state::shown(&names)))?;
                     let cut = tokio::task::block_in_place(|| chunks::cut(&mut file, stat.size));
                     cut.map_err(at(crate::state::shown(&names)))?.chunks
                 }
@@ -327,12 +329,14 @@ impl Engine {
             let Some((file, offset)) = where_from.get(&id).copied() else { continue };
             let names = disk_names(&self.state.trees.local, file);
             let changed = |_| Error::Changed(crate::state::shown(&names));
-            let is_link = self.state.trees.local.get(file).is_some_and(|node| matches!(node.kind, Kind::Link { .. }));
+            let is_link =
+                self.state.trees.local.get(file).is_some_and(|node| matches!(node.kind, Kind::Link { .. }));
             let data = match is_link {
                 true => self.disk.read_link(&names).map_err(changed)?.into(),
                 false => {
                     let (file, _) = self.disk.read(&names).map_err(changed)?;
-                    tokio::task::block_in_place(|| chunks::read(&file, offset, (id, bytes))).map_err(changed)?
+                    tokio::task::block_in_place(|| chunks::read(&file, offset, (id, bytes)))
+                        .map_err(changed)?
                 }
             };
             sending.chunk(id, data).await?;

@@ -210,9 +210,7 @@ pub async fn delete_user(meta: &Meta, name: &str) -> Result<(), IdentityError> {
         records.insert(format!("gone/{name}"), String::new());
         let theirs = |text: &str| serde_json::from_str::<Key>(text).is_ok_and(|key| key.user == name);
         let devices = format!("device/{name}/");
-        records.retain(|key, text| {
-            (!key.starts_with("key/") || !theirs(text)) && !key.starts_with(&devices)
-        });
+        records.retain(|key, text| (!key.starts_with("key/") || !theirs(text)) && !key.starts_with(&devices));
         Ok(())
     })
     .await

@@ -91,8 +91,7 @@ impl Session {
         self.door.s3.look("", None).await.map_err(Refused::from)?;
         let identities = self.door.s3.directory.now();
         let known = identities.devices.get(&asked.device);
-        let good =
-            known.is_some_and(|(user, device)| *user == asked.user && device.has(&asked.secret));
+        let good = known.is_some_and(|(user, device)| *user == asked.user && device.has(&asked.secret));
         if !good || identities.principal(&asked.user).is_none() {
             refuse(Code::NotSignedIn, "this device is not known, or no longer: \"hf login\" again")?;
         }
@@ -152,9 +151,10 @@ impl Session {
         let make = Command::MakeBucket { name: asked.name.clone(), domain, chunker, config };
         match self.door.s3.engine.run(make).await {
             Ok(_) => say(stream, Reply::Done(Done {})).await,
-            Err(crate::engine::EngineError::Rejected(Rejection::BucketExists)) => {
-                Ok(refuse(Code::Exists, format!("there is a space {} already: take another name", asked.name))?)
-            }
+            Err(crate::engine::EngineError::Rejected(Rejection::BucketExists)) => Ok(refuse(
+                Code::Exists,
+                format!("there is a space {} already: take another name", asked.name),
+            )?),
             Err(error) => Err(error.into()),
         }
     }

@@ -60,12 +60,7 @@ pub(super) fn show_file(file: FileShown) -> File {
 }
 
 fn show(named: Named) -> Name {
-    Name {
-        node: named.node.0,
-        parent: named.parent.0,
-        name: named.name,
-        file: named.file.map(show_file),
-    }
+    Name { node: named.node.0, parent: named.parent.0, name: named.name, file: named.file.map(show_file) }
 }
 
 impl Session {

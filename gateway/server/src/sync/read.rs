@@ -44,14 +44,18 @@ impl Session {
         let name = &at.bucket.bucket.name;
         let (_, newest) = self.door.s3.look(name, Some((path.to_vec(), None))).await?;
         let LookedUp::Found(newest) = newest else { return Err(missing()) };
-        let Some(of) = of else { return Ok((newest.version, newest.extra)) };
+        let Some(of) = of else {
+            // It was deleted.
+            return if newest.extra.marker { Err(missing()) } else { Ok((newest.version, newest.extra)) };
+        };
         // A path is what the caller may read: versions of other files are not found by it.
         if newest.version.node.0 != of.node {
             return Err(missing());
         }
         let wanted = vec![(NodeId(of.node), VersionId(of.version))];
         let found = self.door.meta().ask(VersionsOf { bucket: at.bucket.bucket.id, wanted }).await?;
-        found.into_iter().next().flatten().ok_or_else(missing)
+        let found = found.into_iter().next().flatten();
+        found.filter(|(_, extra)| !extra.marker).ok_or_else(missing)
     }
 
     pub(super) async fn read_manifest(&self, stream: &mut Stream, asked: ReadManifest) -> Answer {
@@ -90,8 +94,7 @@ impl Session {
     }
 
     async fn inline(&self, at: &At, version: &Version) -> Result<Bytes, Refused> {
-        let question =
-            InlineBytes { bucket: at.bucket.bucket.id, node: version.node, version: version.id };
+        let question = InlineBytes { bucket: at.bucket.bucket.id, node: version.node, version: version.id };
         Ok(self.door.meta().ask(question).await?.ok_or_else(missing)?.into())
     }
 
@@ -107,8 +110,7 @@ impl Session {
                 refuse(Code::Malformed, "a range that the version does not have")?;
             }
             let engine = &self.door.s3.engine;
-            let content =
-                engine.content(at.bucket.bucket.id, &version, range.start..range.end, None).await?;
+            let content = engine.content(at.bucket.bucket.id, &version, range.start..range.end, None).await?;
             let mut content = std::pin::pin!(content);
             while let Some(piece) = content.next().await {
                 let mut piece = piece?;
@@ -129,8 +131,7 @@ impl Session {
         after: Vec<u8>,
         marker: Option<VersionName>,
     ) -> Result<(Vec<VersionShown>, bool), Refused> {
-        let wanted =
-            ListRequest { prefix: prefix.to_vec(), after, max: PAGE, ..ListRequest::default() };
+        let wanted = ListRequest { prefix: prefix.to_vec(), after, max: PAGE, ..ListRequest::default() };
         let question = VersionListing { bucket: at.bucket.bucket.id, wanted, after: marker };
         let page = self.door.meta().ask(question).await?;
         let versions = page.items.into_iter().filter_map(|item| match item {
@@ -196,7 +197,7 @@ impl Session {
         };
         let on = (!newest_extra.marker).then_some((newest.node, newest.id));
         let extra = Extra { documents: extra.documents, tags: extra.tags, ..Extra::default() };
-        let change = TreeChange::Put { path: asked.path, on, object, extra };
+        let change = TreeChange::Put { path: asked.path, on, object: Box::new(object), extra };
         let (bucket, owner) = (at.bucket.bucket.id, at.scene.writer());
         let command = Command::ChangeTree { bucket, owner, changes: vec![change] };
         let Outcome::Changed(done) = self.door.s3.engine.run(command).await? else {

@@ -278,7 +278,7 @@ impl Session {
                 for chunk in put.chunks {
                     chunks.push(ChunkRef { id: chunk_id(&chunk.id)?, plain: chunk.bytes });
                 }
-                let object = self.object(at, chunks, number, segments)?;
+                let object = Box::new(self.object(at, chunks, number, segments)?);
                 TreeChange::Put { path: put.path, on: put.on.map(on), object, extra: described(text) }
             }
             name_change::Change::Move(moved) => {

@@ -47,7 +47,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 }
                 let extra = Extra { owner: owner.to_owned(), ..extra };
                 let Outcome::Committed(done) =
-                    self.put_object(bucket, &path, Condition::Always, object, extra)?
+                    self.put_object(bucket, &path, Condition::Always, *object, extra)?
                 else {
                     return Err(Rejection::Malformed.into());
                 };
@@ -93,7 +93,13 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(file || directory.is_whole(&[bare, b"/"].concat()))
     }
 
-    fn remove_directory(&mut self, bucket: BucketId, node: NodeId, path: &[u8], overtaken: Rejection) -> Step<()> {
+    fn remove_directory(
+        &mut self,
+        bucket: BucketId,
+        node: NodeId,
+        path: &[u8],
+        overtaken: Rejection,
+    ) -> Step<()> {
         let walk = self.walk(Tree::Live, bucket, path)?;
         let Some((_, children)) = walk.directory(path).filter(|(found, _)| *found == node) else {
             return Err(overtaken.into());

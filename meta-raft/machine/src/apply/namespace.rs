@@ -4,7 +4,9 @@ use super::{Step, Tx};
 use crate::{
     command::{ConfigChange, Outcome, Rejection},
     keys,
-    records::{Bucket, BucketConfig, BucketUsage, Change, JournalLine, JournalRecord, SegmentRef, Versioning},
+    records::{
+        Bucket, BucketConfig, BucketUsage, Change, JournalLine, JournalRecord, SegmentRef, Versioning,
+    },
 };
 use holdfast_core::{
     chunker::ChunkerProfile,

@@ -75,10 +75,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             let found = self.read::<DirEntry>(&keys::dir_entry(tree, bucket, parent, component))?;
             let kept = matches!(found, Some(DirEntry::Kept { .. }));
             match (found, component.ends_with(b"/")) {
-                (
-                    Some(DirEntry::Directory { node, children } | DirEntry::Kept { node, children }),
-                    true,
-                ) => {
+                (Some(DirEntry::Directory { node, children } | DirEntry::Kept { node, children }), true) => {
                     let component = component.to_vec();
                     walk.directories.push(Above { parent, component, node, children, kept });
                     parent = node;
@@ -108,7 +105,14 @@ impl<V: View + ?Sized> Tx<'_, V> {
     }
 
     /// Adds a line on a directory to the journal, where it is one that is there.
-    fn tell(&mut self, walk: &Walk, bucket: BucketId, change: Change, of: (NodeId, NodeId), path: &[u8]) -> Step<()> {
+    fn tell(
+        &mut self,
+        walk: &Walk,
+        bucket: BucketId,
+        change: Change,
+        of: (NodeId, NodeId),
+        path: &[u8],
+    ) -> Step<()> {
         if walk.tree == Tree::Hidden || self.header.cluster_version < TELLS_OF_DIRECTORIES {
             return Ok(());
         }

@@ -16,7 +16,7 @@ pub enum TreeChange {
         path: Vec<u8>,
         /// What it builds on: the file, and its newest version.
         on: Option<(NodeId, VersionId)>,
-        object: NewObject,
+        object: Box<NewObject>,
         extra: Extra,
     },
     /// Takes a file or a directory, with all that is in it and all its history, to a place where no name is.

@@ -87,7 +87,8 @@ enum Deed {
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
-    let key = || proptest::sample::select(vec!["a", "b", "a/a", "a/b", "a/a/b", "b/a/a", "a/", "c/d/", "a-b"]);
+    let key =
+        || proptest::sample::select(vec!["a", "b", "a/a", "a/b", "a/a/b", "b/a/a", "a/", "c/d/", "a-b"]);
     let key = || key().prop_map(|key| key.as_bytes().to_vec());
     prop_oneof![
         3 => (any::<u8>(), any::<u8>()).prop_map(|(at, name)| Deed::Make(at, name)),
@@ -124,13 +125,17 @@ impl Machine {
             Deed::Put(at, name) => TreeChange::Put {
                 path: now.place(*at, *name),
                 on: None,
-                object: object(text),
+                object: Box::new(object(text)),
                 extra: Extra::default(),
             },
-            Deed::Write(of) => match now.pick(*of).and_then(|named| Some((now.path(named.node), on(named)?))) {
-                Some((path, on)) => {
-                    TreeChange::Put { path, on: Some(on), object: object(text), extra: Extra::default() }
-                }
+            Deed::Write(of) => match now.pick(*of).and_then(|named| Some((now.path(named.node), on(named)?)))
+            {
+                Some((path, on)) => TreeChange::Put {
+                    path,
+                    on: Some(on),
+                    object: Box::new(object(text)),
+                    extra: Extra::default(),
+                },
                 None => return,
             },
             Deed::Move(of, at, name) => match now.pick(*of) {
@@ -231,9 +236,8 @@ proptest! {
         let mut client = Believed::whole(&machine.store, limit);
         for (at, deed) in deeds.iter().enumerate() {
             // Without versions what is overwritten goes, as it should.
-            match versions || !matches!(deed, Deed::Write(_) | Deed::Remove(_)) {
-                true => machine.deed(&mut client, deed, &[at as u8; 3]),
-                false => {}
+            if versions || !matches!(deed, Deed::Write(_) | Deed::Remove(_)) {
+                machine.deed(&mut client, deed, &[at as u8; 3]);
             }
         }
         client.follow(&machine.store, limit);
@@ -260,8 +264,7 @@ fn a_directorys_rename_is_one_record_and_keeps_what_is_in_it() {
     let to_itself = TreeChange::Move { node: directory, from: b"d/".into(), to: b"d/x/".into() };
     assert_eq!(machine.change(to_itself), Outcome::Rejected(Rejection::Overtaken { at: 0 }));
     let rename = TreeChange::Move { node: directory, from: b"d/".into(), to: b"e/f/".into() };
-    let command =
-        Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![rename.clone()] };
+    let command = Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![rename.clone()] };
     let requests = vec![Request::idempotent(command)];
     let entry = LogEntry { stamp_ms: 6_000_000, elapsed_ms: 1, requests };
     let applied = apply(&machine.store, machine.index + 1, Some(entry)).expect("memory reads");
@@ -284,7 +287,10 @@ fn all_changes_of_a_command_are_made_or_none() {
     assert_eq!(outcome, Outcome::Rejected(Rejection::Overtaken { at: 2 }));
     assert!(Believed::whole(&machine.store, 10).names.is_empty());
     // Two names are swapped by way of a third.
-    assert!(matches!(machine.run(1, all(vec![make(b"a/"), make(b"b/"), make(b"a/x/")])), Outcome::Changed(_)));
+    assert!(matches!(
+        machine.run(1, all(vec![make(b"a/"), make(b"b/"), make(b"a/x/")])),
+        Outcome::Changed(_)
+    ));
     let now = Believed::whole(&machine.store, 10);
     let node = |path: &[u8]| *now.names.keys().find(|node| now.path(**node) == path).expect("it is there");
     let (a, b) = (node(b"a/"), node(b"b/"));

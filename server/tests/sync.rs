@@ -1,0 +1,517 @@
+//! Devices that sync: real daemons on real directories, against a real server.
+
+mod common;
+
+use common::{Client, Server, eventually, suites::order};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// The client's program lies beside the server's.
+fn hf() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_holdfast")).with_file_name("hf")
+}
+
+/// A system with the user alice.
+struct World {
+    dir: tempfile::TempDir,
+    server: Option<Server>,
+    sync: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // A port of its own, which it has again when it is started again.
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let sync = free.local_addr().expect("an address").to_string();
+        drop(free);
+        let mut world = Self { dir, server: None, sync };
+        world.start();
+        let data = world.data().display().to_string();
+        let mut create = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        create.args(["user", "create", "alice", "--password-stdin", "--data", &data]);
+        assert!(feed(create, PASSWORD).status.success());
+        world
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn start(&mut self) {
+        self.server =
+            Some(Server::start(&self.data(), &["--ec", "2+1", "--devices", "3", "--sync", &self.sync]));
+    }
+
+    fn client(&self) -> Client {
+        self.server.as_ref().expect("it runs").client()
+    }
+
+    fn device(&self, name: &str) -> Device {
+        let home = self.dir.path().join(format!("home-{name}"));
+        let device = Device { home, root: self.dir.path().join(name), daemon: None };
+        let mut login = device.command(&["login", &self.sync, "--user", "alice", "--device", name]);
+        login.arg("--password-stdin");
+        let output = feed(login, PASSWORD);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        device
+    }
+
+    /// Devices that sync the space docs, whose daemons run.
+    fn devices<const N: usize>(&self, names: [&str; N]) -> [Device; N] {
+        let mut first = true;
+        names.map(|name| {
+            let mut device = self.device(name);
+            if std::mem::take(&mut first) {
+                device.run(&["spaces", "create", "docs"]);
+            }
+            device.run(&["sync", "add", "docs", &device.root.display().to_string()]);
+            device.start();
+            device
+        })
+    }
+}
+
+fn feed(mut command: Command, line: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    writeln!(child.stdin.take().expect("it reads"), "{line}").expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+/// A device, its directory and its daemon.
+struct Device {
+    home: PathBuf,
+    root: PathBuf,
+    daemon: Option<Child>,
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Device {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(hf());
+        command.env("HF_HOME", &self.home).args(args);
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("it ends")
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "hf {args:?}: {said}{}", self.log());
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn refused(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(!output.status.success(), "hf {args:?} succeeds");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+
+    fn start(&mut self) {
+        let log = fs::File::create(self.home.join("log")).expect("a log");
+        let mut daemon = self.command(&["daemon"]);
+        let daemon = daemon.env("HF_LOG", "info").stdout(Stdio::null()).stderr(log).spawn();
+        self.daemon = Some(daemon.expect("it starts"));
+        eventually("the daemon answers", || self.home.join("daemon.sock").exists());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().expect("it runs");
+            daemon.wait().expect("it ends");
+            let _gone = fs::remove_file(self.home.join("daemon.sock"));
+        }
+    }
+
+    fn wait(&self) {
+        self.run(&["sync", "wait", "--timeout", "60"]);
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("it is made");
+        fs::write(path, text).expect("it is written");
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.root.join(path).symlink_metadata().is_ok()
+    }
+
+    /// All that is in the directory: each path with what is there.
+    fn tree(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut open = vec![self.root.clone()];
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(&directory).expect("it is read") {
+                let path = entry.expect("it is read").path();
+                let name = path.strip_prefix(&self.root).expect("it is inside").display().to_string();
+                let metadata = path.symlink_metadata().expect("it is there");
+                if name == ".holdfast" {
+                } else if metadata.is_dir() {
+                    lines.push(format!("{name}/"));
+                    open.push(path);
+                } else if metadata.is_symlink() {
+                    lines.push(format!("{name}>{}", fs::read_link(&path).expect("a link").display()));
+                } else {
+                    let run = if metadata.permissions().mode() & 0o100 != 0 { "*" } else { "" };
+                    lines.push(format!("{name}={}{run}", blake(&path)));
+                }
+            }
+        }
+        lines.sort();
+        lines
+    }
+}
+
+fn blake(path: &Path) -> String {
+    let bytes = fs::read(path).expect("it is read");
+    match std::str::from_utf8(&bytes) {
+        Ok(text) if text.len() < 40 => text.to_owned(),
+        _ => holdfast_core::ids::ChunkId::of(&bytes).to_string(),
+    }
+}
+
+/// Waits until all devices are in sync with the server, and so with each other.
+fn agree(devices: &[&Device]) {
+    devices.iter().for_each(|device| device.wait());
+    devices.iter().for_each(|device| device.wait());
+    let first = devices[0].tree();
+    for device in devices {
+        assert_eq!(device.tree(), first, "{}", device.log());
+    }
+}
+
+#[test]
+fn what_is_saved_on_one_device_is_on_the_other() {
+    let world = World::new();
+    let [a, b] = world.devices(["laptop", "desk"]);
+    a.write("notes/today.txt", "one");
+    a.write("big", &"0123456789".repeat(300_000));
+    a.write("empty", "");
+    fs::create_dir_all(a.root.join("no/thing/here")).expect("it is made");
+    symlink("notes/today.txt", a.root.join("link")).expect("it is made");
+    a.write("run.sh", "#!/bin/sh");
+    fs::set_permissions(a.root.join("run.sh"), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    agree(&[&a, &b]);
+    assert_eq!(b.read("notes/today.txt"), "one");
+    let when = |device: &Device| fs::metadata(device.root.join("big")).expect("it is there").modified().ok();
+    assert_eq!(when(&a), when(&b), "files keep their times");
+    // And changed, moved, deleted, in both directions.
+    b.write("notes/today.txt", "two");
+    fs::rename(b.root.join("notes"), b.root.join("diary")).expect("it is moved");
+    fs::remove_file(a.root.join("big")).expect("it is deleted");
+    fs::remove_dir(a.root.join("no/thing/here")).expect("it is deleted");
+    fs::set_permissions(a.root.join("run.sh"), fs::Permissions::from_mode(0o644)).expect("it is ours");
+    agree(&[&a, &b]);
+    assert_eq!(a.read("diary/today.txt"), "two");
+    assert!(!b.has("big") && b.has("no/thing") && !b.has("no/thing/here") && !a.has("notes"));
+}
+
+#[test]
+fn files_are_objects_and_objects_are_files() {
+    let world = World::new();
+    let [a] = world.devices(["laptop"]);
+    let s3 = world.client();
+    a.write("here/file.txt", "from the laptop");
+    a.wait();
+    assert_eq!(s3.get("/docs/here/file.txt"), b"from the laptop");
+    s3.put("/docs/there/large", &common::noise(1, 3 << 20));
+    s3.put("/docs/here/file.txt", b"from a program");
+    a.wait();
+    assert_eq!(a.read("here/file.txt"), "from a program");
+    assert!(fs::read(a.root.join("there/large")).expect("it is there") == common::noise(1, 3 << 20));
+    fs::rename(a.root.join("there"), a.root.join("elsewhere")).expect("it is moved");
+    a.wait();
+    assert_eq!(s3.list("docs", ""), ["elsewhere/large", "here/file.txt"]);
+    let puts = |server: &Server| server.metric("holdfast_pack_stored_bytes_total");
+    let before = puts(world.server.as_ref().expect("it runs"));
+    fs::rename(a.root.join("elsewhere"), a.root.join("back")).expect("it is moved");
+    a.wait();
+    assert!(puts(world.server.as_ref().expect("it runs")) - before < 1e6, "a rename moves no data");
+    s3.delete("/docs/back/large");
+    a.wait();
+    assert!(!a.has("back"), "a directory of S3's goes with the last object in it");
+}
+
+#[test]
+fn both_edit_a_file() {
+    let world = World::new();
+    let [mut a, mut b] = world.devices(["laptop", "desk"]);
+    a.write("report.odt", "base");
+    agree(&[&a, &b]);
+    a.kill();
+    b.kill();
+    a.write("report.odt", "from the laptop");
+    b.write("report.odt", "from the desk");
+    a.start();
+    a.wait();
+    b.start();
+    agree(&[&a, &b]);
+    let copies: Vec<String> =
+        a.tree().into_iter().filter(|line| line.contains("conflicted copy, desk")).collect();
+    assert_eq!((a.tree().len(), copies.len()), (2, 1), "{:?}", a.tree());
+    assert!(copies[0].ends_with(".odt=from the desk"), "{copies:?}");
+    assert_eq!(a.read("report.odt"), "from the laptop");
+    assert_eq!(a.run(&["versions", "docs/report.odt"]).lines().count(), 2);
+}
+
+#[test]
+fn a_folder_that_is_not_empty_is_linked() {
+    let world = World::new();
+    let [a] = world.devices(["laptop"]);
+    a.write("same", "same");
+    a.write("differs", "there");
+    a.wait();
+    let mut b = world.device("desk");
+    for (name, text) in [("same", "same"), ("differs", "here"), ("mine/only", "mine")] {
+        b.write(name, text);
+    }
+    b.run(&["sync", "add", "docs", &b.root.display().to_string()]);
+    b.start();
+    agree(&[&a, &b]);
+    assert_eq!((a.read("differs"), a.read("mine/only")), ("there".to_owned(), "mine".to_owned()));
+    assert_eq!(a.tree().iter().filter(|line| line.contains("conflicted copy")).count(), 1, "{:?}", a.tree());
+}
+
+#[test]
+fn names_are_swapped_and_directories_turned_inside_out() {
+    let world = World::new();
+    let [mut a, b] = world.devices(["laptop", "desk"]);
+    a.write("one", "1");
+    a.write("two", "2");
+    a.write("outer/inner/file", "deep");
+    agree(&[&a, &b]);
+    a.kill();
+    fs::rename(a.root.join("one"), a.root.join("three")).expect("it is moved");
+    fs::rename(a.root.join("two"), a.root.join("one")).expect("it is moved");
+    fs::rename(a.root.join("three"), a.root.join("two")).expect("it is moved");
+    fs::rename(a.root.join("outer/inner"), a.root.join("inner")).expect("it is moved");
+    fs::rename(a.root.join("outer"), a.root.join("inner/outer")).expect("it is moved");
+    a.start();
+    agree(&[&a, &b]);
+    assert_eq!((b.read("one"), b.read("two"), b.read("inner/file")), ("2".into(), "1".into(), "deep".into()));
+    assert!(b.has("inner/outer") && !b.has("outer"));
+    assert_eq!(
+        b.run(&["versions", "docs/one"]).lines().count(),
+        1,
+        "a name that was moved is no new version"
+    );
+}
+
+#[test]
+fn a_daemon_that_is_killed_goes_on_where_it_was() {
+    let world = World::new();
+    let [mut a, mut b] = world.devices(["laptop", "desk"]);
+    for round in 0..6 {
+        for file in 0..40 {
+            a.write(&format!("dir{}/file{file}", round % 3), &format!("{round} {file}"));
+        }
+        if round % 2 == 1 {
+            let from = a.root.join(format!("dir{}", round % 3));
+            fs::rename(from, a.root.join(format!("moved{round}"))).expect("it is moved");
+        }
+        // In the middle of whatever they are doing.
+        a.kill();
+        b.kill();
+        b.start();
+        a.start();
+    }
+    agree(&[&a, &b]);
+    assert_eq!(b.tree().iter().filter(|line| line.contains("conflicted")).count(), 0, "{:?}", b.tree());
+    assert_eq!(b.read("moved5/file39"), "5 39");
+}
+
+#[test]
+fn a_server_that_is_killed_loses_nothing() {
+    let mut world = World::new();
+    let [a, b] = world.devices(["laptop", "desk"]);
+    a.write("before", "1");
+    agree(&[&a, &b]);
+    world.server.take().expect("it runs").kill();
+    a.write("meanwhile", "2");
+    fs::remove_file(b.root.join("before")).expect("it is deleted");
+    eventually("the state is told", || a.run(&["sync", "status"]).contains("offline"));
+    world.start();
+    agree(&[&a, &b]);
+    assert_eq!(a.tree(), ["meanwhile=2"]);
+}
+
+#[test]
+fn absence_is_not_deletion() {
+    let world = World::new();
+    let [mut a, b] = world.devices(["laptop", "desk"]);
+    for file in 0..80 {
+        a.write(&format!("file{file}"), "text");
+    }
+    agree(&[&a, &b]);
+    // The disk is not mounted: an empty directory is there instead.
+    a.kill();
+    let away = a.root.with_extension("away");
+    fs::rename(&a.root, &away).expect("it is moved");
+    fs::create_dir(&a.root).expect("it is made");
+    a.start();
+    eventually("it says so", || a.run(&["sync", "status"]).contains("is its disk mounted?"));
+    b.wait();
+    assert_eq!(b.tree().len(), 80);
+    a.kill();
+    fs::remove_dir(&a.root).expect("nothing is in it");
+    fs::rename(&away, &a.root).expect("it is moved back");
+    // Somebody empties the directory: that is asked about.
+    for file in 0..80 {
+        fs::remove_file(a.root.join(format!("file{file}"))).expect("it is deleted");
+    }
+    a.start();
+    eventually("it asks", || a.run(&["sync", "status"]).contains("hf sync confirm"));
+    assert_eq!(b.tree().len(), 80);
+    a.run(&["sync", "confirm"]);
+    a.wait();
+    eventually("the other asks too", || b.run(&["sync", "status"]).contains("hf sync confirm"));
+    b.run(&["sync", "confirm"]);
+    agree(&[&a, &b]);
+    assert!(b.tree().is_empty());
+    assert_eq!(a.run(&["trash", "docs"]).lines().count(), 80);
+    a.run(&["restore", "docs/file7"]);
+    agree(&[&a, &b]);
+    assert_eq!(b.read("file7"), "text");
+}
+
+#[test]
+fn a_lost_database_deletes_nothing_and_copies_nothing() {
+    let world = World::new();
+    let [mut a, b] = world.devices(["laptop", "desk"]);
+    a.write("dir/kept", "kept");
+    a.write("changed", "old");
+    agree(&[&a, &b]);
+    a.kill();
+    for name in ["sync.db", "sync.db-wal", "sync.db-shm"] {
+        let _absent = fs::remove_file(a.home.join(name));
+    }
+    b.write("changed", "new");
+    b.write("more", "more");
+    b.wait();
+    a.run(&["sync", "add", "docs", &a.root.display().to_string()]);
+    a.start();
+    agree(&[&a, &b]);
+    assert_eq!(
+        (a.read("dir/kept"), a.read("more"), a.read("changed")),
+        ("kept".into(), "more".into(), "new".into())
+    );
+}
+
+#[test]
+fn what_is_not_synced_is_listed_with_its_reason() {
+    let world = World::new();
+    let [a, b] = world.devices(["laptop", "desk"]);
+    let fifo = Command::new("mkfifo").arg(a.root.join("pipe")).status().expect("mkfifo runs");
+    assert!(fifo.success());
+    a.write("good", "good");
+    a.write("draft.tmp", "ignored");
+    a.write(".hfignore", "*.tmp\n");
+    let answer = a.refused(&["sync", "wait", "--timeout", "60"]);
+    assert!(answer.contains("1 file is not synced"), "{answer}");
+    assert!(a.run(&["sync", "status"]).contains("pipe: it is no file, directory or link"));
+    b.wait();
+    assert_eq!(b.tree(), [".hfignore=*.tmp\n", "good=good"]);
+}
+
+#[test]
+fn files_are_kept_without_a_directory_too() {
+    let world = World::new();
+    let a = world.device("laptop");
+    a.run(&["spaces", "create", "box"]);
+    assert!(a.refused(&["spaces", "create", "box"]).contains("already"));
+    let file = a.home.join("file");
+    fs::write(&file, common::noise(5, 2 << 20)).expect("it is written");
+    let file = file.display().to_string();
+    a.run(&["cp", &file, "box:dir/file"]);
+    assert!(a.output(&["cat", "box/dir/file"]).stdout == common::noise(5, 2 << 20));
+    fs::write(&file, "second").expect("it is written");
+    a.run(&["cp", &file, "box:dir/file"]);
+    a.run(&["mv", "box/dir/file", "box/dir/moved"]);
+    a.run(&["mv", "box/dir", "box/other"]);
+    assert_eq!(a.run(&["cat", "box/other/moved"]), "second");
+    assert_eq!(a.run(&["ls", "box/other"]).split_whitespace().collect::<Vec<_>>(), ["6", "moved"]);
+    let versions = a.run(&["versions", "box/other/moved"]);
+    assert_eq!(versions.lines().count(), 2, "history goes with the file: {versions}");
+    let first =
+        versions.lines().last().and_then(|line| line.split_whitespace().next()).expect("a number").to_owned();
+    a.run(&["restore", "box/other/moved", "--version", &first]);
+    assert!(a.output(&["cat", "box/other/moved"]).stdout == common::noise(5, 2 << 20));
+    a.run(&["rm", "box/other/moved"]);
+    assert!(a.refused(&["cat", "box/other/moved"]).contains("no such file"));
+    assert!(a.refused(&["cat", "nowhere/file"]).contains("no space"));
+}
+
+#[test]
+fn a_revoked_device_and_a_stranger_get_nothing() {
+    let world = World::new();
+    let [a, b] = world.devices(["laptop", "desk"]);
+    a.write("file", "text");
+    agree(&[&a, &b]);
+    // Whoever has no password, and another user, who does not learn what there is.
+    let mut login = a.command(&["login", &world.sync, "--user", "alice", "--password-stdin"]);
+    login.env("HF_HOME", world.dir.path().join("stranger"));
+    assert!(!feed(login, "wrong horse battery").status.success());
+    let data = world.data().display().to_string();
+    let mut create = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    create.args(["user", "create", "bob", "--password-stdin", "--data", &data]);
+    assert!(feed(create, PASSWORD).status.success());
+    let bob = Device { home: world.dir.path().join("bob"), root: world.dir.path().join("b"), daemon: None };
+    assert!(
+        feed(bob.command(&["login", &world.sync, "--user", "bob", "--password-stdin"]), PASSWORD)
+            .status
+            .success()
+    );
+    assert!(bob.run(&["spaces"]).is_empty());
+    assert!(bob.refused(&["ls", "docs"]).contains("there is no space docs"));
+    assert!(bob.refused(&["cat", "docs/file"]).contains("there is no space docs"));
+    // A device that was lost.
+    let devices = a.run(&["devices"]);
+    let desk = devices.lines().find(|line| line.ends_with("desk")).and_then(|line| line.split(' ').next());
+    a.run(&["devices", "revoke", desk.expect("it is listed")]);
+    assert!(b.refused(&["ls", "docs"]).contains("revoked") || b.refused(&["ls", "docs"]).contains("login"));
+    a.write("secret", "secret");
+    a.wait();
+    eventually("it is told", || b.run(&["sync", "status"]).contains("stopped"));
+    assert!(!b.has("secret"));
+    order(&["--data", &data], &["user", "disable", "alice"]);
+    assert!(a.refused(&["ls", "docs"]).contains("disabled") || a.refused(&["ls", "docs"]).contains("login"));
+    // No secret is in any log.
+    let log = world.server.as_ref().expect("it runs").log();
+    assert!(!log.contains(PASSWORD));
+}
+
+#[test]
+fn two_daemons_on_one_state_are_refused() {
+    let world = World::new();
+    let [a] = world.devices(["laptop"]);
+    assert!(a.refused(&["daemon"]).contains("another daemon runs already"));
+}
