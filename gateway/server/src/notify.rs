@@ -85,7 +85,7 @@ struct Event<'a> {
 /// What S3 calls a line of the journal, where it is about an object.
 fn name_of(record: &JournalRecord, version: Option<&(Version, Extra)>, is_new: bool) -> Option<&'static str> {
     Some(match (record.change, version) {
-        (Change::Vanish | Change::Describe, _) => return None,
+        (Change::Make | Change::Vanish | Change::Describe, _) => return None,
         (Change::Move, _) if record.key.ends_with(b"/") => return None,
         // S3 has no name for it: what it comes to is a copy, and a deletion, which is told of before.
         (Change::Move, _) => "ObjectCreated:Copy",

@@ -227,7 +227,7 @@ impl Copier {
             Change::Put => pending && !is_marker,
             Change::Delete => is_marker,
             // Directories are no objects, and what a file is beside its bytes is for those who sync it.
-            Change::Move | Change::Vanish | Change::Describe => false,
+            Change::Move | Change::Make | Change::Vanish | Change::Describe => false,
         };
         if !wanted {
             return Ok(Copied::Never);

@@ -216,7 +216,7 @@ pub fn changes<V: View + ?Sized>(
         let Some(parent) = parent else { return Ok(lost) };
         match record.change {
             Change::Vanish | Change::Delete => changes.push(NameChange::Gone(record.node)),
-            Change::Put | Change::Move | Change::Describe => {
+            Change::Put | Change::Move | Change::Make | Change::Describe => {
                 changes.extend(name_of(view, bucket, parent, &record)?.map(NameChange::Is));
             }
         }
@@ -234,7 +234,7 @@ fn name_of<V: View + ?Sized>(
     let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
     let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     // What S3 clients call a directory's object is no file in it.
-    if record.key.ends_with(b"/") && record.change != Change::Move {
+    if record.key.ends_with(b"/") && ![Change::Move, Change::Make].contains(&record.change) {
         return Ok(None);
     }
     let component = &record.key[start..];

@@ -254,8 +254,10 @@ record!(DirEntry, "a directory entry");
 pub enum Change {
     Put,
     Delete,
-    /// A file has another key, which is the record's; or a directory was made, or has another path, with all that is in it.
+    /// A file has another key, which is the record's; or a directory has another path, with all that is in it.
     Move,
+    /// A directory was made.
+    Make,
     /// A directory is gone.
     Vanish,
     /// A version has other documents.

@@ -13,7 +13,7 @@ use holdfast_gateway_server::{
 };
 use holdfast_meta_raft_machine::{
     ask::{BucketNamed, IdentitiesNow, JournalFrom},
-    records::Change,
+    records::{Change, JournalRecord},
 };
 use holdfast_meta_raft_server::Meta;
 use serde::{Deserialize, Serialize};
@@ -66,14 +66,32 @@ pub struct WebhookOrder {
 /// A change of a bucket.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ChangeShown {
-    /// Its place in the journal.
+    /// Its place in the journal, which also has lines on directories that are not shown.
     pub number: u64,
-    /// `put` or `delete`.
+    /// `put`, `delete`, or `move`: to the key, from the one that was deleted before; or of a directory, whose key ends in `/`, with all
+    /// that is in it.
     pub change: String,
     pub key: String,
     pub version: String,
     /// The raft entry that made it.
     pub index: u64,
+}
+
+/// A line of the journal, if it is about an object, or moves some.
+fn show((number, record): &(u64, JournalRecord)) -> Option<ChangeShown> {
+    let change = match record.change {
+        Change::Put => "put",
+        Change::Delete => "delete",
+        Change::Move => "move",
+        Change::Make | Change::Vanish | Change::Describe => return None,
+    };
+    Some(ChangeShown {
+        number: *number,
+        change: change.to_owned(),
+        key: String::from_utf8_lossy(&record.key).into_owned(),
+        version: version_id(record.version),
+        index: record.index,
+    })
 }
 
 /// A page of a bucket's journal.
@@ -155,21 +173,8 @@ async fn changes(
         }
     };
     let first = page.records.first().map_or(page.next, |(number, _)| *number);
-    let show = |(number, record): &(u64, holdfast_meta_raft_machine::records::JournalRecord)| ChangeShown {
-        number: *number,
-        change: match record.change {
-            Change::Put => "put".to_owned(),
-            Change::Delete => "delete".to_owned(),
-            Change::Move => "move".to_owned(),
-            Change::Vanish => "vanish".to_owned(),
-            Change::Describe => "describe".to_owned(),
-        },
-        key: String::from_utf8_lossy(&record.key).into_owned(),
-        version: version_id(record.version),
-        index: record.index,
-    };
     Ok(Json(Changes {
-        changes: page.records.iter().map(show).collect(),
+        changes: page.records.iter().filter_map(show).collect(),
         next: page.records.last().map_or(page.next, |(number, _)| number + 1),
         // Or the bucket is another one of that name.
         gap: first > wanted.from || wanted.from > page.next,

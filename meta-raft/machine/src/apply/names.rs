@@ -36,7 +36,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 let node = self.next_node();
                 let entry = DirEntry::Kept { node, children: 0 };
                 let parent = self.attach(bucket, Tree::Live, &path, &entry)?;
-                self.journal(bucket, Change::Move, (node, VersionId(0)), parent, &path)?;
+                self.journal(bucket, Change::Make, (node, VersionId(0)), parent, &path)?;
                 Ok(Changed { node, version: None })
             }
             TreeChange::Put { path, on, object, extra } => {

@@ -135,7 +135,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             let node = self.next_node();
             let entry = DirEntry::Directory { node, children: 1 };
             self.write(keys::dir_entry(walk.tree, bucket, parent, component), &entry);
-            self.tell(walk, bucket, Change::Move, (parent, node), &path[..end])?;
+            self.tell(walk, bucket, Change::Make, (parent, node), &path[..end])?;
             parent = node;
         }
         Ok(parent)

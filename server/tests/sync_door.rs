@@ -1,0 +1,234 @@
+//! The sync door against clients that are not ours: what they may not do, and what they send that is no call.
+
+mod common;
+
+use common::Server;
+use holdfast_client_link::{Connection, LinkError, Stream};
+use holdfast_core::ids::ChunkId;
+use holdfast_proto::sync::{
+    Call, Chunk, ChunkRef, Commit, Fetch, Have, ListDevices, ListNames, ListSpaces, ListTrash, ListVersions,
+    MakeDirectory, MakeSpace, Move, NameChange, Pair, Put, ReadChanges, ReadManifest, Restore, RevokeDevice,
+    SignIn, Upload, VersionOf, call::Call as Asked, failure::Code, name_change::Change, reply::Reply,
+};
+use std::{io::Write, process::Stdio, time::Duration};
+
+const PASSWORD: &str = "correct horse battery";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Door {
+    _dir: tempfile::TempDir,
+    server: Server,
+    address: String,
+}
+
+impl Door {
+    fn open(users: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = dir.path().join("data");
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("an address").to_string();
+        drop(free);
+        let server = Server::start(&data, &["--ec", "2+1", "--devices", "3", "--sync", &address]);
+        for user in users {
+            let mut create = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+            create.args(["user", "create", user, "--password-stdin", "--data"]).arg(&data);
+            let mut create = create.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it starts");
+            writeln!(create.stdin.take().expect("it reads"), "{PASSWORD}").expect("it reads");
+            assert!(create.wait().expect("it ends").success());
+        }
+        Self { _dir: dir, server, address }
+    }
+
+    async fn connect(&self) -> Connection {
+        Connection::open(&self.address, None).await.expect("it answers")
+    }
+
+    async fn signed_in(&self, user: &str) -> Connection {
+        let connection = self.connect().await;
+        let pair = Pair { user: user.into(), password: PASSWORD.into(), device: "a device".into() };
+        let Ok(Some(Reply::Paired(paired))) = call(&connection, Asked::Pair(pair)).await else {
+            panic!("it is not paired")
+        };
+        let sign_in = SignIn { user: user.into(), device: paired.device, secret: paired.secret };
+        let Ok(Some(Reply::SignedIn(_))) = call(&connection, Asked::SignIn(sign_in)).await else {
+            panic!("it is not signed in")
+        };
+        connection
+    }
+}
+
+async fn begin(connection: &Connection, asked: Asked) -> Stream {
+    let mut stream = connection.stream().await.expect("a stream");
+    stream.send(&Call { call: Some(asked) }).await.expect("it is sent");
+    stream
+}
+
+async fn call(connection: &Connection, asked: Asked) -> Result<Option<Reply>, LinkError> {
+    let mut stream = begin(connection, asked).await;
+    stream.finish().await.expect("it is sent");
+    stream.reply(PATIENCE).await
+}
+
+async fn code(connection: &Connection, asked: Asked) -> Option<Code> {
+    call(connection, asked).await.expect_err("it is refused").code()
+}
+
+fn all_calls(space: &str) -> Vec<Asked> {
+    let (space, path, of) = (space.to_owned(), b"file".to_vec(), VersionOf { node: 1, version: 1 });
+    let make = Change::MakeDirectory(MakeDirectory { path: b"d/".to_vec() });
+    vec![
+        Asked::ListNames(ListNames { space: space.clone(), after: Vec::new(), limit: 10 }),
+        Asked::ReadChanges(ReadChanges { space: space.clone(), cursor: 0, limit: 10, wait_ms: 0 }),
+        Asked::Have(Have { space: space.clone(), chunks: Vec::new(), versions: Vec::new() }),
+        Asked::Upload(Upload { space: space.clone() }),
+        Asked::Commit(Commit { space: space.clone(), changes: vec![NameChange { change: Some(make) }] }),
+        Asked::ReadManifest(ReadManifest { space: space.clone(), path: path.clone(), of: None }),
+        Asked::Fetch(Fetch { space: space.clone(), path: path.clone(), of: Some(of), ranges: Vec::new() }),
+        Asked::ListVersions(ListVersions { space: space.clone(), path: path.clone() }),
+        Asked::Restore(Restore { space: space.clone(), path, version: None }),
+        Asked::ListTrash(ListTrash { space, after: Vec::new() }),
+    ]
+}
+
+async fn send(
+    connection: &Connection,
+    space: &str,
+    chunks: &[(&[u8], &[u8])],
+) -> Result<Option<Reply>, LinkError> {
+    let mut stream = begin(connection, Asked::Upload(Upload { space: space.into() })).await;
+    for (id, data) in chunks {
+        stream.send(&Chunk { id: id.to_vec(), data: data.to_vec().into() }).await.expect("it is sent");
+    }
+    stream.finish().await.expect("it is sent");
+    stream.reply(PATIENCE).await
+}
+
+fn commit(space: &str, change: Change) -> Asked {
+    Asked::Commit(Commit { space: space.into(), changes: vec![NameChange { change: Some(change) }] })
+}
+
+fn put(path: &[u8], data: &[u8]) -> Change {
+    let chunk = ChunkRef { id: ChunkId::of(data).as_bytes().to_vec(), bytes: data.len() as u32 };
+    Change::Put(Put { path: path.to_vec(), on: None, chunks: vec![chunk], properties: None })
+}
+
+#[tokio::test]
+async fn nobody_gets_anything_without_signing_in() {
+    let door = Door::open(&["alice"]);
+    let alice = door.signed_in("alice").await;
+    let make = Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 });
+    call(&alice, make.clone()).await.expect("it is made");
+    let stranger = door.connect().await;
+    let mut calls = all_calls("docs");
+    calls.extend([
+        make,
+        Asked::ListSpaces(ListSpaces {}),
+        Asked::ListDevices(ListDevices {}),
+        Asked::RevokeDevice(RevokeDevice { id: "x".into() }),
+        Asked::SignIn(SignIn { user: "alice".into(), device: "x".into(), secret: vec![0; 32] }),
+        Asked::Pair(Pair { user: "alice".into(), password: "wrong horse".into(), device: "x".into() }),
+        Asked::Pair(Pair { user: "nobody".into(), password: PASSWORD.into(), device: "x".into() }),
+    ]);
+    for asked in calls {
+        assert_eq!(code(&stranger, asked.clone()).await, Some(Code::NotSignedIn), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_user_does_not_learn_that_a_space_is_there() {
+    let door = Door::open(&["alice", "bob"]);
+    let (alice, bob) = (door.signed_in("alice").await, door.signed_in("bob").await);
+    let make = Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 });
+    call(&alice, make).await.expect("it is made");
+    for (there, not) in all_calls("docs").into_iter().zip(all_calls("none")) {
+        let (there, not) = (call(&bob, there).await, call(&bob, not).await);
+        let told = |answer: Result<_, LinkError>| answer.expect_err("it is refused").to_string();
+        assert_eq!(told(there).replace("docs", "none"), told(not));
+    }
+}
+
+#[tokio::test]
+async fn a_hash_is_no_key_to_anybodys_bytes() {
+    let door = Door::open(&["alice", "bob"]);
+    let (alice, bob) = (door.signed_in("alice").await, door.signed_in("bob").await);
+    for (connection, space) in [(&alice, "alices"), (&bob, "bobs")] {
+        let make = Asked::MakeSpace(MakeSpace { name: space.into(), versions: 3 });
+        call(connection, make).await.expect("it is made");
+    }
+    let data = b"what alice alone knows";
+    let id = ChunkId::of(data);
+    send(&alice, "alices", &[(id.as_bytes(), data)]).await.expect("it is stored");
+    let committed = call(&alice, commit("alices", put(b"secret", data))).await.expect("it is committed");
+    let Some(Reply::Committed(done)) = committed else { panic!("{committed:?}") };
+    let stored = door.server.metric("holdfast_pack_stored_bytes_total");
+    // Bob knows the hash, and even the version's numbers.
+    let of = VersionOf { node: done.outcomes[0].node, version: done.outcomes[0].version.expect("a file") };
+    let have = Have { space: "bobs".into(), chunks: vec![id.as_bytes().to_vec()], versions: vec![of] };
+    let Ok(Some(Reply::Had(had))) = call(&bob, Asked::Have(have)).await else { panic!("no answer") };
+    assert_eq!(had.known, [false]);
+    assert_eq!(code(&bob, commit("bobs", put(b"stolen", data))).await, Some(Code::ChunksGone));
+    // Whoever has the bytes may store them, and does not learn that they were there.
+    send(&bob, "bobs", &[(id.as_bytes(), data)]).await.expect("it is taken");
+    call(&bob, commit("bobs", put(b"own", data))).await.expect("it is committed");
+    assert_eq!(door.server.metric("holdfast_pack_stored_bytes_total"), stored, "and they are stored once");
+}
+
+#[tokio::test]
+async fn what_is_no_call_is_refused_and_harms_nobody() {
+    let door = Door::open(&["alice"]);
+    let alice = door.signed_in("alice").await;
+    call(&alice, Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 })).await.expect("it is made");
+    // A call of nothing, and bytes that are no message.
+    let mut empty = alice.stream().await.expect("a stream");
+    empty.send(&Call { call: None }).await.expect("it is sent");
+    assert_eq!(empty.reply(PATIENCE).await.expect_err("it is refused").code(), Some(Code::Malformed));
+    let mut noise = alice.stream().await.expect("a stream");
+    noise.send(&Chunk { id: vec![0xff; 100], data: vec![0xff; 1000].into() }).await.expect("it is sent");
+    assert_eq!(noise.reply(PATIENCE).await.expect_err("it is refused").code(), Some(Code::Malformed));
+    let mut huge = alice.stream().await.expect("a stream");
+    let sent = huge.send(&Chunk { id: Vec::new(), data: vec![0; 5 << 20].into() }).await;
+    let answer = huge.reply(PATIENCE).await;
+    assert!(sent.is_err() || answer.is_err());
+    // Chunks that are not what they say, or are none.
+    for (id, data) in
+        [(&[7; 32][..], &b"other bytes"[..]), (&[7; 31], b"x"), (ChunkId::of(b"").as_bytes(), b"")]
+    {
+        let refused = send(&alice, "docs", &[(id, data)]).await.expect_err("it is refused");
+        assert_eq!(refused.code(), Some(Code::Malformed), "{data:?}");
+    }
+    let large = vec![1; (1 << 20) + 1];
+    let refused = send(&alice, "docs", &[(ChunkId::of(&large).as_bytes(), &large)]).await;
+    assert_eq!(refused.expect_err("it is refused").code(), Some(Code::Malformed));
+    // Paths that lead out, or are none; a length that is not the chunk's; changes that are none.
+    let data = b"good";
+    send(&alice, "docs", &[(ChunkId::of(data).as_bytes(), data)]).await.expect("it is stored");
+    for path in [&b"../x"[..], b"a/../x", b"/x", b"", b"a//x", b"a\0b", b".", &[b'x'; 1025]] {
+        assert_eq!(code(&alice, commit("docs", put(path, data))).await, Some(Code::Invalid), "{path:?}");
+    }
+    let longer = ChunkRef { id: ChunkId::of(data).as_bytes().to_vec(), bytes: 5 };
+    let lie = Put { path: b"x".to_vec(), on: None, chunks: vec![longer], properties: None };
+    assert_eq!(code(&alice, commit("docs", Change::Put(lie))).await, Some(Code::ChunksGone));
+    let none = Commit { space: "docs".into(), changes: vec![NameChange { change: None }] };
+    assert_eq!(code(&alice, Asked::Commit(none)).await, Some(Code::Malformed));
+    let many = Commit { space: "docs".into(), changes: vec![NameChange { change: None }; 513] };
+    assert_eq!(code(&alice, Asked::Commit(many)).await, Some(Code::Malformed));
+    let moved = Change::Move(Move { node: 77, from: b"x".to_vec(), to: b"y".to_vec() });
+    assert_eq!(code(&alice, commit("docs", moved)).await, Some(Code::Overtaken));
+    for name in ["", "A", ".system", "x", "../docs", "docs/..", &"x".repeat(64)] {
+        let make = MakeSpace { name: name.into(), versions: 3 };
+        assert_eq!(code(&alice, Asked::MakeSpace(make)).await, Some(Code::Invalid), "{name:?}");
+    }
+    let make = MakeSpace { name: "zero".into(), versions: 0 };
+    assert_eq!(code(&alice, Asked::MakeSpace(make)).await, Some(Code::Invalid));
+    assert!(door.server.client().list("docs", "").is_empty(), "nothing of it was written");
+}
+
+#[tokio::test]
+async fn another_server_than_the_one_that_is_known_is_not_spoken_to() {
+    let door = Door::open(&[]);
+    let other = Door::open(&[]);
+    let known = door.connect().await.fingerprint;
+    assert!(Connection::open(&door.address, Some(known)).await.is_ok());
+    let refused = Connection::open(&other.address, Some(known)).await.err();
+    assert!(matches!(refused, Some(LinkError::OtherServer(_))), "{refused:?}");
+}
