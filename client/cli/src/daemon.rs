@@ -211,11 +211,14 @@ async fn keep_in_sync(
     pause: &mut Duration,
 ) -> Result<()> {
     let mut engine = Engine::open(root.clone(), api.clone(), database.clone())?;
-    let _watcher = watcher(engine.path(), hub.clone())?;
+    // Where a file system cannot be watched, or so much of it, it is looked at again and again.
+    let watcher =
+        watcher(engine.path(), hub.clone()).inspect_err(|error| tracing::warn!(%error, "looking instead"));
+    let look_every = if watcher.is_ok() { WHOLE } else { PAUSE_MAX };
     let (cursor, listening) = watch::channel(None);
     let hears = Arc::new(Notify::new());
     let _listener = Aborted(tokio::spawn(listen(api.clone(), root.space.clone(), listening, hears.clone())));
-    let mut whole = Instant::now() + WHOLE;
+    let mut whole = Instant::now() + look_every;
     let mut again = 0;
     loop {
         // Before it is looked at: whoever asks later is answered later.
@@ -258,7 +261,7 @@ async fn keep_in_sync(
             continue;
         }
         again = 0;
-        let retry = if problems.is_empty() { WHOLE } else { PAUSE_MAX };
+        let retry = if problems.is_empty() { look_every } else { PAUSE_MAX };
         tokio::select! {
             () = hub.wake.notified() => settle(hub).await,
             () = hears.notified() => {}
@@ -266,7 +269,7 @@ async fn keep_in_sync(
         }
         if Instant::now() >= whole {
             engine.dirty = Dirty::All;
-            whole = Instant::now() + WHOLE;
+            whole = Instant::now() + look_every;
         }
     }
 }

@@ -70,6 +70,8 @@ impl Stat {
 /// A file that was written aside, to be taken to its place.
 pub struct Temporary {
     name: Vec<u8>,
+    /// As it was written.
+    pub stat: Stat,
 }
 
 /// A synced directory.
@@ -226,10 +228,11 @@ impl Disk {
                 tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _,
             };
             futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
-            Ok(fsync(&file)?)
+            fsync(&file)?;
+            Ok(Stat::of(&rustix::fs::fstat(&file)?))
         });
         match written {
-            Ok(()) => Ok(Temporary { name }),
+            Ok(stat) => Ok(Temporary { name, stat }),
             Err(error) => {
                 let _left = unlinkat(&tmp, name.as_slice(), AtFlags::empty());
                 Err(error)
@@ -244,7 +247,8 @@ impl Disk {
     pub fn link_aside(&self, target: &[u8]) -> io::Result<Temporary> {
         let (tmp, name) = (self.internal(b"tmp")?, self.unique(b"link"));
         symlinkat(target, &tmp, name.as_slice())?;
-        Ok(Temporary { name })
+        let stat = Stat::of(&statat(&tmp, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?);
+        Ok(Temporary { name, stat })
     }
 
     /// Removes what was written aside and is not needed.

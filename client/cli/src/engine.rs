@@ -144,7 +144,7 @@ impl Engine {
             if page.lost {
                 return self.read_all_names().await;
             }
-            let any = !page.changes.is_empty();
+            self.state.outgrown |= !page.changes.is_empty();
             for change in page.changes {
                 match change.change {
                     Some(change::Change::Is(name)) => {
@@ -156,7 +156,7 @@ impl Engine {
             }
             self.state.cursor = Some(page.cursor);
             if page.cursor >= page.head {
-                if any || self.state.trees.remote.is_empty() {
+                if self.state.outgrown {
                     self.state.grow_remote();
                 }
                 return Ok(());

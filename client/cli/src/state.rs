@@ -99,6 +99,8 @@ pub struct State {
     pub names: BTreeMap<u64, Remote>,
     /// Where the space's journal was read to; `None` before its names were read.
     pub cursor: Option<u64>,
+    /// The remote tree is not yet what the names say.
+    pub outgrown: bool,
     /// Which bucket has the space's name.
     pub space: u64,
     /// Which life of which cluster.
@@ -181,6 +183,7 @@ impl State {
             }
         }
         self.trees.remote = tree;
+        self.outgrown = false;
     }
 
     /// The server's version of a node.

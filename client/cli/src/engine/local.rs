@@ -227,6 +227,12 @@ impl Engine {
         let not_fetched = || Error::Plain("it is fetched with the next pass".to_owned());
         let info = self.state.infos.get(&id).copied();
         let is_known = |stat: &Stat| info.is_some_and(|info| info.is_but_moved(stat));
+        // Taking it away changes when it was changed: that is held against what is known before.
+        let unchanged = |names: &Names| {
+            let now = self.disk.stat(names).map_err(failed)?;
+            let same = now.zip(info).is_some_and(|(now, info)| info.is(&now));
+            if same { Ok(()) } else { Err(changed()) }
+        };
         match (step, here, goal) {
             (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
                 self.disk.make_directory(&goal).map(Some).map_err(failed)
@@ -234,18 +240,21 @@ impl Engine {
             (Step::Create { .. }, None, Some(goal)) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
                 let placed = self.disk.place(temporary, &goal).map_err(failed)?;
+                let written = temporary.stat;
                 *left = None;
-                Ok(Some(placed))
+                Ok(Some(as_written(&written, placed)))
             }
             (Step::Move { .. }, Some(here), Some(goal)) => {
                 self.disk.relocate(&here, &goal).map(Some).map_err(failed)
             }
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
+                unchanged(&here)?;
                 let placed = self.disk.replace(temporary, &here, is_known).map_err(failed)?;
                 let placed = placed.ok_or_else(changed)?;
+                let written = temporary.stat;
                 *left = None;
-                Ok(Some(placed))
+                Ok(Some(as_written(&written, placed)))
             }
             (Step::Mark { executable, .. }, Some(here), _) => {
                 self.disk.mark(&here, *executable).map(Some).map_err(failed)
@@ -255,6 +264,7 @@ impl Engine {
                     self.disk.remove_directory(&here).map_err(failed)?;
                     return Ok(None);
                 }
+                unchanged(&here)?;
                 let day = time::OffsetDateTime::now_utc().date().to_string();
                 match self.disk.trash(&here, &day, is_known).map_err(failed)? {
                     true => Ok(None),
@@ -265,6 +275,12 @@ impl Engine {
             _ => Err(changed()),
         }
     }
+}
+
+/// What a file is at its place. Where somebody wrote to it since it was written aside, it looks like none that was ever seen.
+fn as_written(written: &Stat, placed: Stat) -> Stat {
+    let same = Info::of(written).is_but_moved(&placed);
+    if same { placed } else { Stat { ctime_ns: 0, ..placed } }
 }
 
 type Have = (Option<File>, HashMap<ChunkId, u64>);
