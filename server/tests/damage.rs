@@ -156,8 +156,6 @@ fn an_emptied_device_counts_as_a_replaced_disk_and_is_rebuilt() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
     let server = filled(&data);
-    eventually("the shards are counted", || server.metric("holdfast_device_shards") > 0.0);
-    let a_device = server.metric("holdfast_device_shards") / 6.0;
     // While it runs.
     for entry in std::fs::read_dir(data.join("devices/dev-2")).expect("a listing").flatten() {
         let path = entry.path();
@@ -165,14 +163,16 @@ fn an_emptied_device_counts_as_a_replaced_disk_and_is_rebuilt() {
             .expect("a removal");
     }
     check_all(&server);
-    let rebuilt = |server: &Server, devices: f64| {
+    // How many shards there are is no measure: small packs are merged meanwhile, and have none to be rebuilt then.
+    let rebuilt = |server: &Server, devices: usize| {
         eventually("the shards are rebuilt", || {
-            server.metric("holdfast_repaired_shards_total") >= devices * a_device
+            let noticed = server.log().matches("counts as a replaced disk").count() == devices;
+            noticed
+                && server.metric("holdfast_repaired_shards_total") > 0.0
                 && server.metric("holdfast_degraded_packs") == 0.0
         });
-        assert!(server.log().contains("counts as a replaced disk"));
     };
-    rebuilt(&server, 1.0);
+    rebuilt(&server, 1);
     // Now any two others may go.
     assert_eq!(server.stop(), Some(0));
     for device in [0, 5] {
@@ -180,7 +180,7 @@ fn an_emptied_device_counts_as_a_replaced_disk_and_is_rebuilt() {
     }
     let server = Server::start(&data, &[]);
     check_all(&server);
-    rebuilt(&server, 2.0);
+    rebuilt(&server, 3);
     check_all(&server);
 }
 

@@ -20,6 +20,9 @@ pub const SECRET_KEY: &str = "test-secret-key";
 /// How long anything that must come about by itself may take on a slow machine.
 pub const SOON: Duration = Duration::from_secs(240);
 
+/// Lines of a log that a failed test shows.
+const LOG_TAIL: usize = 60;
+
 /// A `holdfast dev` process; killed when dropped.
 pub struct Server {
     child: Child,
@@ -121,6 +124,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _gone = self.child.kill();
         let _gone = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
+            println!("the server's last words:\n{}", tail.join("\n"));
+        }
     }
 }
 
