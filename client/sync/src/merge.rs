@@ -103,14 +103,26 @@ pub struct Merged {
     pub trees: Trees,
     /// Files whose bytes stay as they are on each side.
     pub held: BTreeSet<Id>,
+    /// Which local nodes were given other names, in order.
+    pub renumbered: Vec<(Id, Id)>,
+    /// Places that several nodes were to have.
+    pub crowded: BTreeSet<Place>,
     /// The next free number for nodes of the client's own.
     pub next_fresh: u64,
 }
 
 /// Merges any three trees. `next_fresh` is above all numbers of fresh nodes in them.
 pub fn merge(trees: Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: u64) -> Merged {
-    let mut work =
-        Work { trees, conflicts, label, next_fresh, wanted: BTreeMap::new(), held: BTreeSet::new() };
+    let mut work = Work {
+        trees,
+        conflicts,
+        label,
+        next_fresh,
+        wanted: BTreeMap::new(),
+        held: BTreeSet::new(),
+        renumbered: Vec::new(),
+        crowded: BTreeSet::new(),
+    };
     work.tell_apart();
     work.merge_nodes();
     loop {
@@ -120,8 +132,10 @@ pub fn merge(trees: Trees, conflicts: Conflicts, label: Label<'_>, next_fresh: u
         }
     }
     work.tell_names_apart();
-    let Work { trees, wanted, held, next_fresh, .. } = work;
-    Merged { tree: grow(wanted), trees, held, next_fresh }
+    let Work { trees, wanted, held, renumbered, crowded, next_fresh, .. } = work;
+    let (tree, left) = Tree::grow(wanted);
+    assert!(left.is_empty(), "what was merged is a tree: {left:?}");
+    Merged { tree, trees, held, renumbered, crowded, next_fresh }
 }
 
 struct Work<'a> {
@@ -132,6 +146,8 @@ struct Work<'a> {
     /// What is to be, perhaps not yet a tree.
     wanted: BTreeMap<Id, Node>,
     held: BTreeSet<Id>,
+    renumbered: Vec<(Id, Id)>,
+    crowded: BTreeSet<Place>,
 }
 
 /// Whether a side moved a directory above a node that the other side deleted: what is in it was moved too.
@@ -190,9 +206,15 @@ impl Work<'_> {
     /// Makes a local node one of the client's own.
     fn renumber(&mut self, id: Id) -> Id {
         let fresh = self.fresh();
-        let renumbered = self.trees.renumber(id, fresh);
-        assert!(renumbered.is_ok(), "it is in the tree, and the number is new: {renumbered:?}");
+        self.call(id, fresh);
         fresh
+    }
+
+    /// Gives a local node a name that none has.
+    fn call(&mut self, from: Id, to: Id) {
+        let renumbered = self.trees.renumber(from, to);
+        assert!(renumbered.is_ok(), "the one is there, and the other is not: {renumbered:?}");
+        self.renumbered.push((from, to));
     }
 
     fn is_another(&self, id: Id, node: &Node) -> bool {
@@ -346,6 +368,7 @@ impl Work<'_> {
             taken.iter().filter(|(_, ids)| ids.len() > 1).map(|(place, _)| place.clone()).collect();
         while let Some(place) = crowded.pop() {
             let Some(ids) = taken.get(&place).filter(|ids| ids.len() > 1).cloned() else { continue };
+            self.crowded.insert(place.clone());
             let at_home = |id: &Id| self.trees.remote.get(*id).is_some_and(|node| node.place == place);
             let keeper = ids.iter().copied().find(|id| at_home(id)).or_else(|| ids.first().copied());
             let Some(keeper) = keeper else { continue };
@@ -400,8 +423,7 @@ impl Work<'_> {
     ) {
         self.wanted.remove(&other);
         if !self.trees.local.contains(keeper) {
-            let renumbered = self.trees.renumber(other, keeper);
-            assert!(renumbered.is_ok(), "the other is there, and the keeper is not: {renumbered:?}");
+            self.call(other, keeper);
         }
         let first = Place { parent: other, name: Vec::new() };
         let inside = taken.range(first..).take_while(|(place, _)| place.parent == other);
@@ -432,23 +454,4 @@ impl Work<'_> {
             number += 1;
         }
     }
-}
-
-/// A tree of nodes that are one: parents first.
-fn grow(wanted: BTreeMap<Id, Node>) -> Tree {
-    let mut inside: BTreeMap<Id, Vec<(Id, Node)>> = BTreeMap::new();
-    for (id, node) in wanted {
-        inside.entry(node.place.parent).or_default().push((id, node));
-    }
-    let mut tree = Tree::default();
-    let mut open = vec![Id::Root];
-    while let Some(parent) = open.pop() {
-        for (id, node) in inside.remove(&parent).unwrap_or_default() {
-            open.push(id);
-            let grown = tree.insert(id, node);
-            assert!(grown.is_ok(), "what was merged is a tree: {grown:?}");
-        }
-    }
-    assert!(inside.is_empty(), "what was merged hangs together");
-    tree
 }

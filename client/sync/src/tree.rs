@@ -90,6 +90,25 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A tree of nodes, parents first, and those that it cannot have.
+    pub fn grow(nodes: BTreeMap<Id, Node>) -> (Self, Vec<(Id, TreeError)>) {
+        let mut inside: BTreeMap<Id, Vec<(Id, Node)>> = BTreeMap::new();
+        for (id, node) in nodes {
+            inside.entry(node.place.parent).or_default().push((id, node));
+        }
+        let (mut tree, mut left, mut open) = (Self::default(), Vec::new(), vec![Id::Root]);
+        while let Some(parent) = open.pop() {
+            for (id, node) in inside.remove(&parent).unwrap_or_default() {
+                match tree.insert(id, node) {
+                    Ok(()) => open.push(id),
+                    Err(error) => left.push((id, error)),
+                }
+            }
+        }
+        left.extend(inside.into_values().flatten().map(|(id, _)| (id, TreeError::NoParent)));
+        (tree, left)
+    }
+
     pub fn get(&self, id: Id) -> Option<&Node> {
         self.nodes.get(&id)
     }

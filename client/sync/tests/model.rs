@@ -4,7 +4,7 @@
 
 use holdfast_client_sync::{
     Base, Conflicts, Content, Id, Kind, Label, Merged, Node, Place, Step, Tree, TreeError, Trees, merge,
-    steps,
+    merge_part, steps,
 };
 use holdfast_core::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -235,6 +235,85 @@ fn any_three_trees_become_one() {
     });
 }
 
+/// The nodes of which not all three trees say the same.
+fn disagreed(trees: &Trees) -> Vec<Id> {
+    let ids: BTreeSet<Id> = trees.local.iter().chain(trees.remote.iter()).map(|(id, _)| id).collect();
+    let agreed = |id: &Id| {
+        let base = trees.remote.get(*id).map(|node| Base::from(node.clone()));
+        trees.local.get(*id) == trees.remote.get(*id) && trees.synced.get(id) == base.as_ref()
+    };
+    ids.into_iter().filter(|id| !agreed(id)).collect()
+}
+
+/// Merges trees some nodes at a time: all that is true of the merge in whole is true of this, too.
+fn check_parts(mut trees: Trees, conflicts: Conflicts, rng: &mut Rng) {
+    let untouched = |side: &Tree, id: Id| {
+        let mut chain = std::iter::once(id).chain(side.above(id));
+        chain.all(|id| side.get(id).map(|node| Base::from(node.clone())).as_ref() == trees.synced.get(&id))
+    };
+    let deleted = |side: &Tree, other: &Tree| -> Vec<Id> {
+        let files = side.iter().filter(|(id, node)| content_of(node).is_some() && !other.contains(*id));
+        files.map(|(id, _)| id).filter(|id| untouched(side, *id)).collect()
+    };
+    let deleted = [deleted(&trees.local, &trees.remote), deleted(&trees.remote, &trees.local)].concat();
+    let written = |tree: &Tree| -> BTreeSet<Content> {
+        let of = tree.iter().filter_map(|(id, node)| Some((id, content_of(node)?)));
+        let new = of.filter(|(id, content)| trees.synced.get(id).and_then(base_content) != Some(*content));
+        new.map(|(_, content)| content).collect()
+    };
+    let written: BTreeSet<Content> = written(&trees.local).union(&written(&trees.remote)).copied().collect();
+    let (mut next_fresh, mut next_known, mut versions) = (1000, 5000, contents(&trees.remote));
+    for round in 0.. {
+        assert!(round < 200, "it comes to an end");
+        let held = |id: &Id| {
+            conflicts == Conflicts::Manual && trees.local.contains(*id) && trees.remote.contains(*id)
+        };
+        let open = disagreed(&trees);
+        if open.iter().all(|id| held(id)) {
+            break;
+        }
+        let seeds: Vec<Id> = (0..1 + rng.below(3)).filter_map(|_| rng.pick(&open)).collect();
+        let part = merge_part(&trees, seeds, conflicts, LABEL, next_fresh).expect("memory reads");
+        next_fresh = part.merged.next_fresh;
+        for (from, to) in &part.merged.renumbered {
+            trees.renumber(*from, *to).expect("it is there, and the name is free");
+        }
+        for step in steps(&part.merged.trees.local, &part.merged.tree, &part.merged.held) {
+            step.carry_out(&mut trees.local).unwrap_or_else(|error| panic!("{step:?} here: {error}"));
+        }
+        for step in steps(&part.before.remote, &part.merged.tree, &part.merged.held) {
+            step.carry_out(&mut trees.remote).unwrap_or_else(|error| panic!("{step:?} there: {error}"));
+        }
+        let fresh: Vec<Id> = trees.remote.iter().map(|(id, _)| id).collect();
+        for id in fresh.into_iter().filter(|id| matches!(id, Id::Fresh(_))) {
+            next_known += 1;
+            trees.remote.renumber(id, Id::Known(NodeId(next_known))).expect("it is new");
+            trees.renumber(id, Id::Known(NodeId(next_known))).expect("it is new");
+        }
+        versions.extend(contents(&trees.remote));
+        trees.agree();
+    }
+    let kept: BTreeSet<Content> = versions.union(&contents(&trees.local)).copied().collect();
+    assert!(written.is_subset(&kept), "nobody's bytes are lost");
+    for id in deleted {
+        assert!(!trees.remote.contains(id), "{id:?} was deleted");
+    }
+    assert_eq!(trees.local.len(), trees.remote.len(), "both sides are one");
+}
+
+#[test]
+fn any_three_trees_become_one_part_by_part() {
+    each_seed(30_000, |seed| {
+        let mut rng = Rng::new(seed);
+        let (remote, local) = (random_tree(&mut rng, false), random_tree(&mut rng, true));
+        let synced = map_of(&random_tree(&mut rng, false));
+        for conflicts in [Conflicts::Copy, Conflicts::LastWriter, Conflicts::Manual] {
+            let trees = Trees { remote: remote.clone(), local: local.clone(), synced: synced.clone() };
+            check_parts(trees, conflicts, &mut rng);
+        }
+    });
+}
+
 #[test]
 fn what_two_sides_do_to_one_tree_is_merged() {
     each_seed(30_000, |seed| {
@@ -259,6 +338,7 @@ fn what_two_sides_do_to_one_tree_is_merged() {
         let trees = Trees { remote, local, synced: map_of(&base) };
         for conflicts in [Conflicts::Copy, Conflicts::LastWriter, Conflicts::Manual] {
             check(&trees, conflicts);
+            check_parts(trees.clone(), conflicts, &mut rng);
         }
     });
 }
