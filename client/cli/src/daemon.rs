@@ -54,7 +54,7 @@ pub struct Shown {
     pub state: String,
     /// Why it is not synced.
     pub reason: Option<String>,
-    /// Files that are not synced, and why.
+    /// Files that are not synced, and why; of very many, some.
     pub problems: BTreeMap<String, String>,
     pub files: usize,
     /// How often somebody asked for a look, and up to which of these it is answered.
@@ -98,13 +98,23 @@ impl Hub {
         self.wake.notify_one();
     }
 
+    /// Somebody waits until all that is there now is synced.
+    fn ask(&self) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        *dirty = Dirty::All;
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
     fn all(&self) {
         *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = Dirty::All;
         self.wake.notify_one();
     }
 
-    fn take(&self) -> Dirty {
-        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What is dirty, and the last question that is answered when it has been looked at.
+    fn take(&self) -> (Dirty, u64) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::take(&mut *dirty), self.asked.load(Ordering::Acquire))
     }
 }
 
@@ -159,12 +169,12 @@ fn reload(workers: &mut HashMap<PathBuf, Worker>, api: &Api, database: &Database
         stays
     });
     for root in roots {
-        workers.entry(root.directory.clone()).or_insert_with(|| start(root, api.clone(), database.clone()));
+        workers.entry(root.directory.clone()).or_insert_with(|| start(root, api.clone()));
     }
     Ok(())
 }
 
-fn start(root: Root, api: Api, database: Database) -> Worker {
+fn start(root: Root, api: Api) -> Worker {
     let paused = root.paused;
     let shown = Shown {
         space: root.space.clone(),
@@ -179,15 +189,15 @@ fn start(root: Root, api: Api, database: Database) -> Worker {
             // Its state is shown as long as it is paused.
             show.closed().await;
         }),
-        false => tokio::spawn(work(root, api, database, hub.clone(), show)),
+        false => tokio::spawn(work(root, api, hub.clone(), show)),
     };
     Worker { shown, hub, task, paused }
 }
 
-async fn work(root: Root, api: Api, database: Database, hub: Arc<Hub>, show: watch::Sender<Shown>) {
+async fn work(root: Root, api: Api, hub: Arc<Hub>, show: watch::Sender<Shown>) {
     let mut pause = PAUSE_MIN;
     loop {
-        let ended = keep_in_sync(&root, &api, &database, &hub, &show, &mut pause).await;
+        let ended = keep_in_sync(&root, &api, &hub, &show, &mut pause).await;
         let (state, reason) = match &ended {
             Ok(()) => return,
             Err(error) if error.is_passing() => ("offline", error.to_string()),
@@ -205,12 +215,11 @@ async fn work(root: Root, api: Api, database: Database, hub: Arc<Hub>, show: wat
 async fn keep_in_sync(
     root: &Root,
     api: &Api,
-    database: &Database,
     hub: &Arc<Hub>,
     show: &watch::Sender<Shown>,
     pause: &mut Duration,
 ) -> Result<()> {
-    let mut engine = Engine::open(root.clone(), api.clone(), database.clone())?;
+    let mut engine = Engine::open(root.clone(), api.clone())?;
     // Where a file system cannot be watched, or so much of it, it is looked at again and again.
     let watcher =
         watcher(engine.path(), hub.clone()).inspect_err(|error| tracing::warn!(%error, "looking instead"));
@@ -221,9 +230,8 @@ async fn keep_in_sync(
     let mut whole = Instant::now() + look_every;
     let mut again = 0;
     loop {
-        // Before it is looked at: whoever asks later is answered later.
-        let asked = hub.asked.load(Ordering::Acquire);
-        engine.dirty.join(hub.take());
+        let (dirty, asked) = hub.take();
+        engine.dirty.join(dirty);
         engine.confirmed |= hub.confirmed.swap(false, Ordering::AcqRel);
         show.send_if_modified(|shown| {
             let changes = shown.state != "syncing" && engine.dirty != Dirty::Nothing;
@@ -234,21 +242,21 @@ async fn keep_in_sync(
         });
         let passed = engine.pass().await?;
         *pause = PAUSE_MIN;
-        cursor.send_replace(engine.state.cursor);
-        let problems = engine.state.problems.clone();
+        cursor.send_replace(engine.cursor()?);
+        let (count, problems) = engine.problems()?;
         let done = passed == Passed::Done && engine.dirty == Dirty::Nothing;
         show.send_modify(|shown| {
-            shown.files = engine.state.trees.local.len();
+            shown.files = engine.files();
             if done {
                 shown.answered = asked;
             }
-            shown.state = if done && problems.is_empty() { "synced" } else { "syncing" }.to_owned();
-            shown.reason = match (done, problems.len()) {
+            shown.state = if done && count == 0 { "synced" } else { "syncing" }.to_owned();
+            shown.reason = match (done, count) {
                 (true, 1) => Some("1 file is not synced".to_owned()),
-                (true, count) if count > 0 => Some(format!("{count} files are not synced")),
+                (true, 2..) => Some(format!("{count} files are not synced")),
                 _ => None,
             };
-            if done && !problems.is_empty() {
+            if done && count > 0 {
                 shown.state = "problems".to_owned();
             }
             shown.problems = problems.clone();
@@ -261,11 +269,11 @@ async fn keep_in_sync(
             continue;
         }
         again = 0;
-        let retry = if problems.is_empty() { look_every } else { PAUSE_MAX };
+        let retry = if count == 0 { look_every } else { PAUSE_MAX };
         tokio::select! {
             () = hub.wake.notified() => settle(hub).await,
             () = hears.notified() => {}
-            () = tokio::time::sleep_until(whole.min(Instant::now() + retry)) => engine.dirty = Dirty::All,
+            () = tokio::time::sleep_until(whole.min(Instant::now() + retry)) => engine.retry()?,
         }
         if Instant::now() >= whole {
             engine.dirty = Dirty::All;
@@ -346,10 +354,7 @@ fn watcher(directory: &Path, hub: Arc<Hub>) -> Result<notify::RecommendedWatcher
             if names.first().is_some_and(|first| first == INTERNAL) {
                 continue;
             }
-            match names.split_last() {
-                Some((_, above)) => hub.touch(above.to_vec()),
-                None => hub.all(),
-            }
+            if names.is_empty() { hub.all() } else { hub.touch(names) }
         }
     })
     .map_err(failed)?;
@@ -373,10 +378,7 @@ async fn answer(
     match order {
         Order::Status => {}
         Order::Reload => reload(workers, api, database)?,
-        Order::Look => workers.values().for_each(|worker| {
-            worker.hub.asked.fetch_add(1, Ordering::AcqRel);
-            worker.hub.all();
-        }),
+        Order::Look => workers.values().for_each(|worker| worker.hub.ask()),
         Order::Confirm => workers.values().for_each(|worker| {
             worker.hub.confirmed.store(true, Ordering::Release);
             worker.hub.all();

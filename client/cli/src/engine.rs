@@ -1,51 +1,40 @@
 //! One synced directory: hears the server, looks at the disk, decides, and carries it out on both sides.
+//!
+//! What has changed is marked as open; open nodes are merged some at a time, each with what it depends on, so that a change
+//! costs what it touches, and memory holds no whole tree.
 
 use crate::{
     api::Api,
-    database::{Database, Root},
+    database::Root,
     disk::{Disk, Names},
     error::{Error, Result, plain},
-    scan::{Ignored, scan},
-    state::{Remote, State, disk_names, key_of, names_of, shown},
+    look::Looked,
+    scan::{IGNORE_FILE, Ignored, scan, scan_some},
+    state::{Info, Local, Remote, State, key_of, names_of, shown},
+    store::{Life, Store},
 };
-use holdfast_client_sync::{Conflicts, Id, Label, Merged, Step, Tree, merge, steps};
+use holdfast_client_sync::{Conflicts, Id, Label, Part, Side, Tree, merge_part, steps};
 use holdfast_core::ids::NodeId;
 use holdfast_proto::sync::{change, failure::Code};
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
+mod dirty;
 mod local;
 mod remote;
 
+pub use dirty::Dirty;
+
 /// More deletions than this, and more than this share of all, are asked about before they are carried out.
-const BRAKE_FILES: usize = 50;
-const BRAKE_SHARE: usize = 2;
+const BRAKE_FILES: i64 = 50;
+const BRAKE_SHARE: i64 = 2;
 
-/// What of a directory has to be looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Dirty {
-    #[default]
-    Nothing,
-    Directories(BTreeSet<Names>),
-    All,
-}
-
-impl Dirty {
-    pub fn add(&mut self, names: Names) {
-        match self {
-            Self::Nothing => *self = Self::Directories(BTreeSet::from([names])),
-            Self::Directories(some) => drop(some.insert(names)),
-            Self::All => {}
-        }
-    }
-
-    pub fn join(&mut self, other: Self) {
-        match other {
-            Self::Nothing => {}
-            Self::Directories(some) => some.into_iter().for_each(|names| self.add(names)),
-            Self::All => *self = Self::All,
-        }
-    }
-}
+/// Open nodes that are merged together.
+const PART: usize = 2000;
 
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,13 +45,21 @@ pub enum Passed {
     Again,
 }
 
-/// One synced directory at work.
-pub struct Engine {
-    pub root: Root,
-    pub state: State,
+/// What steps are carried out with, by several at once.
+#[derive(Clone)]
+struct Means {
     api: Api,
     disk: Arc<Disk>,
-    database: Database,
+    space: String,
+}
+
+/// One synced directory at work.
+pub struct Engine {
+    root: Root,
+    store: Store,
+    /// What is being worked on.
+    state: State,
+    means: Means,
     /// Known to be out of date: set by whoever watches, and by what failed.
     pub dirty: Dirty,
     /// Somebody has said that so much may be deleted.
@@ -72,7 +69,7 @@ pub struct Engine {
 impl Engine {
     /// # Errors
     /// Where the directory or the database cannot be read, or another daemon has the directory.
-    pub fn open(root: Root, api: Api, database: Database) -> Result<Self> {
+    pub fn open(root: Root, api: Api) -> Result<Self> {
         let missing = |error| Error::File(root.directory.display().to_string(), error);
         let disk = Disk::open(&root.directory).map_err(missing)?;
         if !disk.is_marked(&root.mark) {
@@ -82,109 +79,271 @@ impl Engine {
             ));
         }
         disk.tidy();
-        let state = database.load(&root)?;
-        bring_back(&disk, &state);
-        let disk = Arc::new(disk);
-        Ok(Self { root, state, api, disk, database, dirty: Dirty::All, confirmed: false })
+        let store = Store::open(&root.trees)?;
+        bring_back(&disk, &store)?;
+        store.retry()?;
+        let means = Means { api, disk: Arc::new(disk), space: root.space.clone() };
+        Ok(Self { root, store, state: State::default(), means, dirty: Dirty::All, confirmed: false })
     }
 
     pub fn path(&self) -> &Path {
-        self.disk.path()
+        self.means.disk.path()
+    }
+
+    /// Where the space's journal was read to.
+    ///
+    /// # Errors
+    /// Where the database cannot be read, here and below.
+    pub fn cursor(&self) -> Result<Option<u64>> {
+        Ok(self.store.life()?.cursor)
+    }
+
+    /// How many files, directories and links there are.
+    pub fn files(&self) -> usize {
+        self.store.files()
+    }
+
+    /// What is not synced and why, by path, as far as lists go; and how much it is in all.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn problems(&self) -> Result<(usize, BTreeMap<String, String>)> {
+        let count = self.store.problems()?;
+        let mut problems = BTreeMap::new();
+        if count > 0 {
+            for (place, why) in self.store.skipped()? {
+                let mut names = self.store.disk_names(place.parent)?;
+                names.push(place.name);
+                problems.insert(shown(&names), why);
+            }
+            for (id, why) in self.store.left()? {
+                problems.insert(self.called(id)?, why);
+            }
+        }
+        Ok((count, problems))
+    }
+
+    /// What a node is called, on whichever side it is.
+    fn called(&self, id: Id) -> Result<String> {
+        if self.store.local(id)?.is_some() {
+            return Ok(shown(&self.store.disk_names(id)?));
+        }
+        let (mut names, mut at, mut above) = (Names::new(), id, BTreeSet::new());
+        while let Some(remote) = self.store.remote(at)?
+            && above.insert(at)
+        {
+            at = remote.place().parent;
+            names.push(remote.name);
+        }
+        names.reverse();
+        Ok(shown(&names))
+    }
+
+    /// Has what could not be synced be tried again.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn retry(&mut self) -> Result<()> {
+        for (place, _) in self.store.skipped()? {
+            let mut names = self.store.disk_names(place.parent)?;
+            names.push(place.name);
+            self.dirty.list(names.clone());
+            self.dirty.add(names);
+        }
+        self.store.retry()
     }
 
     /// Hears, looks, decides, carries out.
     ///
     /// # Errors
-    /// What keeps anything from being synced. Problems with single files are in the state.
+    /// What keeps anything from being synced. Problems with single files are in the store.
     pub async fn pass(&mut self) -> Result<Passed> {
-        if !self.disk.is_marked(&self.root.mark) {
+        if !self.means.disk.is_marked(&self.root.mark) {
             return plain("the directory is gone, or another: is its disk mounted? Nothing is deleted");
         }
-        self.state.problems.clear();
         self.hear().await?;
         self.look()?;
-        let merged = self.decide();
-        let before = self.state.trees.remote.clone();
-        let (there, here) = (
-            steps(&self.state.trees.remote, &merged.tree, &merged.held),
-            steps(&self.state.trees.local, &merged.tree, &merged.held),
-        );
-        self.brake(&there, &here)?;
-        for id in &merged.held {
-            let names = names_of(&merged.tree, *id);
-            let text = "both sides changed it: \"hf conflicts resolve\"".to_owned();
-            self.state.problems.insert(shown(&names), text);
+        self.brake()?;
+        let mut life = self.store.life()?;
+        life.pass += 1;
+        self.store.set_life(&life)?;
+        loop {
+            let due = self.store.due(life.pass, PART)?;
+            if due.is_empty() {
+                break;
+            }
+            self.settle(due, life.pass).await?;
         }
-        let (mut again, made) = self.change_server(there).await?;
-        let here = here.into_iter().map(|step| remote::renamed(step, &made)).collect();
-        again |= self.change_disk(here, &before).await?;
-        self.state.trees.agree();
-        self.database.save(&self.root, &self.state)?;
-        Ok(if again { Passed::Again } else { Passed::Done })
+        self.confirmed = false;
+        self.store.keep()?;
+        Ok(if self.store.is_open()? { Passed::Again } else { Passed::Done })
+    }
+
+    /// Has both sides agree about some nodes, as far as that goes.
+    async fn settle(&mut self, due: Vec<Id>, pass: i64) -> Result<()> {
+        let part = self.decide(due)?;
+        let Part { before, mut ids, merged } = part;
+        let server = before.remote;
+        let unread = |id: &Id| self.state.unread.contains(id);
+        let mut there = steps(&self.state.trees.remote, &merged.tree, &merged.held);
+        let mut here = steps(&self.state.trees.local, &merged.tree, &merged.held);
+        for some in [&mut there, &mut here] {
+            some.retain(|step| !unread(&remote::id_of(step)));
+        }
+        for id in &merged.held {
+            let text = "both sides changed it: \"hf conflicts resolve\"".to_owned();
+            self.state.problems.insert(*id, text);
+        }
+        let done = match self.change_server(there).await {
+            Ok(made) => {
+                let here = here.into_iter().map(|step| remote::renamed(step, &made)).collect();
+                self.change_disk(here, &server).await
+            }
+            Err(error) => Err(error),
+        };
+        let State { trees, .. } = &self.state;
+        ids.extend(trees.local.iter().chain(trees.remote.iter()).map(|(id, _)| id));
+        self.take_note(ids, pass)?;
+        done
+    }
+
+    /// Merges the part of the trees that some nodes belong to, and takes it up.
+    fn decide(&mut self, due: Vec<Id>) -> Result<Part> {
+        let day = time::OffsetDateTime::now_utc().date();
+        let label = format!("{}, {day}", self.means.api.account().name);
+        let looked = Looked::new(&self.store, &self.means.disk);
+        let life = self.store.life()?;
+        let part = tokio::task::block_in_place(|| {
+            merge_part(&looked, due, self.root.conflicts, Label(&label), life.next_fresh)
+        })?;
+        let Looked { cut, unread, .. } = looked;
+        let mut state = State { cut: cut.into_inner(), trees: part.merged.trees.clone(), ..State::default() };
+        for (id, why) in unread.into_inner() {
+            state.unread.insert(id);
+            state.problems.insert(id, why);
+        }
+        for id in &part.ids {
+            if let Some(local) = self.store.local(*id)? {
+                state.infos.insert(*id, local.info);
+            }
+            if let (Id::Known(NodeId(node)), Some(remote)) = (*id, self.store.remote(*id)?) {
+                state.names.insert(node, remote);
+            }
+        }
+        self.store.set_life(&Life { next_fresh: part.merged.next_fresh, ..life })?;
+        for (from, to) in &part.merged.renumbered {
+            self.store.call(*from, *to)?;
+            state.call(*from, *to);
+        }
+        self.state = state;
+        Ok(part)
+    }
+
+    /// Writes down what nodes are by now on both sides, and whether that is the same.
+    fn take_note(&mut self, ids: BTreeSet<Id>, pass: i64) -> Result<()> {
+        let mut state = std::mem::take(&mut self.state);
+        state.trees.agree();
+        let State { trees, infos, unread, names, problems, tried, .. } = state;
+        // What could not be read is as it was found.
+        let local: Vec<Id> = ids.iter().copied().filter(|id| !unread.contains(id)).collect();
+        for id in &local {
+            match (trees.local.get(*id), self.store.local(*id)?) {
+                (None, _) => self.store.remove_local(*id)?,
+                // So that names can be exchanged.
+                (Some(node), Some(before)) if before.place != node.place => self.store.detach(*id)?,
+                (Some(_), _) => {}
+            }
+        }
+        for id in local {
+            let Some(node) = trees.local.get(id) else { continue };
+            let now = match infos.get(&id) {
+                Some(info) => Local::of(node, *info, false),
+                None => Local::of(node, Info::default(), true),
+            };
+            self.store.put_local(id, &now)?;
+        }
+        for id in &ids {
+            if let Id::Known(NodeId(node)) = id {
+                self.store.hear(*node, names.get(node))?;
+            }
+        }
+        for id in ids {
+            let base = trees.synced.get(&id);
+            self.store.set_base(id, base)?;
+            let (here, there) = (trees.local.get(id), trees.remote.get(id));
+            let hidden = self.store.seen(id)?.err();
+            let why = problems.get(&id).map(String::as_str).or(hidden);
+            match why {
+                None if here == there => self.store.close(id)?,
+                why => self.store.leave(id, pass, tried.contains(&id), why)?,
+            }
+        }
+        self.store.keep()
     }
 
     /// Takes over what the server has, as far as it changed.
     async fn hear(&mut self) -> Result<()> {
-        let epoch = self.api.epoch().await?;
-        if self.state.epoch != epoch {
+        let epoch = self.means.api.epoch().await?;
+        let life = self.store.life()?;
+        if life.epoch != epoch {
             // Another cluster, or another life of this one: what was agreed with the other says nothing of this one.
-            self.forget_agreement();
-            self.state.epoch = epoch;
+            self.begin_anew()?;
+            self.store.set_life(&Life { epoch, ..self.store.life()? })?;
         }
-        if self.state.cursor.is_none() {
-            return self.read_all_names().await;
-        }
-        while let Some(cursor) = self.state.cursor {
-            let page = self.api.changes(&self.root.space, cursor, Duration::ZERO).await?;
-            if page.space != self.state.space || cursor > page.head {
+        while let Some(cursor) = self.store.life()?.cursor {
+            let page = self.means.api.changes(&self.root.space, cursor, Duration::ZERO).await?;
+            let life = self.store.life()?;
+            if page.space != life.space || cursor > page.head {
                 // Another space of this name, or the server has gone back: nothing is deleted for what it lacks.
-                self.forget_agreement();
+                self.begin_anew()?;
                 return self.read_all_names().await;
             }
             if page.lost {
                 return self.read_all_names().await;
             }
-            self.state.outgrown |= !page.changes.is_empty();
             for change in page.changes {
                 match change.change {
                     Some(change::Change::Is(name)) => {
-                        self.state.names.insert(name.node, Remote::of(name));
+                        self.store.hear(name.node, Some(&Remote::of(name)))?;
                     }
-                    Some(change::Change::Gone(node)) => drop(self.state.names.remove(&node)),
+                    Some(change::Change::Gone(node)) => self.store.hear(node, None)?,
                     None => {}
                 }
             }
-            self.state.cursor = Some(page.cursor);
+            self.store.set_life(&Life { cursor: Some(page.cursor), ..life })?;
             if page.cursor >= page.head {
-                if self.state.outgrown {
-                    self.state.grow_remote();
-                }
-                return Ok(());
+                return self.store.keep();
             }
         }
-        Ok(())
+        self.read_all_names().await
     }
 
-    fn forget_agreement(&mut self) {
-        self.state.trees.synced.clear();
-        self.state.cursor = None;
+    fn begin_anew(&mut self) -> Result<()> {
+        self.dirty = Dirty::All;
+        self.store.forget()
     }
 
     async fn read_all_names(&mut self) -> Result<()> {
-        let (mut names, mut after, mut first) = (std::collections::BTreeMap::new(), Vec::new(), None);
+        let (mut after, mut first) = (Vec::new(), None);
+        self.store.begin_listing()?;
         loop {
-            let page = self.api.names(&self.root.space, after).await?;
+            let page = self.means.api.names(&self.root.space, after).await?;
             let (cursor, space) = *first.get_or_insert((page.cursor, page.space));
-            names.extend(page.names.into_iter().map(|name| (name.node, Remote::of(name))));
+            let life = self.store.life()?;
+            if life.space != space {
+                // Another bucket of this name is another space.
+                self.begin_anew()?;
+                self.store.set_life(&Life { space, ..self.store.life()? })?;
+            }
+            for name in page.names {
+                self.store.hear(name.node, Some(&Remote::of(name)))?;
+            }
             match page.after {
                 Some(next) => after = next,
                 None => {
-                    // Another bucket of this name is another space.
-                    if self.state.space != space {
-                        self.state.trees.synced.clear();
-                    }
-                    (self.state.space, self.state.cursor, self.state.names) = (space, Some(cursor), names);
-                    self.state.grow_remote();
+                    self.store.end_listing()?;
+                    self.store.set_life(&Life { cursor: Some(cursor), ..self.store.life()? })?;
+                    self.store.keep()?;
                     break;
                 }
             }
@@ -194,131 +353,76 @@ impl Engine {
     }
 
     fn look(&mut self) -> Result<()> {
-        let ignored = Ignored::read(self.disk.path());
         let dirty = std::mem::take(&mut self.dirty);
-        let (directories, deep) = match &dirty {
-            Dirty::Nothing => return Ok(()),
-            Dirty::All => (vec![Id::Root], true),
-            Dirty::Directories(some) => {
-                let find = |names: &Names| known(&self.state.trees.local, names);
-                (some.iter().map(find).collect::<BTreeSet<_>>().into_iter().collect(), false)
-            }
-        };
-        let disk = self.disk.clone();
-        let looked =
-            tokio::task::block_in_place(|| scan(&disk, &ignored, &mut self.state, directories, deep));
-        if let Err(error) = looked {
-            self.dirty = dirty;
-            return Err(Error::File(self.disk.path().display().to_string(), error));
-        }
-        Ok(())
-    }
-
-    fn decide(&mut self) -> Merged {
-        let day = time::OffsetDateTime::now_utc().date();
-        let label = format!("{}, {day}", self.api.account().name);
-        let trees = std::mem::take(&mut self.state.trees);
-        let before: Vec<(Id, _)> = trees.local.iter().map(|(id, node)| (id, node.place.clone())).collect();
-        let mut merged = merge(trees, self.root.conflicts, Label(&label), self.state.next_fresh);
-        self.state.next_fresh = merged.next_fresh;
-        self.state.trees = std::mem::take(&mut merged.trees);
-        // Nodes that have another name by now keep what is known of their files.
-        for (old, place) in before {
-            if !self.state.trees.local.contains(old) {
-                let renumbered = self.state.trees.local.at(&place).or_else(|| self.by_info(old));
-                if let Some(new) = renumbered {
-                    self.call(old, new);
+        let (disk, store) = (&self.means.disk, &self.store);
+        let looked = tokio::task::block_in_place(|| {
+            let ignored = Ignored::read(disk);
+            match &dirty {
+                Dirty::Nothing => Ok(()),
+                // What is ignored is another by now, perhaps.
+                Dirty::Some { names, .. } if names.contains(&vec![IGNORE_FILE.as_bytes().to_vec()]) => {
+                    scan(disk, &ignored, store)
                 }
+                Dirty::Some { names, directories } => scan_some(disk, &ignored, store, names, directories),
+                Dirty::All => scan(disk, &ignored, store),
             }
+        });
+        if looked.is_err() {
+            self.dirty = dirty;
         }
-        merged
-    }
-
-    /// A local node that has another name since its directory has one, by its inode.
-    fn by_info(&self, old: Id) -> Option<Id> {
-        let info = self.state.infos.get(&old)?;
-        let candidates = self.state.trees.local.iter().map(|(id, _)| id);
-        candidates
-            .into_iter()
-            .find(|id| !self.state.infos.contains_key(id) && self.inode_at(*id) == Some(info.inode))
-    }
-
-    fn inode_at(&self, id: Id) -> Option<u64> {
-        self.disk.stat(&disk_names(&self.state.trees.local, id)).ok().flatten().map(|stat| stat.inode)
-    }
-
-    fn call(&mut self, old: Id, new: Id) {
-        if let Some(info) = self.state.infos.remove(&old) {
-            self.state.infos.insert(new, info);
-        }
-        if let Some(chunks) = self.state.cut.remove(&old) {
-            self.state.cut.insert(new, chunks);
-        }
+        looked?;
+        self.store.keep()
     }
 
     /// Stops where much would be deleted, until somebody has said that it is meant.
-    fn brake(&mut self, there: &[Step], here: &[Step]) -> Result<()> {
-        let removed =
-            |steps: &[Step]| steps.iter().filter(|step| matches!(step, Step::Remove { .. })).count();
-        let sides = [
-            (removed(there), self.state.trees.remote.len(), "on the server"),
-            (removed(here), self.state.trees.local.len(), "in the directory"),
-        ];
-        for (count, all, place) in sides {
+    fn brake(&self) -> Result<()> {
+        let (there, here) = self.store.deletions()?;
+        let sides = [(there, Side::Remote, "on the server"), (here, Side::Local, "in the directory")];
+        for (count, side, place) in sides {
+            let all = self.store.count(side)?;
             if count > BRAKE_FILES && count * BRAKE_SHARE > all && !self.confirmed {
                 return plain(format!(
                     "{count} of {all} files would be deleted {place}: if that is meant, \"hf sync confirm\""
                 ));
             }
         }
-        self.confirmed = false;
         Ok(())
     }
 
-    /// Says what is wrong with a file, and has it looked at again where it was changed meanwhile. Whether it was.
-    fn note(&mut self, names: &[Vec<u8>], error: &Error) -> bool {
+    /// Says what is wrong with a file, or has it looked at again where it was changed meanwhile.
+    fn note(&mut self, id: Id, names: &[Vec<u8>], error: &Error) {
         if matches!(error, Error::Changed(_)) || error.code() == Some(Code::Overtaken) {
-            self.dirty.add(names[..names.len().saturating_sub(1)].to_vec());
-            return true;
+            self.state.tried.insert(id);
+            self.dirty.add(names.to_vec());
+        } else {
+            self.state.problems.insert(id, error.to_string());
         }
-        self.state.problems.insert(shown(names), error.to_string());
-        false
     }
 }
 
 /// Brings back what somebody who was stopped left aside: to where it was, or else to where it is seen.
-fn bring_back(disk: &Disk, state: &State) {
+fn bring_back(disk: &Disk, store: &Store) -> Result<()> {
     let aside = [crate::disk::INTERNAL.to_vec(), b"aside".to_vec()];
     let left = match disk.list(&aside) {
         Ok(left) => left,
         Err(error) => {
             tracing::warn!(%error, "what was left aside cannot be looked for");
-            return;
+            return Ok(());
         }
     };
     for (name, stat) in left {
-        let same = |info: &crate::state::Info| (info.inode, info.device) == (stat.inode, stat.device);
-        let owner = state.infos.iter().find(|(_, info)| same(info)).map(|(id, _)| *id);
+        let owner = store.by_inode(stat.inode, stat.device)?.into_iter().next();
         let from = [aside[0].clone(), aside[1].clone(), name.clone()];
-        let home = owner.map(|id| names_of(&state.trees.local, id)).filter(|names| !names.is_empty());
+        let home = match owner {
+            Some((id, local)) if !local.place.is_aside() => Some(store.disk_names(id)?),
+            Some(_) | None => None,
+        };
         let back = home.is_some_and(|home| disk.relocate(&from, &home).is_ok());
         if !back && let Err(error) = disk.relocate(&from, &[[b"recovered", name.as_slice()].concat()]) {
             tracing::error!(%error, "a file is left in .holdfast/aside");
         }
     }
-}
-
-/// The nearest directory on a path that is in a tree.
-fn known(tree: &Tree, names: &[Vec<u8>]) -> Id {
-    let mut at = Id::Root;
-    for name in names {
-        let place = holdfast_client_sync::Place { parent: at, name: name.clone() };
-        match tree.at(&place).filter(|id| tree.is_directory(*id)) {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    at
+    Ok(())
 }
 
 /// A strategy by its name.

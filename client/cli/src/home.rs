@@ -78,6 +78,16 @@ impl Home {
         self.0.join("sync.db")
     }
 
+    /// Where the databases of what is known of each synced directory are.
+    ///
+    /// # Errors
+    /// Where there is no such place, and none can be made.
+    pub fn trees(&self) -> Result<PathBuf> {
+        let dir = self.0.join("trees");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(at(&dir))?;
+        Ok(dir)
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.0.join("daemon.sock")
     }

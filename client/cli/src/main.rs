@@ -10,8 +10,10 @@ mod engine;
 mod error;
 mod files;
 mod home;
+mod look;
 mod scan;
 mod state;
+mod store;
 mod syncing;
 
 use api::Api;

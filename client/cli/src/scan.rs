@@ -1,25 +1,22 @@
-//! Looking at what is on the disk: which local node each file is, and which have been made, moved, edited or deleted.
+//! Looking at what is on the disk: which local node each file is, and which have been made, moved, changed or deleted.
 //!
-//! A node is known by its place and its inode. What cannot be read is not deleted: it stays as it was known.
+//! A node is known by its place and its inode. What cannot be read is not deleted: it stays as it was known. Files are not
+//! read here, only looked at.
 
 use crate::{
-    chunks::cut,
-    disk::{Class, Disk, Names, Stat},
-    state::{Info, State, disk_names, shown},
+    disk::{Class, Disk, INTERNAL, Names, Stat},
+    error::{Error, Result},
+    state::{Info, Local, shown},
+    store::Store,
 };
-use holdfast_client_sync::{Content, Id, Kind, Node, Place, Tree};
-use holdfast_core::{ids::ChunkId, manifest::content_of};
+use holdfast_client_sync::{Id, Place};
 use ignore::gitignore::Gitignore;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet, VecDeque},
     io,
     os::unix::ffi::OsStrExt,
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
 };
-
-/// A file that was changed so lately may change again and look the same.
-const TICK_NS: i64 = 50_000_000;
 
 /// What editors and systems leave lying about.
 const LITTER: [&str; 8] =
@@ -33,12 +30,13 @@ pub struct Ignored(Gitignore);
 
 impl Ignored {
     /// Reads the patterns of a directory. Those that are none are left out.
-    pub fn read(root: &Path) -> Self {
+    pub fn read(disk: &Disk) -> Self {
         let mut builder = ignore::gitignore::GitignoreBuilder::new("/");
         for pattern in LITTER {
             let _is_one = builder.add_line(None, pattern).is_ok();
         }
-        let text = std::fs::read_to_string(root.join(IGNORE_FILE)).unwrap_or_default();
+        let read = disk.read(&[IGNORE_FILE.as_bytes().to_vec()]);
+        let text = read.and_then(|(file, _)| io::read_to_string(file)).unwrap_or_default();
         for line in text.lines() {
             if let Err(error) = builder.add_line(None, line) {
                 tracing::warn!(line, %error, "a pattern is none");
@@ -54,319 +52,349 @@ impl Ignored {
     }
 }
 
-/// Something on the disk of which it is not said yet which node it is.
-struct Unknown {
-    parent: Id,
-    name: Vec<u8>,
+/// What has to be looked at.
+enum Look {
+    /// What has a name in a directory.
+    Name(Place),
+    /// All that is in a directory; where it is deep, in all directories below, too.
+    Directory { id: Id, deep: bool },
+}
+
+/// Something on the disk whose name another node had.
+struct Contested {
+    place: Place,
     stat: Stat,
 }
 
 struct Scan<'a> {
     disk: &'a Disk,
     ignored: &'a Ignored,
-    state: &'a mut State,
-    /// All directories below those that are looked at, too.
-    deep: bool,
-    inodes: HashMap<(u64, u64), Id>,
-    queue: Vec<Id>,
-    listed: HashSet<Id>,
-    /// Nodes that are where they were, or were found elsewhere, with what they are now.
-    found: BTreeMap<Id, (Place, Stat)>,
-    unknown: Vec<Unknown>,
-    /// Directories that were not known, and where they are.
-    made: BTreeMap<Id, Place>,
+    store: &'a Store,
+    queue: VecDeque<Look>,
+    listed: HashSet<(Id, bool)>,
+    looked: HashSet<Place>,
+    contested: Vec<Contested>,
+    /// Nodes that are not where they were.
+    missing: BTreeSet<Id>,
 }
 
-/// Looks at directories of the local tree; at all that is in them where it is `deep`. Whether anything has changed.
+/// Looks at the whole directory.
 ///
 /// # Errors
-/// Where the root cannot be read.
-pub fn scan(
-    disk: &Disk,
-    ignored: &Ignored,
-    state: &mut State,
-    directories: impl IntoIterator<Item = Id>,
-    deep: bool,
-) -> io::Result<bool> {
-    let inodes = state.infos.iter().map(|(id, info)| ((info.device, info.inode), *id)).collect();
-    let queue = directories.into_iter().collect();
-    let mut scan = Scan {
-        disk,
-        ignored,
-        state,
-        deep,
-        inodes,
-        queue,
-        listed: HashSet::new(),
-        found: BTreeMap::new(),
-        unknown: Vec::new(),
-        made: BTreeMap::new(),
-    };
-    while let Some(directory) = scan.queue.pop() {
-        scan.list(directory)?;
-        if scan.queue.is_empty() {
-            scan.recognise();
-        }
-    }
-    Ok(scan.settle())
+/// Where the root cannot be read, or the store.
+pub fn scan(disk: &Disk, ignored: &Ignored, store: &Store) -> Result<()> {
+    let mut scan = Scan::new(disk, ignored, store);
+    scan.queue.push_back(Look::Directory { id: Id::Root, deep: true });
+    scan.run()
 }
 
-impl Scan<'_> {
-    fn names(&self, id: Id) -> Names {
-        match self.made.get(&id) {
-            Some(place) => {
-                let mut names = self.names(place.parent);
-                names.push(place.name.clone());
-                names
-            }
-            None if id == Id::Root => Vec::new(),
-            None => match self.found.get(&id) {
-                Some((place, _)) => {
-                    let mut names = self.names(place.parent);
-                    names.push(place.name.clone());
-                    names
-                }
-                None => disk_names(&self.state.trees.local, id),
-            },
+/// Looks at what has these names, and at what is in `directories`.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_some(
+    disk: &Disk,
+    ignored: &Ignored,
+    store: &Store,
+    names: &BTreeSet<Names>,
+    directories: &BTreeSet<Names>,
+) -> Result<()> {
+    let mut scan = Scan::new(disk, ignored, store);
+    for names in names {
+        let place = scan.nearest(names)?;
+        scan.queue.extend(place.map(Look::Name));
+    }
+    for names in directories {
+        let look = match scan.directory(names)? {
+            Some(id) => Some(Look::Directory { id, deep: false }),
+            None => scan.nearest(names)?.map(Look::Name),
+        };
+        scan.queue.extend(look);
+    }
+    scan.run()
+}
+
+impl<'a> Scan<'a> {
+    fn new(disk: &'a Disk, ignored: &'a Ignored, store: &'a Store) -> Self {
+        Self {
+            disk,
+            ignored,
+            store,
+            queue: VecDeque::new(),
+            listed: HashSet::new(),
+            looked: HashSet::new(),
+            contested: Vec::new(),
+            missing: BTreeSet::new(),
         }
     }
 
-    fn list(&mut self, directory: Id) -> io::Result<()> {
-        if !self.listed.insert(directory) {
-            return Ok(());
+    /// The directory of a path, if it is known.
+    fn directory(&self, names: &[Vec<u8>]) -> Result<Option<Id>> {
+        let mut at = Id::Root;
+        for name in names {
+            match self.store.local_at(&Place { parent: at, name: name.clone() })? {
+                Some((id, local)) if local.class == Class::Directory => at = id,
+                Some(_) | None => return Ok(None),
+            }
         }
-        let names = self.names(directory);
-        let entries = match self.disk.list(&names) {
-            Ok(entries) => entries,
-            Err(error) if directory == Id::Root => return Err(error),
-            Err(error) => {
-                self.listed.remove(&directory);
-                if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) {
-                    // It is gone, or another: the one above it knows.
-                    let above = self.state.trees.local.get(directory).map(|node| node.place.parent);
-                    self.queue.extend(above.filter(|above| !self.listed.contains(above)));
-                } else {
-                    self.state.problems.insert(shown(&names), format!("it cannot be read: {error}"));
-                    self.keep(directory);
+        Ok(Some(at))
+    }
+
+    /// The place of a path, or the first place on the way to it where no directory is known. `None` for the root.
+    fn nearest(&self, names: &[Vec<u8>]) -> Result<Option<Place>> {
+        let mut parent = Id::Root;
+        for (depth, name) in names.iter().enumerate() {
+            let place = Place { parent, name: name.clone() };
+            match self.store.local_at(&place)? {
+                Some((id, local)) if depth + 1 < names.len() && local.class == Class::Directory => {
+                    parent = id
                 }
+                Some(_) | None => return Ok(Some(place)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn run(mut self) -> Result<()> {
+        loop {
+            while let Some(look) = self.queue.pop_front() {
+                match look {
+                    Look::Name(place) => self.name(place)?,
+                    Look::Directory { id, deep } => self.list(id, deep)?,
+                }
+            }
+            if !self.contested.is_empty() {
+                self.settle()?;
+            } else if !self.bury()? {
                 return Ok(());
             }
-        };
-        for (name, stat) in entries {
-            let place = Place { parent: directory, name };
-            let current = self.state.trees.local.at(&place).filter(|_| !self.made.contains_key(&directory));
-            let mut path = names.clone();
-            path.push(place.name.clone());
-            let skipped = match stat.class {
-                Class::Other => Some("it is no file, directory or link"),
-                Class::Directory | Class::File | Class::Link => None,
-            };
-            if let Some(why) = skipped {
-                self.state.problems.insert(shown(&path), why.to_owned());
+        }
+    }
+
+    fn path(&self, place: &Place) -> Result<Names> {
+        let mut names = self.store.disk_names(place.parent)?;
+        names.push(place.name.clone());
+        Ok(names)
+    }
+
+    /// Looks at what has a name.
+    fn name(&mut self, place: Place) -> Result<()> {
+        if !self.looked.insert(place.clone()) || (place.parent == Id::Root && place.name == INTERNAL) {
+            return Ok(());
+        }
+        let path = self.path(&place)?;
+        match self.disk.stat(&path) {
+            Ok(Some(stat)) => self.found(place, &path, stat, false),
+            Ok(None) => {
+                self.store.unskip(&place)?;
+                self.missing.extend(self.store.local_at(&place)?.map(|(id, _)| id));
+                Ok(())
             }
-            if skipped.is_some() || self.ignored.has(&path, stat.class == Class::Directory) {
-                // What was synced before is not deleted by that.
-                current.into_iter().for_each(|id| self.keep(id));
+            Err(error) => self.store.skip(&place, &format!("it cannot be looked at: {error}")),
+        }
+    }
+
+    fn list(&mut self, directory: Id, deep: bool) -> Result<()> {
+        if !self.listed.insert((directory, deep)) {
+            return Ok(());
+        }
+        let names = self.store.disk_names(directory)?;
+        let place = self.store.local(directory)?.map(|local| local.place);
+        let entries = match (self.disk.list(&names), place) {
+            (Ok(entries), place) => {
+                place.map_or(Ok(()), |place| self.store.unskip(&place))?;
+                entries
+            }
+            (Err(error), None) => return Err(Error::File(self.disk.path().display().to_string(), error)),
+            (Err(error), Some(place)) => {
+                if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) {
+                    // It is gone, or another.
+                    self.queue.push_back(Look::Name(place));
+                    return Ok(());
+                }
+                return self.store.skip(&place, &format!("it cannot be read: {error}"));
+            }
+        };
+        self.store.unskip_all(directory)?;
+        let mut known = self.store.local_inside(directory)?;
+        for (name, stat) in entries {
+            let before = known.remove(&name);
+            let place = Place { parent: directory, name };
+            let path = [names.as_slice(), std::slice::from_ref(&place.name)].concat();
+            match before {
+                // Most of them, for which this is all.
+                Some((id, local)) if is_as_known(&local, &stat) => {
+                    if deep && stat.class == Class::Directory && !self.ignored.has(&path, true) {
+                        self.queue.push_back(Look::Directory { id, deep });
+                    }
+                }
+                Some(_) | None => self.found(place, &path, stat, deep)?,
+            }
+        }
+        // What is aside is where nobody looks.
+        let gone = known.into_values().filter(|(_, local)| !local.place.is_aside());
+        self.missing.extend(gone.map(|(id, _)| id));
+        Ok(())
+    }
+
+    /// Takes note of what is at a place.
+    fn found(&mut self, place: Place, path: &[Vec<u8>], stat: Stat, deep: bool) -> Result<()> {
+        if stat.class == Class::Other {
+            // What was synced before is not deleted by that.
+            return self.store.skip(&place, "it is no file, directory or link");
+        }
+        self.store.unskip(&place)?;
+        if self.ignored.has(path, stat.class == Class::Directory) {
+            return Ok(());
+        }
+        let Some((id, local)) = self.store.local_at(&place)? else {
+            return match self.owner(&stat)? {
+                Some((id, local)) => self.moved(id, local, place, &stat),
+                None => self.made(place, &stat),
+            };
+        };
+        if (local.info.inode, local.info.device) != (stat.inode, stat.device) || local.class != stat.class {
+            self.contested.push(Contested { place, stat });
+            return Ok(());
+        }
+        if stat.class == Class::Directory {
+            if deep {
+                self.queue.push_back(Look::Directory { id, deep });
+            }
+            return Ok(());
+        }
+        self.touched(id, local, &stat)
+    }
+
+    /// Takes note of what a file looks like now.
+    fn touched(&self, id: Id, local: Local, stat: &Stat) -> Result<()> {
+        if is_as_known(&local, stat) {
+            return Ok(());
+        }
+        let unread = local.unread || !local.info.is(stat);
+        let now = Local { info: Info::of(stat), executable: stat.executable, unread, ..local };
+        self.store.put_local(id, &now)?;
+        self.store.mark(id)
+    }
+
+    /// The node that was moved to where this is: it has the same inode, looks the same, and is not where it was.
+    fn owner(&self, stat: &Stat) -> Result<Option<(Id, Local)>> {
+        for (id, local) in self.store.by_inode(stat.inode, stat.device)? {
+            // An inode is used again, soon perhaps: only a file that looks the same was moved.
+            let same = local.class == stat.class
+                && (stat.class == Class::Directory || local.info.is_but_moved(stat));
+            if !same {
                 continue;
             }
-            let info = current.and_then(|id| self.state.infos.get(&id));
-            let exact = info.is_some_and(|info| (info.inode, info.device) == (stat.inode, stat.device));
-            match current.filter(|id| exact && self.is_class(*id, stat.class)) {
-                Some(id) => {
-                    if self.deep && stat.class == Class::Directory {
-                        self.queue.push(id);
+            let there = self.disk.stat(&self.store.disk_names(id)?).ok().flatten();
+            if there.is_none_or(|there| (there.inode, there.device) != (stat.inode, stat.device)) {
+                return Ok(Some((id, local)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn moved(&mut self, id: Id, local: Local, place: Place, stat: &Stat) -> Result<()> {
+        if self.store.is_in(place.parent, id)? {
+            // What is above it was moved as well, and is found where it is now by and by.
+            return self.made(place, stat);
+        }
+        let info = Info { racy: local.info.racy, ..Info::of(stat) };
+        self.store.put_local(id, &Local { place, info, executable: stat.executable, ..local })?;
+        self.store.mark(id)?;
+        if stat.class == Class::Directory {
+            // Whatever happened in it while nobody knew where it was.
+            self.queue.push_back(Look::Directory { id, deep: true });
+        }
+        Ok(())
+    }
+
+    fn made(&mut self, place: Place, stat: &Stat) -> Result<()> {
+        let id = self.store.fresh()?;
+        self.store.put_local(id, &Local::found(place, stat))?;
+        self.store.mark(id)?;
+        if stat.class == Class::Directory {
+            self.queue.push_back(Look::Directory { id, deep: true });
+        }
+        Ok(())
+    }
+
+    /// Says of what has the names of other nodes which nodes it is: first those that were moved there, so that names can be
+    /// exchanged; what is left was written anew.
+    fn settle(&mut self) -> Result<()> {
+        let mut rest = Vec::new();
+        let mut movers = Vec::new();
+        for Contested { place, stat } in std::mem::take(&mut self.contested) {
+            match self.owner(&stat)? {
+                Some((id, local)) => movers.push((id, local, place, stat)),
+                None => rest.push((place, stat)),
+            }
+        }
+        let mut seen = HashSet::new();
+        movers.retain(|(id, ..)| seen.insert(*id));
+        for (id, ..) in &movers {
+            self.store.detach(*id)?;
+        }
+        for (id, local, place, stat) in movers {
+            if let Some((before, _)) = self.store.local_at(&place)? {
+                self.store.detach(before)?;
+            }
+            self.moved(id, local, place, &stat)?;
+        }
+        for (place, stat) in rest {
+            match self.store.local_at(&place)? {
+                Some((id, local)) if local.class == stat.class => {
+                    // Editors write another file in its place.
+                    let unread = stat.class != Class::Directory;
+                    let now = Local { info: Info::of(&stat), executable: stat.executable, unread, ..local };
+                    self.store.put_local(id, &now)?;
+                    self.store.mark(id)?;
+                    if stat.class == Class::Directory {
+                        self.queue.push_back(Look::Directory { id, deep: true });
                     }
-                    self.found.insert(id, (place, stat));
                 }
-                None => {
-                    if let Some(owner) = self.inodes.get(&(stat.device, stat.inode)) {
-                        // It was moved here, perhaps: where it was has changed, too.
-                        let above = self.state.trees.local.get(*owner).map(|node| node.place.parent);
-                        self.queue.extend(above.filter(|above| !self.listed.contains(above)));
-                    }
-                    self.unknown.push(Unknown { parent: place.parent, name: place.name, stat });
+                Some((before, _)) => {
+                    self.store.detach(before)?;
+                    self.made(place, &stat)?;
                 }
+                None => self.made(place, &stat)?,
             }
         }
         Ok(())
     }
 
-    fn is_class(&self, id: Id, class: Class) -> bool {
-        self.state.trees.local.get(id).is_some_and(|node| match node.kind {
-            Kind::Directory => class == Class::Directory,
-            Kind::File { .. } => class == Class::File,
-            Kind::Link { .. } => class == Class::Link,
-        })
-    }
-
-    /// Has a node stay as it is known, with all that is in it.
-    fn keep(&mut self, id: Id) {
-        let mut open = vec![id];
-        while let Some(id) = open.pop() {
-            let (Some(node), Some(info)) = (self.state.trees.local.get(id), self.state.infos.get(&id)) else {
-                continue;
-            };
-            let class = match node.kind {
-                Kind::Directory => Class::Directory,
-                Kind::File { .. } => Class::File,
-                Kind::Link { .. } => Class::Link,
-            };
-            let stat = Stat {
-                class,
-                inode: info.inode,
-                device: info.device,
-                size: info.size,
-                mtime_ns: info.mtime_ns,
-                ctime_ns: info.ctime_ns,
-                executable: node.executable,
-            };
-            self.found.insert(id, (node.place.clone(), stat));
-            open.extend(self.state.trees.local.children(id).map(|(_, id)| id));
-        }
-    }
-
-    /// Says of what was found which nodes it is. Directories that are new are looked into.
-    fn recognise(&mut self) {
-        let (mut taken, mut rest): (BTreeSet<Id>, Vec<Unknown>) = (BTreeSet::new(), Vec::new());
-        for unknown in std::mem::take(&mut self.unknown) {
-            let owner = self.inodes.get(&(unknown.stat.device, unknown.stat.inode)).copied();
-            let owner = owner.filter(|id| {
-                let same = self.state.infos.get(id).is_some_and(|info| {
-                    unknown.stat.class != Class::File || info.is_but_moved(&unknown.stat)
-                });
-                // An inode is used again, soon perhaps: only a file that looks the same was moved.
-                same && self.is_class(*id, unknown.stat.class)
-                    && !self.found.contains_key(id)
-                    && !taken.contains(id)
-            });
-            match owner {
-                Some(id) => {
-                    taken.insert(id);
-                    self.found
-                        .insert(id, (Place { parent: unknown.parent, name: unknown.name }, unknown.stat));
+    /// Forgets what is gone, after one more look. Whether that look has found anything.
+    fn bury(&mut self) -> Result<bool> {
+        for id in std::mem::take(&mut self.missing) {
+            let Some(local) = self.store.local(id)? else { continue };
+            let names = self.store.disk_names(id)?;
+            match self.disk.stat(&names) {
+                Ok(None) => {
+                    tracing::debug!(path = shown(&names), "gone");
+                    self.store.prune_local(id)?;
                 }
-                None => rest.push(unknown),
-            }
-        }
-        for Unknown { parent, name, stat } in rest {
-            let place = Place { parent, name };
-            let current = self.state.trees.local.at(&place);
-            let current = current.filter(|id| self.is_class(*id, stat.class) && !self.found.contains_key(id));
-            let id = current.unwrap_or_else(|| self.state.fresh());
-            if stat.class == Class::Directory {
-                if current.is_none() {
-                    self.made.insert(id, place.clone());
+                // It is somewhere else by now, or came back.
+                Ok(Some(_)) => {
+                    self.looked.remove(&local.place);
+                    self.queue.push_back(Look::Name(local.place));
                 }
-                self.queue.push(id);
-            }
-            self.found.insert(id, (place, stat));
-        }
-    }
-
-    /// Writes what was found into the local tree. Whether anything has changed.
-    fn settle(mut self) -> bool {
-        let mut nodes: BTreeMap<Id, Node> =
-            self.state.trees.local.iter().map(|(id, node)| (id, node.clone())).collect();
-        let mut changed = false;
-        // What was in a directory that was looked at, and is not found, is gone.
-        let listed: Vec<Id> = self.listed.iter().copied().collect();
-        for directory in listed {
-            let inside: Vec<Id> = self.state.trees.local.children(directory).map(|(_, id)| id).collect();
-            // What is aside is where nobody looks.
-            let aside = |id: &Id| nodes.get(id).is_some_and(|node| node.place.is_aside());
-            let gone: Vec<Id> =
-                inside.into_iter().filter(|id| !self.found.contains_key(id) && !aside(id)).collect();
-            for id in gone {
-                nodes.remove(&id);
-                changed = true;
+                Err(error) => self.store.skip(&local.place, &format!("it cannot be looked at: {error}"))?,
             }
         }
-        for (id, (place, stat)) in std::mem::take(&mut self.found) {
-            let Some((kind, executable)) = self.look(id, &place, &stat) else { continue };
-            let node = Node { place, kind, executable };
-            if nodes.get(&id) != Some(&node) {
-                nodes.insert(id, node);
-                changed = true;
+        if self.queue.is_empty() {
+            for id in self.store.detached()? {
+                self.store.prune_local(id)?;
             }
         }
-        if changed {
-            self.state.trees.local = grow(nodes);
-            let State { trees, infos, cut, .. } = &mut *self.state;
-            infos.retain(|id, _| trees.local.contains(*id));
-            cut.retain(|id, _| trees.local.contains(*id));
-        }
-        changed
-    }
-
-    /// What a file is now. `None` where it cannot be read, and is not known.
-    fn look(&mut self, id: Id, place: &Place, stat: &Stat) -> Option<(Kind, bool)> {
-        let known = self.state.trees.local.get(id).map(|node| node.kind.clone());
-        let same = self.state.infos.get(&id).is_some_and(|info| info.is(stat));
-        if let Some(kind) = known.clone().filter(|_| same || stat.class == Class::Directory) {
-            self.state.infos.insert(id, Info::of(stat));
-            return Some((kind, stat.executable));
-        }
-        let mut names = self.names(place.parent);
-        names.push(place.name.clone());
-        match read(self.disk, &names, stat) {
-            Ok((kind, info, chunks)) => {
-                if let Some(chunks) = chunks {
-                    self.state.cut.insert(id, chunks);
-                }
-                self.state.infos.insert(id, info);
-                Some((kind, stat.executable))
-            }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    self.state.problems.insert(shown(&names), format!("it cannot be read: {error}"));
-                }
-                known.map(|kind| (kind, stat.executable))
-            }
-        }
+        Ok(!self.queue.is_empty())
     }
 }
 
-type Chunks = Vec<(ChunkId, u32)>;
-
-/// What is at a place: it must be the same before and after it was read.
-fn read(disk: &Disk, names: &[Vec<u8>], stat: &Stat) -> io::Result<(Kind, Info, Option<Chunks>)> {
-    match stat.class {
-        Class::Directory | Class::Other => Ok((Kind::Directory, Info::of(stat), None)),
-        Class::Link => {
-            let target = disk.read_link(names)?;
-            let chunks = vec![(ChunkId::of(&target), target.len() as u32)];
-            let content = Content(content_of(chunks.iter().copied()));
-            Ok((Kind::Link { content }, Info::of(stat), Some(chunks)))
-        }
-        Class::File => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
-            let (mut file, before) = disk.read(names)?;
-            let cut = cut(&mut file, before.size)?;
-            let after = disk.stat(names)?.ok_or(io::ErrorKind::NotFound)?;
-            if Info::of(&before) != Info::of(&after) || cut.bytes != after.size {
-                return Err(io::Error::other("it is being written"));
-            }
-            let racy = now.saturating_sub(after.ctime_ns) < TICK_NS;
-            let info = Info { racy, ..Info::of(&after) };
-            Ok((Kind::File { content: cut.content }, info, Some(cut.chunks)))
-        }
-    }
-}
-
-/// A tree of nodes; those whose directory is gone are gone.
-fn grow(nodes: BTreeMap<Id, Node>) -> Tree {
-    let mut inside: HashMap<Id, Vec<(Id, Node)>> = HashMap::new();
-    for (id, node) in nodes {
-        inside.entry(node.place.parent).or_default().push((id, node));
-    }
-    let (mut tree, mut open) = (Tree::default(), vec![Id::Root]);
-    while let Some(parent) = open.pop() {
-        for (id, node) in inside.remove(&parent).unwrap_or_default() {
-            match tree.insert(id, node) {
-                Ok(()) => open.push(id),
-                Err(error) => tracing::error!(%error, ?id, "a local node is left out until the next look"),
-            }
-        }
-    }
-    tree
+/// Whether a node is what it was when it was looked at last.
+fn is_as_known(local: &Local, stat: &Stat) -> bool {
+    let same =
+        (local.info.inode, local.info.device) == (stat.inode, stat.device) && local.class == stat.class;
+    same && (stat.class == Class::Directory
+        || (local.executable == stat.executable
+            && (local.info.is(stat) || (local.unread && Info::of(stat) == local.info))))
 }

@@ -1,14 +1,13 @@
-//! What is known of a synced directory: three trees, and what is beside them.
+//! What is known of nodes of a synced directory, and how they are called.
 
-use crate::disk::{INTERNAL, Names, Stat};
+use crate::disk::{Class, INTERNAL, Names, Stat};
 use holdfast_client_sync::{Content, Id, Kind, Node, Place, Tree, Trees};
 use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::Name;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What a local file was when it was looked at: as long as it is the same, so are its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Info {
     pub inode: u64,
     pub device: u64,
@@ -37,8 +36,51 @@ impl Info {
     }
 }
 
+/// A local node: what it is, and what the system said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    pub place: Place,
+    /// A directory, a file or a link.
+    pub class: Class,
+    /// Of a file or link: what was read of it last, if it ever was.
+    pub content: Option<[u8; 32]>,
+    pub executable: bool,
+    pub info: Info,
+    /// It was changed since it was read.
+    pub unread: bool,
+}
+
+impl Local {
+    /// What stands at a place, and has not been read.
+    pub fn found(place: Place, stat: &Stat) -> Self {
+        let unread = stat.class != Class::Directory;
+        let (class, executable, info) = (stat.class, stat.executable, Info::of(stat));
+        Self { place, class, content: None, executable, info, unread }
+    }
+
+    /// As trees have it; `None` where nobody knows its bytes.
+    pub fn node(&self) -> Option<Node> {
+        let kind = match (self.class, self.content.map(Content)) {
+            (Class::Directory, _) => Kind::Directory,
+            (Class::File, Some(content)) => Kind::File { content },
+            (Class::Link, Some(content)) => Kind::Link { content },
+            (Class::File | Class::Link, None) | (Class::Other, _) => return None,
+        };
+        Some(Node { place: self.place.clone(), kind, executable: self.executable })
+    }
+
+    pub fn of(node: &Node, info: Info, unread: bool) -> Self {
+        let (class, content) = match node.kind {
+            Kind::Directory => (Class::Directory, None),
+            Kind::File { content } => (Class::File, Some(content.0)),
+            Kind::Link { content } => (Class::Link, Some(content.0)),
+        };
+        Self { place: node.place.clone(), class, content, executable: node.executable, info, unread }
+    }
+}
+
 /// A name as the server has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     pub parent: u64,
     pub name: Vec<u8>,
@@ -46,7 +88,7 @@ pub struct Remote {
     pub file: Option<RemoteFile>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteFile {
     pub version: u64,
     pub bytes: u64,
@@ -70,10 +112,22 @@ impl Remote {
         Self { parent: name.parent, name: name.name, file }
     }
 
-    fn node(&self) -> Result<Node, &'static str> {
+    pub fn place(&self) -> Place {
+        let parent = if self.parent == 0 { Id::Root } else { Id::Known(NodeId(self.parent)) };
+        Place { parent, name: self.name.clone() }
+    }
+
+    /// As trees have it.
+    ///
+    /// # Errors
+    /// Why no directory can hold it.
+    pub fn node(&self) -> Result<Node, &'static str> {
         let name = self.name.as_slice();
         if name.is_empty() || name == b"." || name == b".." || name.contains(&0) || name.len() > 255 {
             return Err("no file system can hold its name");
+        }
+        if self.parent == 0 && name == INTERNAL {
+            return Err("hf keeps what it needs under this name");
         }
         let (kind, executable) = match self.file {
             None => (Kind::Directory, false),
@@ -85,31 +139,56 @@ impl Remote {
                 (Kind::File { content: Content(content) }, executable)
             }
         };
-        let parent = if self.parent == 0 { Id::Root } else { Id::Known(NodeId(self.parent)) };
-        Ok(Node { place: Place { parent, name: self.name.clone() }, kind, executable })
+        Ok(Node { place: self.place(), kind, executable })
     }
 }
 
-/// What is known of one synced directory.
+/// The chunks of a file, in order.
+pub type Chunks = Vec<(ChunkId, u32)>;
+
+/// The part of what is known of a directory that is being worked on.
 #[derive(Default)]
 pub struct State {
     pub trees: Trees,
+    /// Of local nodes.
     pub infos: HashMap<Id, Info>,
-    /// All names of the space, also those that cannot be synced.
+    /// Local files that could not be read as they are now: nothing is done to them.
+    pub unread: BTreeSet<Id>,
+    /// Of the server's nodes.
     pub names: BTreeMap<u64, Remote>,
-    /// Where the space's journal was read to; `None` before its names were read.
-    pub cursor: Option<u64>,
-    /// The remote tree is not yet what the names say.
-    pub outgrown: bool,
-    /// Which bucket has the space's name.
-    pub space: u64,
-    /// Which life of which cluster.
-    pub epoch: String,
-    pub next_fresh: u64,
     /// The chunks of local files that the server may not have yet.
-    pub cut: HashMap<Id, Vec<(ChunkId, u32)>>,
+    pub cut: HashMap<Id, Chunks>,
     /// What is not synced, and why.
-    pub problems: BTreeMap<String, String>,
+    pub problems: BTreeMap<Id, String>,
+    /// What was changed by somebody else meanwhile.
+    pub tried: BTreeSet<Id>,
+}
+
+impl State {
+    /// The server's version of a node.
+    pub fn file(&self, id: Id) -> Option<RemoteFile> {
+        let Id::Known(NodeId(node)) = id else { return None };
+        self.names.get(&node)?.file
+    }
+
+    /// Has all that is known of a local node be known by another name.
+    pub fn call(&mut self, old: Id, new: Id) {
+        if let Some(info) = self.infos.remove(&old) {
+            self.infos.insert(new, info);
+        }
+        if let Some(chunks) = self.cut.remove(&old) {
+            self.cut.insert(new, chunks);
+        }
+        if self.unread.remove(&old) {
+            self.unread.insert(new);
+        }
+        if let Some(why) = self.problems.remove(&old) {
+            self.problems.insert(new, why);
+        }
+        if self.tried.remove(&old) {
+            self.tried.insert(new);
+        }
+    }
 }
 
 /// The names from the root down to a node, which last are those of its tree.
@@ -154,46 +233,4 @@ pub fn key_of(names: &[Vec<u8>], is_directory: bool) -> Vec<u8> {
         key.push(b'/');
     }
     key
-}
-
-impl State {
-    /// Makes the remote tree anew from the names. What a directory cannot hold is left out, and said.
-    pub fn grow_remote(&mut self) {
-        let mut inside: HashMap<u64, Vec<u64>> = HashMap::new();
-        for (node, remote) in &self.names {
-            inside.entry(remote.parent).or_default().push(*node);
-        }
-        let mut tree = Tree::default();
-        let mut open = vec![0];
-        while let Some(parent) = open.pop() {
-            for node in inside.remove(&parent).unwrap_or_default() {
-                let Some(remote) = self.names.get(&node) else { continue };
-                let made = remote.node().and_then(|made| {
-                    let taken = "another file or directory has its name";
-                    tree.insert(Id::Known(NodeId(node)), made).map_err(|_| taken)
-                });
-                match made {
-                    Ok(()) if remote.file.is_none() => open.push(node),
-                    Ok(()) => {}
-                    Err(why) => {
-                        let name = String::from_utf8_lossy(&remote.name).into_owned();
-                        self.problems.insert(name, why.to_owned());
-                    }
-                }
-            }
-        }
-        self.trees.remote = tree;
-        self.outgrown = false;
-    }
-
-    /// The server's version of a node.
-    pub fn file(&self, id: Id) -> Option<RemoteFile> {
-        let Id::Known(NodeId(node)) = id else { return None };
-        self.names.get(&node)?.file
-    }
-
-    pub fn fresh(&mut self) -> Id {
-        self.next_fresh += 1;
-        Id::Fresh(self.next_fresh - 1)
-    }
 }

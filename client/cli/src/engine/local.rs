@@ -1,6 +1,6 @@
 //! Changes of the directory: each is made only if what it changes is still what was seen.
 
-use super::Engine;
+use super::{Engine, Means};
 use crate::{
     chunks,
     disk::{Disk, Names, Stat, Temporary},
@@ -36,32 +36,26 @@ struct Wanted {
 }
 
 impl Engine {
-    /// Whether another pass is due. `server` is the server's tree as its versions are fetched from.
-    pub(super) async fn change_disk(&mut self, steps: Vec<Step>, server: &Tree) -> Result<bool> {
-        let mut again = false;
+    /// `server` is the server's tree as its versions are fetched from.
+    pub(super) async fn change_disk(&mut self, steps: Vec<Step>, server: &Tree) -> Result<()> {
         for window in steps.chunks(WINDOW) {
-            let mut ready = self.fetch_all(window, server, &mut again).await?;
+            let mut ready = self.fetch_all(window, server).await?;
             for step in window {
                 let id = super::remote::id_of(step);
                 match tokio::task::block_in_place(|| self.carry_out(step, id, ready.remove(&id))) {
                     Ok(()) => {}
-                    Err((names, error)) => again |= self.note(&names, &error),
+                    Err((names, error)) => self.note(id, &names, &error),
                 }
             }
             for (_, left) in ready {
-                self.disk.discard(&left);
+                self.means.disk.discard(&left);
             }
         }
-        Ok(again)
+        Ok(())
     }
 
     /// Fetches the files that steps need.
-    async fn fetch_all(
-        &mut self,
-        steps: &[Step],
-        server: &Tree,
-        again: &mut bool,
-    ) -> Result<HashMap<Id, Temporary>> {
+    async fn fetch_all(&mut self, steps: &[Step], server: &Tree) -> Result<HashMap<Id, Temporary>> {
         let mut wanted = Vec::new();
         for step in steps {
             let (id, kind) = match step {
@@ -78,8 +72,11 @@ impl Engine {
             let old = local.contains(id).then(|| disk_names(local, id));
             wanted.push(Wanted { id, key, node, file, content: *content, old });
         }
-        let engine = &*self;
-        let fetch = |wanted: Wanted| async move { (engine.fetch(&wanted).await, wanted) }.boxed();
+        let means = self.means.clone();
+        let fetch = |wanted: Wanted| {
+            let means = means.clone();
+            async move { (means.fetch(&wanted).await, wanted) }.boxed()
+        };
         let fetches: Vec<BoxFuture<'_, _>> = wanted.into_iter().map(fetch).collect();
         let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(FETCHED_AT_ONCE).collect().await;
         let mut ready = HashMap::new();
@@ -88,24 +85,24 @@ impl Engine {
                 Ok(temporary) => drop(ready.insert(wanted.id, temporary)),
                 Err(error) if error.is_passing() => return Err(error),
                 // It has another version by now, or is gone: the journal says so.
-                Err(error) if error.code() == Some(holdfast_proto::sync::failure::Code::NotFound) => {
-                    *again = true
-                }
+                Err(error) if error.code() == Some(holdfast_proto::sync::failure::Code::NotFound) => {}
                 Err(error) => {
                     let names: Names = wanted.key.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
-                    *again |= self.note(&names, &error);
+                    self.note(wanted.id, &names, &error);
                 }
             }
         }
         Ok(ready)
     }
+}
 
+impl Means {
     /// Writes a version of a file aside: from what is on the disk already, and else from the server. Every chunk is held
     /// against its name, and all of them against the file's.
     async fn fetch(&self, wanted: &Wanted) -> Result<Temporary> {
         let path = String::from_utf8_lossy(&wanted.key).into_owned();
         let of = VersionOf { node: wanted.node, version: wanted.file.version };
-        let space = &self.root.space;
+        let space = &self.space;
         let listed = self.api.manifest(space, &wanted.key, Some(of)).await?;
         if Content(content_of(listed.chunks.iter().copied())) != wanted.content {
             return Err(Error::Damaged(format!("the server's list of the chunks of {path}")));
@@ -158,7 +155,9 @@ impl Engine {
         }
         (Some(file), found)
     }
+}
 
+impl Engine {
     /// Where a place of the local tree is on the disk.
     fn names(&self, place: &Place) -> Names {
         if place.is_aside() {
@@ -186,7 +185,7 @@ impl Engine {
         let mut left = None;
         let done = self.on_disk(step, id, here, goal, ready, &mut left);
         if let Some(left) = left {
-            self.disk.discard(&left);
+            self.means.disk.discard(&left);
         }
         match done {
             Ok(Some(stat)) => {
@@ -224,49 +223,49 @@ impl Engine {
             false => Error::File(shown(&about), error),
         };
         let changed = || Error::Changed(shown(&about));
-        let not_fetched = || Error::Plain("it is fetched with the next pass".to_owned());
+        let not_fetched = || Error::Changed(shown(&about));
         let info = self.state.infos.get(&id).copied();
         let is_known = |stat: &Stat| info.is_some_and(|info| info.is_but_moved(stat));
         // Taking it away changes when it was changed: that is held against what is known before.
         let unchanged = |names: &Names| {
-            let now = self.disk.stat(names).map_err(failed)?;
+            let now = self.means.disk.stat(names).map_err(failed)?;
             let same = now.zip(info).is_some_and(|(now, info)| info.is(&now));
             if same { Ok(()) } else { Err(changed()) }
         };
         match (step, here, goal) {
             (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
-                self.disk.make_directory(&goal).map(Some).map_err(failed)
+                self.means.disk.make_directory(&goal).map(Some).map_err(failed)
             }
             (Step::Create { .. }, None, Some(goal)) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
-                let placed = self.disk.place(temporary, &goal).map_err(failed)?;
+                let placed = self.means.disk.place(temporary, &goal).map_err(failed)?;
                 let written = temporary.stat;
                 *left = None;
                 Ok(Some(as_written(&written, placed)))
             }
             (Step::Move { .. }, Some(here), Some(goal)) => {
-                self.disk.relocate(&here, &goal).map(Some).map_err(failed)
+                self.means.disk.relocate(&here, &goal).map(Some).map_err(failed)
             }
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
                 unchanged(&here)?;
-                let placed = self.disk.replace(temporary, &here, is_known).map_err(failed)?;
+                let placed = self.means.disk.replace(temporary, &here, is_known).map_err(failed)?;
                 let placed = placed.ok_or_else(changed)?;
                 let written = temporary.stat;
                 *left = None;
                 Ok(Some(as_written(&written, placed)))
             }
             (Step::Mark { executable, .. }, Some(here), _) => {
-                self.disk.mark(&here, *executable).map(Some).map_err(failed)
+                self.means.disk.mark(&here, *executable).map(Some).map_err(failed)
             }
             (Step::Remove { .. }, Some(here), _) => {
                 if self.state.trees.local.is_directory(id) {
-                    self.disk.remove_directory(&here).map_err(failed)?;
+                    self.means.disk.remove_directory(&here).map_err(failed)?;
                     return Ok(None);
                 }
                 unchanged(&here)?;
                 let day = time::OffsetDateTime::now_utc().date().to_string();
-                match self.disk.trash(&here, &day, is_known).map_err(failed)? {
+                match self.means.disk.trash(&here, &day, is_known).map_err(failed)? {
                     true => Ok(None),
                     false => Err(changed()),
                 }

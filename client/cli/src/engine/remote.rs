@@ -1,6 +1,6 @@
 //! Changes that the server is to make: files are sent, then changes committed, some at a time, each time all or none.
 
-use super::{Engine, key, node_of};
+use super::{Engine, Means, key, node_of};
 use crate::{
     api::reference,
     chunks,
@@ -47,13 +47,26 @@ struct Becoming {
 }
 
 impl Engine {
-    /// Whether another pass is due, and what nodes are called that got the server's names.
-    pub(super) async fn change_server(&mut self, steps: Vec<Step>) -> Result<(bool, HashMap<Id, Id>)> {
+    /// What nodes are called that got the server's names.
+    pub(super) async fn change_server(&mut self, steps: Vec<Step>) -> Result<HashMap<Id, Id>> {
         let mut becoming = Becoming { tree: self.state.trees.remote.clone(), made: HashMap::new() };
+        let done = self.commit_all(steps, &mut becoming).await;
+        // Also where not all went well.
+        let made: HashMap<Id, Id> =
+            becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
+        for (fresh, known) in &made {
+            let _not_here = self.state.trees.renumber(*fresh, *known);
+            let _not_there = self.state.trees.remote.renumber(*fresh, *known);
+            self.state.call(*fresh, *known);
+            self.store.call(*fresh, *known)?;
+        }
+        done.map(|()| made)
+    }
+
+    async fn commit_all(&mut self, steps: Vec<Step>, becoming: &mut Becoming) -> Result<()> {
         let mut batch = Batch::default();
-        let mut again = false;
         for step in steps {
-            match self.plan(&becoming, &step) {
+            match self.plan(becoming, &step) {
                 Ok(Some((change, bytes))) => {
                     if step.carry_out(&mut becoming.tree).is_err() {
                         // What it leans on was left out.
@@ -70,23 +83,14 @@ impl Engine {
                     batch.bytes += bytes;
                 }
                 Ok(None) => {}
-                Err((names, error)) => again |= self.note(&names, &error),
+                Err((names, error)) => self.note(id_of(&step), &names, &error),
             }
             let full = batch.changes.len() >= BATCH || batch.bytes >= BATCH_BYTES;
-            if full && batch.aside.is_empty() && self.flush(&mut batch, &mut becoming).await? {
-                again = true;
-                break;
+            if full && batch.aside.is_empty() && !self.flush(&mut batch, becoming).await? {
+                return Ok(());
             }
         }
-        again |= self.flush(&mut batch, &mut becoming).await?;
-        let made: HashMap<Id, Id> =
-            becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
-        for (fresh, known) in &made {
-            let _not_here = self.state.trees.renumber(*fresh, *known);
-            let _not_there = self.state.trees.remote.renumber(*fresh, *known);
-            self.call(*fresh, *known);
-        }
-        Ok((again, made))
+        self.flush(&mut batch, becoming).await.map(drop)
     }
 
     /// A step as the server takes it, and the bytes that it may have to be sent; `None` where there is nothing to send.
@@ -172,11 +176,13 @@ impl Engine {
             // It was looked at by an earlier process.
             None => match kind {
                 Kind::Link { .. } => {
-                    let target = self.disk.read_link(&names).map_err(at(crate::state::shown(&names)))?;
+                    let target =
+                        self.means.disk.read_link(&names).map_err(at(crate::state::shown(&names)))?;
                     vec![(ChunkId::of(&target), target.len() as u32)]
                 }
                 Kind::File { .. } | Kind::Directory => {
-                    let (mut file, stat) = self.disk.read(&names).map_err(at(crate::state::shown(&names)))?;
+                    let (mut file, stat) =
+                        self.means.disk.read(&names).map_err(at(crate::state::shown(&names)))?;
                     let cut = tokio::task::block_in_place(|| chunks::cut(&mut file, stat.size));
                     cut.map_err(at(crate::state::shown(&names)))?.chunks
                 }
@@ -195,60 +201,61 @@ impl Engine {
         Ok((Put { path, on, chunks, properties: Some(self.properties(id)) }, bytes))
     }
 
-    /// Sends and commits a batch. Whether it must be thought over.
+    /// Sends and commits a batch. Whether what comes after it can be committed, too.
     async fn flush(&mut self, batch: &mut Batch, becoming: &mut Becoming) -> Result<bool> {
         let Batch { steps, changes, .. } = std::mem::take(batch);
         if changes.is_empty() {
-            return Ok(false);
+            return Ok(true);
         }
         match self.send(&steps, &changes).await {
             Ok(()) => {}
             // A file was changed while it was read.
             Err(Error::Changed(_)) => {
-                self.dirty = super::Dirty::All;
-                return Ok(true);
+                for id in steps.iter().map(id_of) {
+                    let names = disk_names(&self.state.trees.local, id);
+                    self.note(id, &names, &Error::Changed(String::new()));
+                }
+                return Ok(false);
             }
             Err(error) => return Err(error),
         }
-        let outcomes = match self.api.commit(&self.root.space, changes.clone()).await {
+        let outcomes = match self.means.api.commit(&self.means.space, changes.clone()).await {
             Ok(outcomes) => outcomes,
-            Err(error) => {
-                let code = error.code();
-                return match code {
-                    Some(Code::Overtaken | Code::ChunksGone) => Ok(true),
-                    // One by one, so that what cannot be keeps nothing else from being.
-                    Some(Code::Invalid | Code::Denied | Code::Quota) if changes.len() > 1 => {
-                        self.one_by_one(steps, changes, becoming).await
-                    }
-                    Some(Code::Invalid | Code::Denied | Code::Quota) => {
-                        let id = steps.first().map(id_of);
-                        let names = id.map(|id| disk_names(&self.state.trees.local, id)).unwrap_or_default();
-                        self.note(&names, &error);
-                        Ok(false)
-                    }
-                    _ => Err(error),
-                };
-            }
+            Err(error) => return self.refused(steps, changes, becoming, error).await,
         };
         for ((step, change), outcome) in steps.iter().zip(&changes).zip(&outcomes) {
             self.committed(step, change, outcome, becoming);
         }
-        Ok(false)
+        Ok(true)
     }
 
-    async fn one_by_one(
+    /// Finds what of a batch it is that cannot be: it keeps nothing else from being. Whether to go on.
+    async fn refused(
         &mut self,
         steps: Vec<Step>,
         changes: Vec<NameChange>,
         becoming: &mut Becoming,
+        error: Error,
     ) -> Result<bool> {
-        for (step, change) in steps.into_iter().zip(changes) {
-            let mut one = Batch { steps: vec![step], changes: vec![change], ..Batch::default() };
-            if Box::pin(self.flush(&mut one, becoming)).await? {
-                return Ok(true);
+        match error.code() {
+            Some(Code::ChunksGone) => Ok(false),
+            Some(Code::Overtaken | Code::Invalid | Code::Denied | Code::Quota) => {
+                if let [step] = steps.as_slice() {
+                    let id = id_of(step);
+                    let names = disk_names(&self.state.trees.local, id);
+                    self.note(id, &names, &error);
+                    return Ok(true);
+                }
+                for (step, change) in steps.into_iter().zip(changes) {
+                    let mut one = Batch { steps: vec![step], changes: vec![change], ..Batch::default() };
+                    if !Box::pin(self.flush(&mut one, becoming)).await? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
             }
+            _ => Err(error),
         }
-        Ok(false)
     }
 
     /// Takes note of a change that the server has made.
@@ -295,7 +302,7 @@ impl Engine {
     }
 
     /// Sends the chunks of files that the server does not have.
-    async fn send(&self, steps: &[Step], changes: &[NameChange]) -> Result<()> {
+    async fn send(&mut self, steps: &[Step], changes: &[NameChange]) -> Result<()> {
         let mut wanted: Vec<(ChunkId, u32)> = Vec::new();
         let mut seen = HashSet::new();
         let mut where_from: HashMap<ChunkId, (Id, u64)> = HashMap::new();
@@ -316,15 +323,15 @@ impl Engine {
         if wanted.is_empty() {
             return Ok(());
         }
-        let space = &self.root.space;
+        let Means { api, disk, space } = self.means.clone();
         let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
         versions.truncate(64);
-        let known = self.api.have(space, &ids, &versions).await?;
+        let known = api.have(&space, &ids, &versions).await?;
         let mut missing = wanted.into_iter().zip(known).filter(|(_, known)| !known).peekable();
         if missing.peek().is_none() {
             return Ok(());
         }
-        let mut sending = self.api.upload(space).await?;
+        let mut sending = api.upload(&space).await?;
         for ((id, bytes), _) in missing {
             let Some((file, offset)) = where_from.get(&id).copied() else { continue };
             let names = disk_names(&self.state.trees.local, file);
@@ -332,9 +339,9 @@ impl Engine {
             let is_link =
                 self.state.trees.local.get(file).is_some_and(|node| matches!(node.kind, Kind::Link { .. }));
             let data = match is_link {
-                true => self.disk.read_link(&names).map_err(changed)?.into(),
+                true => disk.read_link(&names).map_err(changed)?.into(),
                 false => {
-                    let (file, _) = self.disk.read(&names).map_err(changed)?;
+                    let (file, _) = disk.read(&names).map_err(changed)?;
                     tokio::task::block_in_place(|| chunks::read(&file, offset, (id, bytes)))
                         .map_err(changed)?
                 }
