@@ -18,6 +18,7 @@ use holdfast_core::{
     ids::HostId,
     roles::{Role, Roles},
 };
+use holdfast_gateway_server::sync;
 use holdfast_kv::durable::{self, DirLock};
 use holdfast_meta_raft_archive::RecoveryKey;
 use holdfast_meta_raft_machine::{
@@ -26,7 +27,7 @@ use holdfast_meta_raft_machine::{
     query,
     records::Host,
 };
-use holdfast_meta_raft_server::{MemberId, MetaConfig, MetaMetrics, MetaNode, NoPeers, survive};
+use holdfast_meta_raft_server::{MemberId, Meta, MetaConfig, MetaMetrics, MetaNode, NoPeers, survive};
 use holdfast_net::authority;
 use prometheus::Registry;
 use std::{
@@ -159,7 +160,10 @@ fn operator_of(dir: Option<&Path>) -> Result<Option<HostIdentity>, SystemError> 
 async fn take_over_with(node: &MetaNode, take_over: Command) -> Result<(), SystemError> {
     let raise = Command::RaiseClusterVersion { version: CLUSTER_VERSION };
     settle::submit(&node.handle(), vec![Request::idempotent(raise)]).await?;
-    settle::submit(&node.handle(), vec![Request::idempotent(take_over)]).await
+    settle::submit(&node.handle(), vec![Request::idempotent(take_over)]).await?;
+    // Devices that have seen more than there is now do not take what is missing for deleted.
+    let renewed = sync::renew_epoch(&Meta::Local(node.handle())).await;
+    renewed.map_err(|error| SystemError::Cluster(error.to_string()))
 }
 
 fn start(config: &MetaConfig) -> Result<MetaNode, SystemError> {

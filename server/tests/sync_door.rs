@@ -6,9 +6,10 @@ use common::Server;
 use holdfast_client_link::{Connection, LinkError, Stream};
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
-    Call, Chunk, ChunkRef, Commit, Fetch, Have, ListDevices, ListNames, ListSpaces, ListTrash, ListVersions,
-    MakeDirectory, MakeSpace, Move, NameChange, Pair, Put, ReadChanges, ReadManifest, Restore, RevokeDevice,
-    SignIn, Upload, VersionOf, call::Call as Asked, failure::Code, name_change::Change, reply::Reply,
+    Call, Chunk, ChunkRef, Commit, CommitChunks, Fetch, Have, ListDevices, ListNames, ListSpaces, ListTrash,
+    ListVersions, MakeDirectory, MakeSpace, Move, NameChange, NamedVersion, Pair, Put, ReadChanges,
+    ReadManifest, Restore, RevokeDevice, SignIn, Upload, VersionOf, call::Call as Asked, failure::Code,
+    name_change::Change, reply::Reply,
 };
 use std::{io::Write, process::Stdio, time::Duration};
 
@@ -81,7 +82,11 @@ fn all_calls(space: &str) -> Vec<Asked> {
         Asked::ReadChanges(ReadChanges { space: space.clone(), cursor: 0, limit: 10, wait_ms: 0 }),
         Asked::Have(Have { space: space.clone(), chunks: Vec::new(), versions: Vec::new() }),
         Asked::Upload(Upload { space: space.clone() }),
-        Asked::Commit(Commit { space: space.clone(), changes: vec![NameChange { change: Some(make) }] }),
+        Asked::Commit(Commit {
+            space: space.clone(),
+            changes: vec![NameChange { change: Some(make) }],
+            more: false,
+        }),
         Asked::ReadManifest(ReadManifest { space: space.clone(), path: path.clone(), of: None }),
         Asked::Fetch(Fetch { space: space.clone(), path: path.clone(), of: Some(of), ranges: Vec::new() }),
         Asked::ListVersions(ListVersions { space: space.clone(), path: path.clone() }),
@@ -104,7 +109,11 @@ async fn send(
 }
 
 fn commit(space: &str, change: Change) -> Asked {
-    Asked::Commit(Commit { space: space.into(), changes: vec![NameChange { change: Some(change) }] })
+    Asked::Commit(Commit {
+        space: space.into(),
+        changes: vec![NameChange { change: Some(change) }],
+        more: false,
+    })
 }
 
 fn put(path: &[u8], data: &[u8]) -> Change {
@@ -163,7 +172,8 @@ async fn a_hash_is_no_key_to_anybodys_bytes() {
     let stored = door.server.metric("holdfast_pack_stored_bytes_total");
     // Bob knows the hash, and even the version's numbers.
     let of = VersionOf { node: done.outcomes[0].node, version: done.outcomes[0].version.expect("a file") };
-    let have = Have { space: "bobs".into(), chunks: vec![id.as_bytes().to_vec()], versions: vec![of] };
+    let named = NamedVersion { path: b"secret".to_vec(), of: Some(of) };
+    let have = Have { space: "bobs".into(), chunks: vec![id.as_bytes().to_vec()], versions: vec![named] };
     let Ok(Some(Reply::Had(had))) = call(&bob, Asked::Have(have)).await else { panic!("no answer") };
     assert_eq!(had.known, [false]);
     assert_eq!(code(&bob, commit("bobs", put(b"stolen", data))).await, Some(Code::ChunksGone));
@@ -208,9 +218,9 @@ async fn what_is_no_call_is_refused_and_harms_nobody() {
     let longer = ChunkRef { id: ChunkId::of(data).as_bytes().to_vec(), bytes: 5 };
     let lie = Put { path: b"x".to_vec(), on: None, chunks: vec![longer], properties: None };
     assert_eq!(code(&alice, commit("docs", Change::Put(lie))).await, Some(Code::ChunksGone));
-    let none = Commit { space: "docs".into(), changes: vec![NameChange { change: None }] };
+    let none = Commit { space: "docs".into(), changes: vec![NameChange { change: None }], more: false };
     assert_eq!(code(&alice, Asked::Commit(none)).await, Some(Code::Malformed));
-    let many = Commit { space: "docs".into(), changes: vec![NameChange { change: None }; 513] };
+    let many = Commit { space: "docs".into(), changes: vec![NameChange { change: None }; 513], more: false };
     assert_eq!(code(&alice, Asked::Commit(many)).await, Some(Code::Malformed));
     let moved = Change::Move(Move { node: 77, from: b"x".to_vec(), to: b"y".to_vec() });
     assert_eq!(code(&alice, commit("docs", moved)).await, Some(Code::Overtaken));
@@ -231,4 +241,118 @@ async fn another_server_than_the_one_that_is_known_is_not_spoken_to() {
     assert!(Connection::open(&door.address, Some(known)).await.is_ok());
     let refused = Connection::open(&other.address, Some(known)).await.err();
     assert!(matches!(refused, Some(LinkError::OtherServer(_))), "{refused:?}");
+}
+
+async fn known(connection: &Connection, space: &str, id: ChunkId, versions: Vec<NamedVersion>) -> bool {
+    let have = Have { space: space.into(), chunks: vec![id.as_bytes().to_vec()], versions };
+    let Ok(Some(Reply::Had(had))) = call(connection, Asked::Have(have)).await else { panic!("no answer") };
+    had.known == [true]
+}
+
+#[tokio::test]
+async fn what_was_sent_before_the_line_went_down_is_not_sent_again() {
+    let door = Door::open(&["alice"]);
+    let alice = door.signed_in("alice").await;
+    call(&alice, Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 })).await.expect("it is made");
+    let data = b"sent, and not committed";
+    let id = ChunkId::of(data);
+    assert!(!known(&alice, "docs", id, Vec::new()).await);
+    send(&alice, "docs", &[(id.as_bytes(), data)]).await.expect("it is stored");
+    assert!(known(&alice, "docs", id, Vec::new()).await);
+    // A file whose chunks come in frames of their own.
+    let Change::Put(mut file) = put(b"file", data) else { panic!("it is a file") };
+    let chunks = std::mem::take(&mut file.chunks);
+    let changes = vec![NameChange { change: Some(Change::Put(file)) }];
+    let commit = Asked::Commit(Commit { space: "docs".into(), changes: changes.clone(), more: true });
+    let mut stream = begin(&alice, commit.clone()).await;
+    stream.send(&CommitChunks { at: 0, chunks: chunks.clone() }).await.expect("it is sent");
+    stream.finish().await.expect("it is sent");
+    assert!(matches!(stream.reply(PATIENCE).await, Ok(Some(Reply::Committed(_)))));
+    assert_eq!(door.server.client().get("/docs/file"), data);
+    // Chunks of a change that there is not.
+    let mut stream = begin(&alice, commit).await;
+    stream.send(&CommitChunks { at: 7, chunks }).await.expect("it is sent");
+    stream.finish().await.expect("it is sent");
+    let refused = stream.reply(PATIENCE).await.expect_err("it is refused");
+    assert_eq!(refused.code(), Some(Code::Malformed));
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_not_moved_to_where_it_may() {
+    let door = Door::open(&["alice", "bob"]);
+    let (alice, bob) = (door.signed_in("alice").await, door.signed_in("bob").await);
+    call(&alice, Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 })).await.expect("it is made");
+    let data = b"not for bob";
+    let id = ChunkId::of(data);
+    send(&alice, "docs", &[(id.as_bytes(), data)]).await.expect("it is stored");
+    let mut nodes = Vec::new();
+    for path in [&b"secret"[..], b"team/secret/file", b"open/file"] {
+        let done = call(&alice, commit("docs", put(path, data))).await.expect("it is committed");
+        let Some(Reply::Committed(done)) = done else { panic!("{done:?}") };
+        nodes.push(VersionOf {
+            node: done.outcomes[0].node,
+            version: done.outcomes[0].version.expect("a file"),
+        });
+    }
+    let policy = r#"{"Version":"2012-10-17","Statement":[
+        {"Effect":"Allow","Principal":"*","Action":["s3:ListBucket","s3:GetObject","s3:PutObject","s3:DeleteObject"],
+         "Resource":["arn:aws:s3:::docs","arn:aws:s3:::docs/*"]},
+        {"Effect":"Deny","Principal":"*","Action":"s3:GetObject",
+         "Resource":["arn:aws:s3:::docs/secret","arn:aws:s3:::docs/team/secret/*"]}]}"#;
+    let s3 = door.server.client();
+    let answer = s3.request("PUT", "/docs", &[("publicAccessBlock", "")], PUBLIC);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = s3.request("PUT", "/docs", &[("policy", "")], policy.as_bytes());
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    let Ok(Some(Reply::Names(names))) =
+        call(&bob, Asked::ListNames(ListNames { space: "docs".into(), after: Vec::new(), limit: 100 })).await
+    else {
+        panic!("bob may list")
+    };
+    let node = |name: &[u8]| names.names.iter().find(|found| found.name == name).expect("it is listed").node;
+    let moved = |node, from: &[u8], to: &[u8]| Change::Move(Move { node, from: from.into(), to: to.into() });
+    let file = moved(nodes[0].node, b"secret", b"mine");
+    assert_eq!(code(&bob, commit("docs", file)).await, Some(Code::Denied));
+    let directory = moved(node(b"team"), b"team/", b"mine/");
+    assert_eq!(code(&bob, commit("docs", directory)).await, Some(Code::Denied));
+    // Nor is its content told by its hash.
+    let named = |path: &[u8]| vec![NamedVersion { path: path.to_vec(), of: Some(nodes[0]) }];
+    assert!(!known(&bob, "docs", id, named(b"secret")).await);
+    assert!(!known(&bob, "docs", id, named(b"open/file")).await, "it is another file's");
+    assert_eq!(code(&bob, commit("docs", put(b"stolen", data))).await, Some(Code::ChunksGone));
+    // What no policy tells apart is his to move.
+    let open = moved(node(b"open"), b"open/", b"opened/");
+    call(&bob, commit("docs", open)).await.expect("it is moved");
+}
+
+const PUBLIC: &[u8] = b"<PublicAccessBlockConfiguration><BlockPublicAcls>false</BlockPublicAcls>\
+    <IgnorePublicAcls>false</IgnorePublicAcls><BlockPublicPolicy>false</BlockPublicPolicy>\
+    <RestrictPublicBuckets>false</RestrictPublicBuckets></PublicAccessBlockConfiguration>";
+
+#[tokio::test]
+async fn a_space_that_encrypts_is_written_to_by_s3_alone() {
+    let door = Door::open(&["alice"]);
+    let alice = door.signed_in("alice").await;
+    call(&alice, Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 })).await.expect("it is made");
+    let data = b"a plain marker";
+    send(&alice, "docs", &[(ChunkId::of(data).as_bytes(), data)]).await.expect("it is stored");
+    let rule = b"<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault>\
+        <SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>";
+    let answer = door.server.client().request("PUT", "/docs", &[("encryption", "")], rule);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(code(&alice, commit("docs", put(b"file", data))).await, Some(Code::Invalid));
+}
+
+#[tokio::test]
+async fn strangers_send_little_and_say_soon_who_they_are() {
+    let door = Door::open(&["alice"]);
+    let stranger = door.connect().await;
+    let mut large = stranger.stream().await.expect("a stream");
+    let changes = vec![NameChange { change: None }; 10_000];
+    let commit = Asked::Commit(Commit { space: "docs".into(), changes, more: false });
+    large.send(&Call { call: Some(commit) }).await.expect("it is sent");
+    assert_eq!(large.reply(PATIENCE).await.expect_err("it is refused").code(), Some(Code::Malformed));
+    // It is still served, as it should be.
+    let asked = Asked::ListSpaces(ListSpaces {});
+    assert_eq!(code(&stranger, asked).await, Some(Code::NotSignedIn));
 }

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream};
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
-    self, Call, Changes, Chunk, ChunkRef, Commit, Device, Fetch, Have, ListDevices, ListNames, ListSpaces,
-    ListTrash, ListVersions, MakeSpace, Manifest, NameChange, Names, Outcome, Pair, Paired, Range,
-    ReadChanges, ReadManifest, Restore, RevokeDevice, SignIn, Spaces, Trash, Upload, Version, VersionOf,
-    call::Call as Asked, reply::Reply,
+    self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, ListDevices, ListNames,
+    ListSpaces, ListTrash, ListVersions, MakeSpace, Manifest, NameChange, NamedVersion, Names, Outcome, Pair,
+    Paired, Range, ReadChanges, ReadManifest, Restore, RevokeDevice, SignIn, Spaces, Trash, Upload, Version,
+    VersionOf, call::Call as Asked, name_change, reply::Reply,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -21,6 +21,22 @@ const PAGE: u32 = 1000;
 
 /// Chunks in one question.
 const ASKED: usize = 4096;
+
+/// Chunks that a commit names in its first frame, and in those that follow.
+const CHUNKS_IN_FRAME: usize = 50_000;
+
+/// Takes from changes the chunks that their frame has no room for, with the number of the change.
+fn take_rest(changes: &mut [NameChange]) -> Vec<(u32, Vec<ChunkRef>)> {
+    let (mut room, mut rest) = (CHUNKS_IN_FRAME, Vec::new());
+    for (at, change) in changes.iter_mut().enumerate() {
+        let Some(name_change::Change::Put(put)) = &mut change.change else { continue };
+        if put.chunks.len() > room {
+            rest.push((at as u32, put.chunks.split_off(room)));
+        }
+        room -= put.chunks.len();
+    }
+    rest
+}
 
 /// A file's chunks, and what is said of it with them.
 pub struct Listed {
@@ -179,7 +195,12 @@ impl Api {
     }
 
     /// Which of these chunks need not be sent.
-    pub async fn have(&self, space: &str, chunks: &[ChunkId], versions: &[VersionOf]) -> Result<Vec<bool>> {
+    pub async fn have(
+        &self,
+        space: &str,
+        chunks: &[ChunkId],
+        versions: &[NamedVersion],
+    ) -> Result<Vec<bool>> {
         let mut known = Vec::with_capacity(chunks.len());
         for some in chunks.chunks(ASKED) {
             let have = Have {
@@ -202,10 +223,25 @@ impl Api {
         Ok(Sending { api: self, stream })
     }
 
-    pub async fn commit(&self, space: &str, changes: Vec<NameChange>) -> Result<Vec<Outcome>> {
+    pub async fn commit(&self, space: &str, mut changes: Vec<NameChange>) -> Result<Vec<Outcome>> {
         let count = changes.len();
-        let commit = Commit { space: space.to_owned(), changes };
-        let Reply::Committed(done) = self.call(Asked::Commit(commit)).await? else { return unexpected() };
+        let rest = take_rest(&mut changes);
+        let commit = Commit { space: space.to_owned(), changes, more: !rest.is_empty() };
+        let mut stream = self.say(Asked::Commit(commit)).await?;
+        for (at, chunks) in &rest {
+            for chunks in chunks.chunks(CHUNKS_IN_FRAME) {
+                let sent = stream.send(&CommitChunks { at: *at, chunks: chunks.to_vec() }).await;
+                if let Err(error) = sent {
+                    // Whoever refuses says why.
+                    self.next(&mut stream, Duration::from_secs(1)).await?;
+                    return Err(error.into());
+                }
+            }
+        }
+        stream.finish().await?;
+        let Some(Reply::Committed(done)) = self.next(&mut stream, PATIENCE).await? else {
+            return unexpected();
+        };
         if done.outcomes.len() == count { Ok(done.outcomes) } else { unexpected() }
     }
 

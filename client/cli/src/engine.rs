@@ -15,7 +15,7 @@ use crate::{
 };
 use holdfast_client_sync::{Conflicts, Id, Label, Part, Side, Tree, merge_part, steps};
 use holdfast_core::ids::NodeId;
-use holdfast_proto::sync::{change, failure::Code};
+use holdfast_proto::sync::{Change, change, failure::Code};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -60,6 +60,8 @@ pub struct Engine {
     /// What is being worked on.
     state: State,
     means: Means,
+    /// Where the journal ended when all names were read last.
+    listed_to: u64,
     /// Known to be out of date: set by whoever watches, and by what failed.
     pub dirty: Dirty,
     /// Somebody has said that so much may be deleted.
@@ -83,7 +85,15 @@ impl Engine {
         bring_back(&disk, &store)?;
         store.retry()?;
         let means = Means { api, disk: Arc::new(disk), space: root.space.clone() };
-        Ok(Self { root, store, state: State::default(), means, dirty: Dirty::All, confirmed: false })
+        Ok(Self {
+            root,
+            store,
+            state: State::default(),
+            means,
+            listed_to: 0,
+            dirty: Dirty::All,
+            confirmed: false,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -296,14 +306,19 @@ impl Engine {
             if page.space != life.space || cursor > page.head {
                 // Another space of this name, or the server has gone back: nothing is deleted for what it lacks.
                 self.begin_anew()?;
-                return self.read_all_names().await;
+                return Box::pin(self.read_all_names()).await;
             }
             if page.lost {
-                return self.read_all_names().await;
+                return Box::pin(self.read_all_names()).await;
+            }
+            let moved = |change: &Change| matches!(change.change, Some(change::Change::Moved(_)));
+            if cursor < self.listed_to && page.changes.iter().any(moved) {
+                // What is in it came to where the list had been read already, perhaps.
+                return Box::pin(self.read_all_names()).await;
             }
             for change in page.changes {
                 match change.change {
-                    Some(change::Change::Is(name)) => {
+                    Some(change::Change::Is(name) | change::Change::Moved(name)) => {
                         self.store.hear(name.node, Some(&Remote::of(name)))?;
                     }
                     Some(change::Change::Gone(node)) => self.store.hear(node, None)?,
@@ -315,7 +330,7 @@ impl Engine {
                 return self.store.keep();
             }
         }
-        self.read_all_names().await
+        Box::pin(self.read_all_names()).await
     }
 
     fn begin_anew(&mut self) -> Result<()> {
@@ -325,6 +340,7 @@ impl Engine {
 
     async fn read_all_names(&mut self) -> Result<()> {
         let (mut after, mut first) = (Vec::new(), None);
+        // It is kept when it is known to be of one moment.
         self.store.begin_listing()?;
         loop {
             let page = self.means.api.names(&self.root.space, after).await?;
@@ -343,13 +359,13 @@ impl Engine {
                 None => {
                     self.store.end_listing()?;
                     self.store.set_life(&Life { cursor: Some(cursor), ..self.store.life()? })?;
-                    self.store.keep()?;
+                    self.listed_to = page.cursor;
                     break;
                 }
             }
         }
         // What changed while they were read is in the journal.
-        Box::pin(self.hear()).await
+        self.hear().await
     }
 
     fn look(&mut self) -> Result<()> {

@@ -7,8 +7,8 @@ use crate::{
     state::Remote,
 };
 use holdfast_proto::sync::{
-    Move, NameChange, Properties, Put, Range, RemoveDirectory, RemoveFile, VersionOf, failure::Code,
-    name_change::Change,
+    Move, NameChange, NamedVersion, Properties, Put, Range, RemoveDirectory, RemoveFile, VersionOf,
+    failure::Code, name_change::Change,
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -142,7 +142,8 @@ async fn upload(api: &Api, from: &Path, to: &str) -> Result<()> {
         Err(error) => return Err(error),
     };
     let ids: Vec<_> = cut.chunks.iter().map(|(id, _)| *id).collect();
-    let versions: Vec<_> = on.into_iter().collect();
+    let path_bytes = path.as_bytes().to_vec();
+    let versions: Vec<_> = on.map(|of| NamedVersion { path: path_bytes, of: Some(of) }).into_iter().collect();
     let known = api.have(space, &ids, &versions).await?;
     if known.iter().any(|known| !known) {
         let (mut sending, mut offset, mut sent) = (api.upload(space).await?, 0, HashSet::new());

@@ -17,7 +17,7 @@ use std::{io, time::Duration};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 /// A frame's message at most: a chunk, and what is said of it; or a thousand names.
@@ -96,6 +96,18 @@ impl Stream {
         &mut self,
         patience: Duration,
     ) -> Result<Option<M>, LinkError> {
+        match self.length(patience, FRAME_BYTES_MAX).await? {
+            Some(length) => self.body(length).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The length of the next frame's message, which is at most `max` bytes and comes next; `None` where the other side
+    /// has said all. It may take `patience` to begin.
+    ///
+    /// # Errors
+    /// Where the connection fails, and what is no frame.
+    pub async fn length(&mut self, patience: Duration, max: usize) -> Result<Option<usize>, LinkError> {
         let mut head = [0; 4];
         let begun = timeout(patience, self.source.read(&mut head)).await.map_err(|_| stalled())??;
         if begun == 0 {
@@ -103,19 +115,25 @@ impl Stream {
         }
         timeout(PATIENCE, self.source.read_exact(&mut head[begun..])).await.map_err(|_| stalled())??;
         let length = u32::from_le_bytes(head) as usize;
-        if length > FRAME_BYTES_MAX {
-            return Err(LinkError::Malformed("a frame that is too large"));
-        }
+        if length <= max { Ok(Some(length)) } else { Err(LinkError::Malformed("a frame that is too large")) }
+    }
+
+    /// The message of a frame whose length is known. All of it comes in time, however slowly it does.
+    ///
+    /// # Errors
+    /// As [`Stream::length`].
+    pub async fn body<M: Message + Default>(&mut self, length: usize) -> Result<M, LinkError> {
         let mut body = BytesMut::with_capacity(length).limit(length);
+        let until = Instant::now() + PATIENCE;
         while body.has_remaining_mut() {
-            let read = timeout(PATIENCE, self.source.read_buf(&mut body)).await.map_err(|_| stalled())??;
+            let read = timeout_at(until, self.source.read_buf(&mut body)).await.map_err(|_| stalled())??;
             if read == 0 {
                 return Err(LinkError::Malformed("a frame that ends early"));
             }
         }
         let body: Bytes = body.into_inner().freeze();
         debug_assert_eq!(body.remaining(), length);
-        M::decode(body).map(Some).map_err(|_| LinkError::Malformed("a frame that is no message"))
+        M::decode(body).map_err(|_| LinkError::Malformed("a frame that is no message"))
     }
 
     /// [`Stream::receive_within`] the usual patience.

@@ -269,7 +269,7 @@ fn check_parts(mut trees: Trees, conflicts: Conflicts, rng: &mut Rng) {
             conflicts == Conflicts::Manual && trees.local.contains(*id) && trees.remote.contains(*id)
         };
         let open = disagreed(&trees);
-        if open.iter().all(|id| held(id)) {
+        if open.iter().all(held) {
             break;
         }
         let seeds: Vec<Id> = (0..1 + rng.below(3)).filter_map(|_| rng.pick(&open)).collect();

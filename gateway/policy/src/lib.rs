@@ -158,6 +158,25 @@ impl Policy {
         allowed
     }
 
+    /// Whether any statement about the caller and one of some actions is about a part of the resources whose names begin
+    /// with `prefix`, or might be: then what is true of one of them is not known to be true of the others.
+    pub fn tells_apart(&self, request: &impl Request, actions: &[&str], prefix: &str) -> bool {
+        self.statements.iter().any(|statement| {
+            let about =
+                |pattern: &Pattern| actions.iter().any(|action| pattern.matches_ignoring_case(action));
+            let of_caller = statement
+                .principals
+                .as_ref()
+                .is_none_or(|listed| listed.has(|principal| principal.is(request.caller())));
+            // All actions but some are most of them.
+            let about = statement.actions.negated || statement.actions.items.iter().any(about);
+            let of_objects = |test: &Test| test.key.starts_with("s3:existingobjecttag");
+            let apart = statement.resources.items.iter().any(|pattern| pattern.tells_apart(prefix))
+                || statement.conditions.iter().any(of_objects);
+            of_caller && about && apart
+        })
+    }
+
     /// Whether it allows something to everybody without a condition that pins down who that is ("The meaning of public",
     /// Amazon S3 user guide).
     pub fn is_public(&self) -> bool {

@@ -28,6 +28,16 @@ impl Pattern {
         false
     }
 
+    /// Whether it matches some texts that begin with `prefix` and not others, or might.
+    pub fn tells_apart(&self, prefix: &str) -> bool {
+        let wild = self.text.find(['*', '?']).unwrap_or(self.text.len());
+        let (literal, rest) = self.text.split_at(wild);
+        let all = rest == "*" && prefix.starts_with(literal);
+        let none = !prefix.starts_with(literal) && !literal.starts_with(prefix)
+            || rest.is_empty() && !literal.starts_with(prefix);
+        self.has_variables || !(all || none)
+    }
+
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -270,3 +270,22 @@ proptest! {
         prop_assert_eq!(policy(&statements).effect(&get()), expected);
     }
 }
+
+#[test]
+fn it_is_known_whether_a_policy_tells_names_in_a_directory_apart() {
+    let told = |resource: &str| {
+        let text = format!(
+            r#"{{"Statement":[{{"Effect":"Deny","Principal":"*","Action":"s3:Get*","Resource":"arn:aws:s3:::b/{resource}"}}]}}"#
+        );
+        let policy = Policy::of_resource(&text, "arn:aws:s3:::b").expect("a policy");
+        policy.tells_apart(&get(), &["s3:GetObject"], "arn:aws:s3:::b/team/")
+    };
+    for all_or_none in ["*", "team/*", "tea*", "teams/*", "other", "team", "x/team/*"] {
+        assert!(!told(all_or_none), "{all_or_none}");
+    }
+    for some in
+        ["team/secret/*", "team/x", "*.txt", "team/*.txt", "t*m/*", "team/?", "${aws:username}/*", "te?m/*"]
+    {
+        assert!(told(some), "{some}");
+    }
+}

@@ -4,8 +4,10 @@
 //! policies and on the metadata's newest state, so that whoever is revoked is so at once.
 
 mod account;
+mod commit;
 mod names;
 mod read;
+mod sent;
 mod store;
 
 use crate::{
@@ -14,23 +16,38 @@ use crate::{
     s3::{BucketView, S3Door, Scene},
 };
 use arc_swap::ArcSwapOption;
-use holdfast_client_link::{Identity, LinkError, Listener, Peer, Stream, failure};
-use holdfast_meta_raft_machine::command::Rejection;
+use holdfast_client_link::{FRAME_BYTES_MAX, Identity, LinkError, Listener, PATIENCE, Peer, Stream, failure};
+use holdfast_meta_raft_machine::{command::Rejection, records::Extra};
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_proto::sync::{Call, Failure, Reply, call::Call as Asked, failure::Code, reply};
 use names::Heads;
 use s3s::S3Error;
+use sent::Sent;
+use std::time::Duration;
 use std::{net::SocketAddr, sync::Arc};
-use store::Sent;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
-pub use account::{Known, found};
+pub use account::{Known, found, renew_epoch};
 
 /// Connections of one gateway: ten thousand idle devices, and some more.
 const CONNECTIONS_MAX: usize = 20_000;
 
-/// Passwords that are checked at once: each takes memory, and guessing is to be slow.
+/// Passwords that are checked at once: each takes memory, and guessing is to be slow. And how many wait for that.
 const PASSWORDS_AT_ONCE: usize = 2;
+const PASSWORDS_WAITING: usize = 64;
+
+/// Strangers at once, who have so long to say who they are, in frames of so many bytes, one call at a time.
+const STRANGERS_MAX: usize = 1000;
+const STRANGE_FOR: Duration = Duration::from_secs(60);
+const STRANGE_BYTES: usize = 4 << 10;
+
+/// Calls of more bytes than this are charged for: what is made of them takes many times as much.
+const LARGE_CALL: usize = 64 << 10;
+const LARGE_CALLS: usize = FRAME_BYTES_MAX / LARGE_CALL;
 
 /// The sync door of one gateway.
 #[derive(Clone)]
@@ -39,6 +56,9 @@ pub struct SyncDoor {
     /// Of this cluster's data; see `SignedIn` in the protocol.
     epoch: String,
     passwords: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    large: Arc<Semaphore>,
     heads: Arc<Heads>,
     sent: Arc<Sent>,
 }
@@ -199,7 +219,19 @@ struct At {
 impl At {
     fn may(&self, action: &str, path: Option<&[u8]>) -> bool {
         let key = path.map(String::from_utf8_lossy);
-        self.scene.may_sync(action, key.as_deref())
+        self.scene.may_sync(action, key.as_deref(), None)
+    }
+
+    /// Whether policies tell apart what is in a directory.
+    fn tells_apart(&self, directory: &[u8]) -> bool {
+        let actions = ["s3:GetObject", "s3:GetObjectVersion", "s3:PutObject", "s3:DeleteObject"];
+        self.scene.tells_apart(&actions, &String::from_utf8_lossy(directory))
+    }
+
+    /// [`At::demand`] of an object that was found: policies may ask its tags, and it may be somebody else's.
+    fn demand_object(&self, action: &str, path: &[u8], extra: &Extra) -> Result<(), Refused> {
+        let may = self.scene.may_sync(action, Some(&String::from_utf8_lossy(path)), Some(extra));
+        if may { Ok(()) } else { refuse(Code::Denied, "you may not read that") }
     }
 
     fn demand(&self, action: &str, path: Option<&[u8]>) -> Result<(), Refused> {
@@ -217,6 +249,9 @@ impl SyncDoor {
         let door = Self {
             epoch,
             passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(PASSWORDS_WAITING)),
+            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            large: Arc::new(Semaphore::new(LARGE_CALLS)),
             heads: Arc::new(Heads::new(s3.meta().clone())),
             sent: Arc::default(),
             s3,
@@ -237,14 +272,15 @@ impl SyncDoor {
             tokio::select! {
                 arriving = listener.accept() => {
                     let Some(arriving) = arriving else { break };
-                    if connections.len() >= CONNECTIONS_MAX {
+                    let stranger = self.strangers.clone().try_acquire_owned();
+                    let Some(stranger) = stranger.ok().filter(|_| connections.len() < CONNECTIONS_MAX) else {
                         arriving.refuse();
                         continue;
-                    }
+                    };
                     let door = self.clone();
                     connections.spawn(async move {
                         match arriving.shake().await {
-                            Ok(peer) => door.connection(peer).await,
+                            Ok(peer) => door.connection(peer, stranger).await,
                             Err(error) => tracing::debug!(%error, "a device did not come through"),
                         }
                     });
@@ -255,9 +291,18 @@ impl SyncDoor {
         listener.close();
     }
 
-    async fn connection(self, peer: Peer) {
+    async fn connection(self, peer: Peer, stranger: OwnedSemaphorePermit) {
         let session =
             Arc::new(Session { door: self, address: peer.address(), signed: ArcSwapOption::empty() });
+        // One after another, and soon: who does not say who it is goes.
+        let until = Instant::now() + STRANGE_FOR;
+        while session.signed.load().is_none() {
+            let Ok(Some(stream)) = timeout_at(until, peer.stream()).await else { return };
+            if timeout_at(until, session.clone().stream(stream)).await.is_err() {
+                return;
+            }
+        }
+        drop(stranger);
         // Calls end with their connection.
         let mut calls = JoinSet::new();
         while let Some(stream) = peer.stream().await {
@@ -277,7 +322,7 @@ impl Session {
     }
 
     async fn call(&self, stream: &mut Stream) -> Answer {
-        let Some(Call { call: Some(asked) }) = stream.receive::<Call>().await? else {
+        let Some(asked) = self.asked(stream).await? else {
             return Err(Ended::Refused(Refused(failure(Code::Malformed, "a stream without a call"))));
         };
         match asked {
@@ -298,6 +343,20 @@ impl Session {
             Asked::Restore(restore) => self.restore(stream, restore).await,
             Asked::ListTrash(list) => self.list_trash(stream, list).await,
         }
+    }
+
+    /// What is asked.
+    async fn asked(&self, stream: &mut Stream) -> Result<Option<Asked>, Ended> {
+        let max = if self.signed.load().is_some() { FRAME_BYTES_MAX } else { STRANGE_BYTES };
+        let Some(length) = stream.length(PATIENCE, max).await? else { return Ok(None) };
+        // Until it is taken to pieces.
+        let charged = match length {
+            ..LARGE_CALL => None,
+            large => Some(self.door.large.acquire_many(large.div_ceil(LARGE_CALL) as u32).await),
+        };
+        let call = stream.body::<Call>(length).await?;
+        drop(charged);
+        Ok(call.call)
     }
 
     /// The device of this connection, if it is still its user's, and the user may do anything.

@@ -94,7 +94,7 @@ fn list_tree<V: View + ?Sized>(
     bucket: BucketId,
     request: &ListRequest,
 ) -> Result<Names, KvError> {
-    let mut walk = Walk { view, tree, bucket, request, page: Names::default(), skip: None };
+    let mut walk = Walk { view, tree, bucket, request, page: Names::default(), skip: None, open: Vec::new() };
     if request.max == 0 {
         return Ok(walk.page);
     }
@@ -109,7 +109,8 @@ fn list_tree<V: View + ?Sized>(
         }
         path.extend_from_slice(component);
     }
-    let _finished = walk.directory(parent, &path)?;
+    walk.enter(parent, path);
+    walk.all()?;
     Ok(walk.page)
 }
 
@@ -121,6 +122,16 @@ struct Walk<'a, V: ?Sized> {
     page: Names,
     /// The common prefix that was shown last: what begins with it is skipped.
     skip: Option<Vec<u8>>,
+    /// The directories that are being walked through, the outermost first: there may be more of them than a stack holds.
+    open: Vec<Open>,
+}
+
+/// A directory whose keys begin with `path`, and how far it was walked through.
+struct Open {
+    path: Vec<u8>,
+    base: Vec<u8>,
+    start: Vec<u8>,
+    end: Vec<u8>,
 }
 
 /// What a visited name means for the scan of its directory.
@@ -133,18 +144,21 @@ enum Found {
 }
 
 impl<V: View + ?Sized> Walk<'_, V> {
-    /// Walks the directory `node`, whose keys begin with `path`.
-    fn directory(&mut self, node: NodeId, path: &[u8]) -> Result<ControlFlow<()>, KvError> {
+    fn enter(&mut self, node: NodeId, path: Vec<u8>) {
         let base = keys::dir(self.tree, self.bucket, node);
-        let end = prefix_end(&base);
-        let mut start = [base.clone(), self.first_name(path)].concat();
-        loop {
+        let (start, end) = ([base.clone(), self.first_name(&path)].concat(), prefix_end(&base));
+        self.open.push(Open { path, base, start, end });
+    }
+
+    /// Walks through the directories that are open, until the page is full.
+    fn all(&mut self) -> Result<(), KvError> {
+        while let Some(mut open) = self.open.pop() {
             let mut found = Found::Nothing;
             let mut failure = None;
-            self.view.scan(&start, &end, &mut |key, value| {
+            self.view.scan(&open.start, &open.end, &mut |key, value| {
                 let name = &key[keys::DIR_PREFIX_LEN..];
                 match DirEntry::from_bytes(value) {
-                    Ok(entry) => found = self.visit(path, name, entry),
+                    Ok(entry) => found = self.visit(&open.path, name, entry),
                     Err(error) => failure = Some(error),
                 }
                 let go_on = matches!(found, Found::Nothing) && failure.is_none();
@@ -153,20 +167,23 @@ impl<V: View + ?Sized> Walk<'_, V> {
             if let Some(error) = failure {
                 return Err(error);
             }
-            start = match found {
-                Found::Nothing => return Ok(ControlFlow::Continue(())),
-                Found::Full => return Ok(ControlFlow::Break(())),
-                Found::Jump(name) => [base.clone(), name].concat(),
-                Found::Descend(child, name) => {
-                    let below = [path, &name].concat();
-                    if self.directory(child, &below)?.is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                    // The least name above the directory's.
-                    [base.clone(), name, vec![0]].concat()
+            match found {
+                Found::Nothing => {}
+                Found::Full => return Ok(()),
+                Found::Jump(name) => {
+                    open.start = [open.base.clone(), name].concat();
+                    self.open.push(open);
                 }
-            };
+                Found::Descend(child, name) => {
+                    let below = [open.path.as_slice(), &name].concat();
+                    // The least name above the directory's.
+                    open.start = [open.base.clone(), name, vec![0]].concat();
+                    self.open.push(open);
+                    self.enter(child, below);
+                }
+            }
         }
+        Ok(())
     }
 
     /// The least name in the directory at `path` that may lead to a wanted key.

@@ -58,6 +58,8 @@ pub struct NamesPage {
 pub enum NameChange {
     Is(Named),
     Gone(NodeId),
+    /// A directory is somewhere else, with all that is in it: whoever was reading all names may have seen none of it.
+    Moved(Named),
 }
 
 /// What has changed since a place in the journal.
@@ -83,10 +85,22 @@ pub fn names<V: View + ?Sized>(
     limit: usize,
 ) -> Result<NamesPage, KvError> {
     let journal = query::usage(view, bucket)?.unwrap_or_default().journal_next;
-    let mut walk = Walk { view, bucket, after, limit: limit.max(1), names: Vec::new(), last: Vec::new() };
-    let more = walk.directory(NodeId::ROOT, &[])?.is_break();
+    let mut walk = Walk {
+        view,
+        bucket,
+        after,
+        limit: limit.max(1),
+        names: Vec::new(),
+        last: Vec::new(),
+        segments: 0,
+        open: Vec::new(),
+    };
+    let more = walk.all()?.is_break();
     Ok(NamesPage { after: more.then_some(walk.last), names: walk.names, journal })
 }
+
+/// Segments whose chunks a page reads to name its files' bytes, until it ends: their number has no other bound.
+const SEGMENTS_MAX: usize = 4096;
 
 struct Walk<'a, V: ?Sized> {
     view: &'a V,
@@ -96,40 +110,58 @@ struct Walk<'a, V: ?Sized> {
     names: Vec<Named>,
     /// The path that was shown last.
     last: Vec<u8>,
+    segments: usize,
+    /// The directories that are being walked through, the outermost first: there may be more of them than a stack holds.
+    open: Vec<Open>,
+}
+
+/// A directory, and how far it was walked through.
+struct Open {
+    node: NodeId,
+    path: Vec<u8>,
+    start: Vec<u8>,
+    end: Vec<u8>,
 }
 
 impl<V: View + ?Sized> Walk<'_, V> {
-    fn directory(&mut self, node: NodeId, path: &[u8]) -> Result<ControlFlow<()>, KvError> {
+    fn enter(&mut self, node: NodeId, path: Vec<u8>) {
         let base = keys::dir(Tree::Live, self.bucket, node);
         let end = prefix_end(&base);
-        let first =
-            self.after.strip_prefix(path).and_then(|rest| components(rest).next()).unwrap_or_default();
-        let mut start = [base.clone(), first.to_vec()].concat();
-        loop {
+        let rest = self.after.strip_prefix(path.as_slice());
+        let first = rest.and_then(|rest| components(rest).next()).unwrap_or_default();
+        self.open.push(Open { node, path, start: [base, first.to_vec()].concat(), end });
+    }
+
+    fn all(&mut self) -> Result<ControlFlow<()>, KvError> {
+        self.enter(NodeId::ROOT, Vec::new());
+        while let Some(open) = self.open.last_mut() {
             let mut found = None;
-            self.view.scan(&start, &end, &mut |key, value| {
+            self.view.scan(&open.start, &open.end, &mut |key, value| {
                 let name = &key[keys::DIR_PREFIX_LEN..];
                 found = Some((name.to_vec(), DirEntry::from_bytes(value)));
                 ControlFlow::Break(())
             })?;
-            let Some((name, entry)) = found else { return Ok(ControlFlow::Continue(())) };
+            let Some((name, entry)) = found else {
+                self.open.pop();
+                continue;
+            };
+            let (parent, key) = (open.node, [open.path.as_slice(), &name].concat());
+            open.start = [keys::dir(Tree::Live, self.bucket, parent), name.clone(), vec![0]].concat();
             let entry = entry?;
-            let key = [path, &name].concat();
             if key.as_slice() > self.after && !name.is_empty() {
-                if self.names.len() == self.limit {
+                if self.names.len() == self.limit || self.segments > SEGMENTS_MAX {
                     return Ok(ControlFlow::Break(()));
                 }
-                self.names.push(show(self.view, self.bucket, node, &name, &entry)?);
+                self.names.push(show(self.view, self.bucket, parent, &name, &entry, &mut self.segments)?);
                 self.last.clone_from(&key);
             }
             if let DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. } = entry
                 && (key.as_slice() > self.after || self.after.starts_with(&key))
-                && self.directory(node, &key)?.is_break()
             {
-                return Ok(ControlFlow::Break(()));
+                self.enter(node, key);
             }
-            start = [base.clone(), name, vec![0]].concat();
         }
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -139,9 +171,10 @@ fn show<V: View + ?Sized>(
     parent: NodeId,
     component: &[u8],
     entry: &DirEntry,
+    segments: &mut usize,
 ) -> Result<Named, KvError> {
     let file = match entry {
-        DirEntry::File { node, current } => Some(file(view, bucket, *node, current)?),
+        DirEntry::File { node, current } => Some(file(view, bucket, *node, current, segments)?),
         DirEntry::Directory { .. } | DirEntry::Kept { .. } => None,
     };
     let name = component.strip_suffix(b"/").unwrap_or(component).to_vec();
@@ -153,11 +186,12 @@ fn file<V: View + ?Sized>(
     bucket: BucketId,
     node: NodeId,
     current: &Summary,
+    segments: &mut usize,
 ) -> Result<FileShown, KvError> {
     let mut extra = query::extra(view, bucket, node, current.version)?;
     let content = match extra.documents.contains_key(ENCRYPTION) {
         true => None,
-        false => content(view, bucket, node, current.version)?,
+        false => content(view, bucket, node, current.version, segments)?,
     };
     Ok(FileShown {
         version: current.version,
@@ -174,6 +208,7 @@ fn content<V: View + ?Sized>(
     bucket: BucketId,
     node: NodeId,
     id: VersionId,
+    read: &mut usize,
 ) -> Result<Option<[u8; 32]>, KvError> {
     let bytes = view.get(&keys::version(bucket, node, id))?;
     let Some(version) = bytes.map(|bytes| Version::from_bytes(&bytes)).transpose()? else { return Ok(None) };
@@ -185,6 +220,7 @@ fn content<V: View + ?Sized>(
             return Ok(Some(content_of(chunk)));
         }
         Content::Segments(segments) => {
+            *read += segments.len();
             for segment in segments {
                 let Some(record) = query::segment(view, segment.id)? else { return Ok(None) };
                 record.chunks.iter().for_each(|chunk| hasher.update(chunk.id, chunk.plain));
@@ -210,14 +246,21 @@ pub fn changes<V: View + ?Sized>(
     if lines.first().map_or(from != head, |(number, _)| *number != from) {
         return Ok(lost);
     }
-    let (next, mut changes) = (lines.last().map_or(head, |(number, _)| number + 1), Vec::new());
-    for (_, JournalLine { record, parent }) in lines {
+    let (mut next, mut changes, mut segments) = (from, Vec::new(), 0);
+    for (number, JournalLine { record, parent }) in lines {
+        if segments > SEGMENTS_MAX {
+            break;
+        }
+        next = number + 1;
         // What was written before journals told of directories says too little.
         let Some(parent) = parent else { return Ok(lost) };
         match record.change {
             Change::Vanish | Change::Delete => changes.push(NameChange::Gone(record.node)),
             Change::Put | Change::Move | Change::Make | Change::Describe => {
-                changes.extend(name_of(view, bucket, parent, &record)?.map(NameChange::Is));
+                let named = name_of(view, bucket, parent, &record, &mut segments)?;
+                let moved = record.change == Change::Move && record.key.ends_with(b"/");
+                let change = if moved { NameChange::Moved } else { NameChange::Is };
+                changes.extend(named.map(change));
             }
         }
     }
@@ -230,6 +273,7 @@ fn name_of<V: View + ?Sized>(
     bucket: BucketId,
     parent: NodeId,
     record: &JournalRecord,
+    segments: &mut usize,
 ) -> Result<Option<Named>, KvError> {
     let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
     let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
@@ -241,7 +285,7 @@ fn name_of<V: View + ?Sized>(
     let bytes = view.get(&keys::dir_entry(Tree::Live, bucket, parent, component))?;
     let entry = bytes.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()?;
     let still = entry.filter(|entry| entry.node() == record.node);
-    still.map(|entry| show(view, bucket, parent, component, &entry)).transpose()
+    still.map(|entry| show(view, bucket, parent, component, &entry, segments)).transpose()
 }
 
 /// The documents that make a file of these properties; see [`FILE`].

@@ -11,8 +11,8 @@ use crate::{
 use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::{
-    Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
-    VersionOf, failure::Code, name_change::Change,
+    Describe, MakeDirectory, Move, NameChange, NamedVersion, Outcome, Properties, Put, RemoveDirectory,
+    RemoveFile, VersionOf, failure::Code, name_change::Change,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -309,7 +309,8 @@ impl Engine {
         let mut versions = Vec::new();
         for (step, change) in steps.iter().zip(changes) {
             let Some(Change::Put(put)) = &change.change else { continue };
-            versions.extend(put.on);
+            let path = key(&self.state.trees.remote, id_of(step));
+            versions.extend(put.on.map(|of| NamedVersion { path, of: Some(of) }));
             let mut offset = 0;
             for chunk in &put.chunks {
                 let Some(id) = ChunkId::from_slice(&chunk.id) else { continue };

@@ -98,6 +98,13 @@ impl Principal {
         allowed
     }
 
+    /// As [`Policy::tells_apart`], of its own policies and limits. Of one that cannot be read nobody knows.
+    pub fn tells_apart(&self, request: &impl Request, actions: &[&str], prefix: &str) -> bool {
+        let apart =
+            |read: &Read| read.as_ref().is_none_or(|policy| policy.tells_apart(request, actions, prefix));
+        self.policies.iter().chain(&self.limits).any(apart)
+    }
+
     pub fn caller(&self) -> Caller<'_> {
         Caller::User {
             account: &self.account,

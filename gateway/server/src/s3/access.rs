@@ -109,13 +109,32 @@ impl Scene {
     }
 
     /// Whether a device may do something, by policies and by grants on the bucket.
-    pub fn may_sync(&self, action: &str, key: Option<&str>) -> bool {
+    pub fn may_sync(&self, action: &str, key: Option<&str>, object: Option<&Extra>) -> bool {
         let grant = match action {
-            "s3:ListBucket" | "s3:GetObject" => Grant::Read,
+            "s3:ListBucket" | "s3:GetObject" | "s3:GetObjectVersion" => Grant::Read,
             "s3:PutObject" | "s3:DeleteObject" => Grant::Write,
             _ => Grant::None,
         };
-        self.may(action, grant, key, None)
+        self.may(action, grant, key, object)
+    }
+
+    /// Whether policies may say something else of one key than of another that begins with the same prefix.
+    pub fn tells_apart(&self, actions: &[&str], prefix: &str) -> bool {
+        let Some(bucket) = &self.bucket else { return true };
+        let resource = bucket.resource(Some(prefix));
+        let asked = Asked::new(self, actions.first().copied().unwrap_or_default(), &resource, None);
+        let by_bucket = match &bucket.policy {
+            Some(Ok(policy)) => policy.tells_apart(&asked, actions, &resource),
+            Some(Err(())) => true,
+            None => false,
+        };
+        let by_owner = bucket.ownership != Ownership::BucketOwnerEnforced
+            && self.who.canonical() != Some(&bucket.config.owner);
+        let own = match &self.who {
+            Who::User(principal) => principal.tells_apart(&asked, actions, &resource),
+            Who::Owner | Who::Anonymous => false,
+        };
+        by_bucket || by_owner || own
     }
 
     /// Whether somebody may do something to a version that it writes itself.

@@ -25,6 +25,10 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Versions that a space keeps of each file, at most.
 const VERSIONS_MAX: u32 = 10_000;
 
+/// A space's ownership controls, as S3 writes them.
+const OWNERSHIP: &str = "<OwnershipControls><Rule><ObjectOwnership>BucketOwnerEnforced</ObjectOwnership></Rule>\
+    </OwnershipControls>";
+
 /// What the sync doors of all gateways of a cluster share.
 pub struct Known {
     pub epoch: String,
@@ -69,9 +73,28 @@ pub async fn found(meta: &Meta) -> Result<Known, IdentityError> {
     Ok(Known { epoch: kept.epoch, identity: Identity { certificate, key } })
 }
 
+/// Has devices know this life of the cluster from the one before: it was brought back from an earlier day.
+///
+/// # Errors
+/// Where the metadata does not answer.
+pub async fn renew_epoch(meta: &Meta) -> Result<(), IdentityError> {
+    let fresh = hex::encode(rand::random::<[u8; 16]>());
+    change(meta, |records| {
+        let Some(text) = records.get_mut("sync/door") else { return Ok(()) };
+        let damaged = |error: serde_json::Error| IdentityError::Invalid(error.to_string());
+        let kept = Kept { epoch: fresh.clone(), ..serde_json::from_str(text).map_err(damaged)? };
+        *text = serde_json::to_string(&kept).map_err(damaged)?;
+        Ok(())
+    })
+    .await
+}
+
 impl Session {
     pub(super) async fn pair(&self, stream: &mut Stream, asked: Pair) -> Answer {
         let door = &self.door;
+        let Ok(_waiting) = door.waiting.try_acquire() else {
+            return Ok(refuse(Code::Busy, "many devices are being paired: try again in a moment")?);
+        };
         let _turn = door.passwords.acquire().await;
         door.s3.look("", None).await.map_err(Refused::from)?;
         let user = door.s3.directory.now().users.get(&asked.user).map(|known| known.user.clone());
@@ -106,14 +129,14 @@ impl Session {
             let own = who.canonical() == Some(&config.owner);
             let view = Arc::new(BucketView::new(bucket, config));
             let scene = Scene::of_device(who.clone(), view.clone(), self.address);
-            if view.bucket.name.starts_with('.') || !scene.may_sync("s3:ListBucket", None) {
+            if view.bucket.name.starts_with('.') || !scene.may_sync("s3:ListBucket", None, None) {
                 continue;
             }
             let usage = self.door.meta().ask(UsageOf { bucket: view.bucket.id }).await?.unwrap_or_default();
             if own {
                 used += usage.bytes;
             }
-            let role = match (own, scene.may_sync("s3:PutObject", Some("*"))) {
+            let role = match (own, scene.may_sync("s3:PutObject", Some("*"), None)) {
                 (true, _) => "owner",
                 (false, true) => "editor",
                 (false, false) => "viewer",
@@ -144,7 +167,11 @@ impl Session {
         let config = BucketConfig {
             owner: who.canonical().unwrap_or_default().to_owned(),
             versioning: Versioning::Enabled,
-            documents: BTreeMap::from([("lifecycle".to_owned(), keeps(asked.versions))]),
+            documents: BTreeMap::from([
+                ("lifecycle".to_owned(), keeps(asked.versions)),
+                // What somebody writes to a space is the space's.
+                ("ownership".to_owned(), OWNERSHIP.to_owned()),
+            ]),
             ..BucketConfig::default()
         };
         let (domain, chunker) = (PoolId::FIRST.domain(), ChunkerProfile::V1);

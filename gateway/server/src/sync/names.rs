@@ -89,6 +89,7 @@ impl Session {
         let shown = |change| match change {
             NameChange::Is(named) => change::Change::Is(show(named)),
             NameChange::Gone(node) => change::Change::Gone(node.0),
+            NameChange::Moved(named) => change::Change::Moved(show(named)),
         };
         let changes = page.changes.into_iter().map(|change| Change { change: Some(shown(change)) }).collect();
         let (cursor, head, lost, space) = (page.next, page.head, page.lost, bucket.0);

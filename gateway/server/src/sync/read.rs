@@ -25,6 +25,9 @@ const REFS: usize = 4096;
 const RANGES_MAX: usize = 4096;
 const PIECE: usize = MIB;
 
+/// Bytes that are sent until it is looked again whether they may be.
+const LOOK_AGAIN: usize = 16 * MIB;
+
 /// Names, or versions, that are looked at for one answer.
 const PAGE: usize = 1000;
 
@@ -34,7 +37,7 @@ fn missing() -> Refused {
 
 impl Session {
     /// The version of a path's file that is named, or the newest.
-    async fn version(
+    pub(super) async fn version(
         &self,
         at: &At,
         path: &[u8],
@@ -44,9 +47,14 @@ impl Session {
         let name = &at.bucket.bucket.name;
         let (_, newest) = self.door.s3.look(name, Some((path.to_vec(), None))).await?;
         let LookedUp::Found(newest) = newest else { return Err(missing()) };
-        let Some(of) = of else {
+        let Some(of) = of.filter(|of| (of.node, of.version) != (newest.version.node.0, newest.version.id.0))
+        else {
             // It was deleted.
-            return if newest.extra.marker { Err(missing()) } else { Ok((newest.version, newest.extra)) };
+            if newest.extra.marker {
+                return Err(missing());
+            }
+            at.demand_object("s3:GetObject", path, &newest.extra)?;
+            return Ok((newest.version, newest.extra));
         };
         // A path is what the caller may read: versions of other files are not found by it.
         if newest.version.node.0 != of.node {
@@ -55,7 +63,9 @@ impl Session {
         let wanted = vec![(NodeId(of.node), VersionId(of.version))];
         let found = self.door.meta().ask(VersionsOf { bucket: at.bucket.bucket.id, wanted }).await?;
         let found = found.into_iter().next().flatten();
-        found.filter(|(_, extra)| !extra.marker).ok_or_else(missing)
+        let (version, extra) = found.filter(|(_, extra)| !extra.marker).ok_or_else(missing)?;
+        at.demand_object("s3:GetObjectVersion", path, &extra)?;
+        Ok((version, extra))
     }
 
     pub(super) async fn read_manifest(&self, stream: &mut Stream, asked: ReadManifest) -> Answer {
@@ -105,6 +115,12 @@ impl Session {
         if asked.ranges.len() > RANGES_MAX {
             refuse(Code::Malformed, "too many ranges")?;
         }
+        // Whoever asks for the same again and again is no sync client.
+        let wanted: u64 = asked.ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+        if wanted > version.bytes.saturating_mul(2) {
+            refuse(Code::Malformed, "more than all of it")?;
+        }
+        let mut since = 0;
         for range in asked.ranges {
             if range.start >= range.end || range.end > version.bytes {
                 refuse(Code::Malformed, "a range that the version does not have")?;
@@ -114,6 +130,12 @@ impl Session {
             let mut content = std::pin::pin!(content);
             while let Some(piece) = content.next().await {
                 let mut piece = piece?;
+                since += piece.len();
+                if since > LOOK_AGAIN {
+                    // Meanwhile it may have been revoked.
+                    since = 0;
+                    self.at(&asked.space).await?.demand("s3:GetObject", Some(&asked.path))?;
+                }
                 while !piece.is_empty() {
                     let data = piece.split_to(piece.len().min(PIECE));
                     say(stream, Reply::Chunk(Chunk { id: Vec::new(), data })).await?;
@@ -182,7 +204,10 @@ impl Session {
         let id = wanted.ok_or_else(missing)?.id;
         let question = VersionsOf { bucket: at.bucket.bucket.id, wanted: vec![(newest.node, id)] };
         let found = self.door.meta().ask(question).await?.into_iter().next().flatten();
-        let (version, extra) = found.ok_or_else(missing)?;
+        let (version, mut extra) = found.ok_or_else(missing)?;
+        at.demand_object("s3:GetObjectVersion", &asked.path, &extra)?;
+        // What was told of a copy elsewhere is not so of this one.
+        extra.documents.retain(|name, _| !name.starts_with("replica"));
         let content = match &version.content {
             Content::Inline => NewContent::Inline(self.inline(&at, &version).await?.to_vec()),
             Content::Segments(segments) => NewContent::Segments(segments.clone()),

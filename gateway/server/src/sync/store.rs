@@ -1,36 +1,23 @@
-//! Chunks that devices send, and commits that lean on them.
+//! Chunks that devices send.
 //!
 //! A device is asked for what it has not sent itself and what is in no version that it named and may read: a hash is no key to
 //! anybody's bytes. What is there already is not stored again, and nobody learns of it.
 
-use super::{Answer, At, Refused, Session, Signed, names::describe, refuse, say};
-use crate::{
-    engine::{EngineError, MIB, Shared, new_segment_id},
-    upload::LeaseKeeper,
-};
+use super::{Answer, At, Refused, Session, refuse, say, sent::SentBy};
+use crate::engine::{Engine, EngineError, MIB};
 use bytes::Bytes;
 use holdfast_client_link::{LinkError, Stream};
 use holdfast_core::{
-    ids::{ChunkId, DomainId, NodeId, PoolId, SegmentId, VersionId},
-    limits::{OBJECT_BYTES_MAX, PACK_BYTES, SEGMENT_CHUNKS_MAX},
-    manifest::content_of,
+    ids::{ChunkId, DomainId, PoolId},
+    limits::{PACK_BYTES, PACK_CHUNKS_MAX},
 };
 use holdfast_meta_raft_machine::{
-    ask::{Deduplicates, SegmentOf, VersionsOf},
-    command::{Command, NewContent, NewObject, Outcome, Rejection, Request, TreeChange},
-    names::described,
-    records::{Attributes, ChunkRef, Content, ENCRYPTION, Etag, SegmentRef},
+    ask::{Deduplicates, SegmentOf},
+    records::{Content, ENCRYPTION, Extra, Version},
 };
-use holdfast_proto::sync::{
-    Chunk, Commit, Committed, Done, Had, Have, NameChange, Outcome as Told, Upload, VersionOf, failure::Code,
-    name_change, reply::Reply,
-};
-use std::{
-    collections::HashSet,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-};
-use tokio::task::JoinSet;
+use holdfast_proto::sync::{Chunk, Done, Had, Have, Upload, failure::Code, reply::Reply};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::timeout};
 
 /// Chunks in one question.
 const ASKED_MAX: usize = 4096;
@@ -38,78 +25,22 @@ const ASKED_MAX: usize = 4096;
 /// Versions named in one question.
 const VERSIONS_MAX: usize = 64;
 
-/// Changes in one commit, and chunks that they name: it is one raft entry.
-const CHANGES_MAX: usize = 512;
-const CHUNKS_MAX: usize = 40_000_000;
+/// Segments of named versions that are read for one answer.
+const SEGMENTS_MAX: usize = 4096;
 
-/// Devices of which it is remembered what they sent, and chunks of one.
-const DEVICES: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(64 << 10).expect("it is not zero");
+/// How long a device may be quiet until memory that was given to it goes to others.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// Packs of one upload that are written at once.
 const WRITING_MAX: usize = 3;
 
-/// Times that a commit is tried whose packs' registration is late: a change of leaders may have let it pass them.
-const COMMIT_TRIES: u32 = 4;
-
-/// What devices have sent lately, or may read: they may lean on it, with lengths.
-pub(super) struct Sent(Mutex<lru::LruCache<String, Arc<SentBy>>>);
-
-impl Default for Sent {
-    fn default() -> Self {
-        Self(Mutex::new(lru::LruCache::new(DEVICES)))
-    }
-}
-
-/// The same of one device, in each domain.
-struct SentBy {
-    chunks: Mutex<lru::LruCache<(DomainId, ChunkId), u32>>,
-    /// Keeps what it sent from being collected before it is committed.
-    lease: tokio::sync::Mutex<Option<LeaseKeeper>>,
-}
-
-impl Sent {
-    fn by(&self, device: &Signed) -> Arc<SentBy> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || {
-            let chunks = Mutex::new(lru::LruCache::new(REMEMBERED));
-            Arc::new(SentBy { chunks, lease: tokio::sync::Mutex::default() })
-        };
-        known.get_or_insert(device.device.clone(), fresh).clone()
-    }
-}
-
-impl SentBy {
-    fn note(&self, domain: DomainId, chunks: impl IntoIterator<Item = (ChunkId, u32)>) {
-        let mut known = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, bytes) in chunks {
-            known.put((domain, id), bytes);
-        }
-    }
-
-    fn length(&self, domain: DomainId, id: ChunkId) -> Option<u32> {
-        self.chunks.lock().unwrap_or_else(PoisonError::into_inner).get(&(domain, id)).copied()
-    }
-
-    async fn keep(&self, shared: &Arc<Shared>) -> Result<(), EngineError> {
-        let mut lease = self.lease.lock().await;
-        match lease.as_mut() {
-            Some(lease) => lease.keep(shared).await,
-            None => {
-                *lease = Some(LeaseKeeper::start(shared).await?);
-                Ok(())
-            }
-        }
-    }
-}
-
-fn chunk_id(bytes: &[u8]) -> Result<ChunkId, Refused> {
+pub(super) fn chunk_id(bytes: &[u8]) -> Result<ChunkId, Refused> {
     let malformed = || Refused(holdfast_client_link::failure(Code::Malformed, "a chunk's id has 32 bytes"));
     ChunkId::from_slice(bytes).ok_or_else(malformed)
 }
 
 /// Where the chunks of a space are.
-fn domain_of(_at: &At) -> DomainId {
+pub(super) fn domain_of(_at: &At) -> DomainId {
     PoolId::FIRST.domain()
 }
 
@@ -123,223 +54,146 @@ impl Session {
         let sent = self.door.sent.by(&at.who);
         sent.keep(shared).await?;
         let wanted = asked.chunks.iter().map(|id| chunk_id(id)).collect::<Result<Vec<_>, _>>()?;
-        let unknown: HashSet<ChunkId> =
+        let mut unknown: HashSet<ChunkId> =
             wanted.iter().copied().filter(|id| sent.length(domain, *id).is_none()).collect();
         // Of versions, only what is asked for is remembered.
-        if !unknown.is_empty() && !asked.versions.is_empty() && at.may("s3:GetObject", Some(b"*")) {
-            for chunk in self.chunks_of(&at, &asked.versions).await? {
-                if unknown.contains(&chunk.id) {
-                    sent.note(domain, [(chunk.id, chunk.plain)]);
-                }
+        let mut segments = SEGMENTS_MAX;
+        for named in asked.versions {
+            if unknown.is_empty() || segments == 0 {
+                break;
             }
+            let readable = self.version(&at, &named.path, named.of).await;
+            let Ok((version, extra)) = readable else { continue };
+            self.find(&at, &version, &extra, &sent, &mut unknown, &mut segments).await?;
         }
+        // What it has sent itself is there as long as its lease.
         let alive = shared.meta.ask(Deduplicates { domain, ids: wanted.clone() }).await?;
-        let known = wanted.iter().zip(alive).map(|(id, alive)| alive && sent.length(domain, *id).is_some());
+        let known = wanted.iter().zip(alive).map(|(id, alive)| {
+            sent.is_uncommitted(domain, *id) || alive && sent.length(domain, *id).is_some()
+        });
         say(stream, Reply::Had(Had { known: known.collect() })).await
     }
 
-    /// The chunks of versions in a space.
-    async fn chunks_of(&self, at: &At, versions: &[VersionOf]) -> Result<Vec<ChunkRef>, Refused> {
-        let meta = self.door.meta();
-        let wanted = versions.iter().map(|of| (NodeId(of.node), VersionId(of.version))).collect();
-        let mut chunks = Vec::new();
-        for found in meta.ask(VersionsOf { bucket: at.bucket.bucket.id, wanted }).await? {
-            let Some((version, extra)) = found else { continue };
-            let Content::Segments(segments) = version.content else { continue };
-            if extra.documents.contains_key(ENCRYPTION) {
-                continue;
+    /// Finds chunks in a version that the device may read.
+    async fn find(
+        &self,
+        at: &At,
+        version: &Version,
+        extra: &Extra,
+        sent: &SentBy,
+        unknown: &mut HashSet<ChunkId>,
+        segments: &mut usize,
+    ) -> Result<(), Refused> {
+        let Content::Segments(parts) = &version.content else { return Ok(()) };
+        if extra.documents.contains_key(ENCRYPTION) {
+            return Ok(());
+        }
+        for part in parts.iter().take(*segments) {
+            *segments -= 1;
+            let record = self.door.meta().ask(SegmentOf { id: part.id }).await?;
+            // Of another domain they are not what a commit here can lean on.
+            let here = record.filter(|record| record.domain == domain_of(at));
+            for chunk in here.into_iter().flat_map(|record| record.chunks) {
+                if unknown.remove(&chunk.id) {
+                    sent.may_read(domain_of(at), [(chunk.id, chunk.plain)]);
+                }
             }
-            for segment in segments {
-                let record = meta.ask(SegmentOf { id: segment.id }).await?;
-                // Of another domain they are not what a commit here can lean on.
-                let here = record.filter(|record| record.domain == domain_of(at));
-                chunks.extend(here.into_iter().flat_map(|record| record.chunks));
+            if unknown.is_empty() {
+                break;
             }
         }
-        Ok(chunks)
+        Ok(())
     }
 
     pub(super) async fn upload(&self, stream: &mut Stream, asked: Upload) -> Answer {
-        let at = self.at(&asked.space).await?;
+        let mut at = self.at(&asked.space).await?;
         at.demand("s3:PutObject", Some(b"*"))?;
-        let (engine, domain) = (&self.door.s3.engine, domain_of(&at));
+        let engine = self.door.s3.engine.clone();
         let sent = self.door.sent.by(&at.who);
-        sent.keep(&engine.shared).await?;
         let mut writing = JoinSet::new();
-        let mut batch: Vec<(ChunkId, Bytes)> = Vec::new();
-        let (mut bytes, mut more) = (0, true);
-        while more {
-            // Memory for what arrives, and for the pack that it fills: past the budget, devices wait.
-            let memory = engine.shared.upload_memory.clone();
-            let memory = memory.acquire_many_owned((2 * PACK_BYTES / MIB) as u32).await;
-            let memory = memory.map_err(|_| EngineError::ShuttingDown)?;
-            while bytes < PACK_BYTES {
-                let Some(chunk) = stream.receive::<Chunk>().await? else {
-                    more = false;
-                    break;
-                };
-                let id = chunk_id(&chunk.id)?;
-                let fits = !chunk.data.is_empty() && chunk.data.len() <= at.bucket.bucket.chunker.max();
-                if !fits || ChunkId::of(&chunk.data) != id {
-                    refuse(Code::Malformed, "a chunk is not what its id says")?;
+        let mut batch = Batch::default();
+        loop {
+            // While nothing comes, nothing is kept from others.
+            let next = {
+                let mut next = std::pin::pin!(stream.receive::<Chunk>());
+                match timeout(QUIET_AFTER, &mut next).await {
+                    Ok(next) => next?,
+                    Err(_quiet) => {
+                        batch.store(&engine, domain_of(&at), &sent, &mut writing);
+                        next.await?
+                    }
                 }
-                bytes += chunk.data.len();
-                batch.push((id, chunk.data));
+            };
+            let Some(chunk) = next else { break };
+            let id = chunk_id(&chunk.id)?;
+            let fits = !chunk.data.is_empty() && chunk.data.len() <= at.bucket.bucket.chunker.max();
+            if !fits || ChunkId::of(&chunk.data) != id {
+                refuse(Code::Malformed, "a chunk is not what its id says")?;
             }
-            if writing.len() >= WRITING_MAX {
-                stored(writing.join_next().await)?;
+            if batch.memory.is_none() {
+                // Memory for what arrives, and for the pack that it fills: past the budget, devices wait.
+                let memory = engine.shared.upload_memory.clone();
+                let memory = memory.acquire_many_owned((2 * PACK_BYTES / MIB) as u32).await;
+                batch.memory = Some(memory.map_err(|_| EngineError::ShuttingDown)?);
             }
-            let (engine, sent) = (engine.clone(), sent.clone());
-            let chunks = std::mem::take(&mut batch);
-            bytes = 0;
-            writing.spawn(async move {
-                let _memory = memory;
-                let lengths: Vec<(ChunkId, u32)> =
-                    chunks.iter().map(|(id, data)| (*id, data.len() as u32)).collect();
-                let ids = lengths.iter().map(|(id, _)| *id).collect();
-                let known = engine.shared.meta.ask(Deduplicates { domain, ids }).await?;
-                let fresh = chunks.into_iter().zip(known).filter(|(_, known)| !known).map(|(chunk, _)| chunk);
-                let fresh: Vec<_> = fresh.collect();
-                if !fresh.is_empty() {
-                    engine.packer.store(domain, fresh).await.map_err(crate::upload::unshare)?;
+            batch.bytes += chunk.data.len();
+            batch.chunks.push((id, chunk.data));
+            if batch.bytes >= PACK_BYTES || batch.chunks.len() >= PACK_CHUNKS_MAX {
+                sent.keep(&engine.shared).await?;
+                // Whoever lost the right to write meanwhile does not go on.
+                at = self.at(&asked.space).await?;
+                at.demand("s3:PutObject", Some(b"*"))?;
+                if writing.len() >= WRITING_MAX {
+                    stored(writing.join_next().await)?;
                 }
-                sent.note(domain, lengths);
-                Ok(())
-            });
+                batch.store(&engine, domain_of(&at), &sent, &mut writing);
+            }
         }
+        sent.keep(&engine.shared).await?;
+        batch.store(&engine, domain_of(&at), &sent, &mut writing);
         while let Some(written) = writing.join_next().await {
             stored(Some(written))?;
         }
         say(stream, Reply::Done(Done {})).await
     }
+}
 
-    pub(super) async fn commit(&self, stream: &mut Stream, asked: Commit) -> Answer {
-        let at = self.at(&asked.space).await?;
-        if asked.changes.is_empty() || asked.changes.len() > CHANGES_MAX {
-            refuse(Code::Malformed, format!("a commit has 1 to {CHANGES_MAX} changes"))?;
-        }
-        let mut segments = Vec::new();
-        let mut changes = Vec::with_capacity(asked.changes.len());
-        for (number, change) in asked.changes.into_iter().enumerate() {
-            changes.push(self.change(&at, change, number as u32, &mut segments)?);
-        }
-        let engine = &self.door.s3.engine;
-        let owner = at.scene.writer();
-        let domain = domain_of(&at);
-        let mut tries = 0;
-        let outcome = loop {
-            let register = |(id, chunks): &(SegmentId, Vec<ChunkRef>)| {
-                Request::idempotent(Command::RegisterSegment { id: *id, domain, chunks: chunks.clone() })
-            };
-            let mut requests: Vec<Request> = segments.iter().map(register).collect();
-            let command = Command::ChangeTree {
-                bucket: at.bucket.bucket.id,
-                owner: owner.clone(),
-                changes: changes.clone(),
-            };
-            requests.push(Request { id: Some(engine.new_request_id().await?), command });
-            let outcome = engine.meta().submit(requests).await?.pop().unwrap_or(Outcome::Done);
-            match outcome.accepted() {
-                Err(Rejection::SegmentGone | Rejection::ChunkGone(_)) if tries < COMMIT_TRIES => {
-                    tokio::time::sleep(std::time::Duration::from_millis(50) * tries).await;
-                    tries += 1;
-                }
-                other => break other?,
-            }
-        };
-        let Outcome::Changed(changed) = outcome else {
-            return Ok(refuse(Code::Internal, "the metadata answered something else")?);
-        };
-        let told = changed
-            .iter()
-            .map(|change| Told { node: change.node.0, version: change.version.map(|version| version.0) });
-        say(stream, Reply::Committed(Committed { outcomes: told.collect() })).await
-    }
+/// Chunks that have arrived, with the memory that they are in.
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<(ChunkId, Bytes)>,
+    bytes: usize,
+    memory: Option<OwnedSemaphorePermit>,
+}
 
-    /// A change as the metadata takes it, if the caller may make it; what it leans on is added to `segments`.
-    fn change(
-        &self,
-        at: &At,
-        change: NameChange,
-        number: u32,
-        segments: &mut Vec<(SegmentId, Vec<ChunkRef>)>,
-    ) -> Result<TreeChange, Refused> {
-        let malformed = || Refused(holdfast_client_link::failure(Code::Malformed, "a change that is none"));
-        let on = |of: VersionOf| (NodeId(of.node), VersionId(of.version));
-        Ok(match change.change.ok_or_else(malformed)? {
-            name_change::Change::MakeDirectory(make) => {
-                at.demand("s3:PutObject", Some(&make.path))?;
-                TreeChange::MakeDirectory { path: make.path }
-            }
-            name_change::Change::Put(put) => {
-                at.demand("s3:PutObject", Some(&put.path))?;
-                let text = describe(&put.properties.unwrap_or_default());
-                let mut chunks = Vec::with_capacity(put.chunks.len());
-                for chunk in put.chunks {
-                    chunks.push(ChunkRef { id: chunk_id(&chunk.id)?, plain: chunk.bytes });
-                }
-                let object = Box::new(self.object(at, chunks, number, segments)?);
-                TreeChange::Put { path: put.path, on: put.on.map(on), object, extra: described(text) }
-            }
-            name_change::Change::Move(moved) => {
-                at.demand("s3:DeleteObject", Some(&moved.from))?;
-                at.demand("s3:PutObject", Some(&moved.to))?;
-                TreeChange::Move { node: NodeId(moved.node), from: moved.from, to: moved.to }
-            }
-            name_change::Change::Describe(wanted) => {
-                at.demand("s3:PutObject", Some(&wanted.path))?;
-                let text = describe(&wanted.properties.unwrap_or_default());
-                let name = holdfast_meta_raft_machine::records::FILE.to_owned();
-                let of = on(wanted.on.ok_or_else(malformed)?);
-                TreeChange::Describe { path: wanted.path, on: of, name, text }
-            }
-            name_change::Change::RemoveFile(remove) => {
-                at.demand("s3:DeleteObject", Some(&remove.path))?;
-                TreeChange::RemoveFile { path: remove.path, on: on(remove.on.ok_or_else(malformed)?) }
-            }
-            name_change::Change::RemoveDirectory(remove) => {
-                at.demand("s3:DeleteObject", Some(&remove.path))?;
-                TreeChange::RemoveDirectory { node: NodeId(remove.node), path: remove.path }
-            }
-        })
-    }
-
-    /// An object of chunks that the device may lean on.
-    fn object(
-        &self,
-        at: &At,
-        chunks: Vec<ChunkRef>,
-        number: u32,
-        segments: &mut Vec<(SegmentId, Vec<ChunkRef>)>,
-    ) -> Result<NewObject, Refused> {
-        let (sent, domain) = (self.door.sent.by(&at.who), domain_of(at));
-        let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
-        if chunks.len() > CHUNKS_MAX || bytes > OBJECT_BYTES_MAX {
-            return refuse(Code::Invalid, "the file is larger than a file may be");
+impl Batch {
+    /// Has what has arrived be written, and begins anew.
+    fn store(
+        &mut self,
+        engine: &Engine,
+        domain: DomainId,
+        sent: &Arc<SentBy>,
+        writing: &mut JoinSet<Result<(), EngineError>>,
+    ) {
+        let Self { chunks, memory, .. } = std::mem::take(self);
+        if chunks.is_empty() {
+            return;
         }
-        if chunks.iter().any(|chunk| sent.length(domain, chunk.id) != Some(chunk.plain)) {
-            let text = "chunks that it leans on were not sent";
-            let failure = holdfast_client_link::failure(Code::ChunksGone, text);
-            return Err(Refused(holdfast_proto::sync::Failure { at: number, ..failure }));
-        }
-        let content = content_of(chunks.iter().map(|chunk| (chunk.id, chunk.plain)));
-        let mut refs = Vec::new();
-        for some in chunks.chunks(SEGMENT_CHUNKS_MAX) {
-            let id = new_segment_id();
-            refs.push(SegmentRef { id, bytes: some.iter().map(|chunk| u64::from(chunk.plain)).sum() });
-            segments.push((id, some.to_vec()));
-        }
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&content[..16]);
-        Ok(NewObject {
-            bytes,
-            // No MD5 of its bytes, which nobody here has seen together: S3's clients know such tags by their number.
-            etag: Etag::Multipart { md5: tag, parts: chunks.len().clamp(1, 10_000) as u16 },
-            content: NewContent::Segments(refs),
-            attributes: Attributes::default(),
-            checksum: None,
-            parts: Vec::new(),
-        })
+        let (engine, sent) = (engine.clone(), sent.clone());
+        writing.spawn(async move {
+            let _memory = memory;
+            let lengths: Vec<(ChunkId, u32)> =
+                chunks.iter().map(|(id, data)| (*id, data.len() as u32)).collect();
+            let ids = lengths.iter().map(|(id, _)| *id).collect();
+            let known = engine.shared.meta.ask(Deduplicates { domain, ids }).await?;
+            let fresh = chunks.into_iter().zip(known).filter(|(_, known)| !known).map(|(chunk, _)| chunk);
+            let fresh: Vec<_> = fresh.collect();
+            if !fresh.is_empty() {
+                engine.packer.store(domain, fresh).await.map_err(crate::upload::unshare)?;
+            }
+            sent.has_sent(domain, lengths);
+            Ok(())
+        });
     }
 }
 

@@ -4,12 +4,20 @@ use super::{Step, Tx, namespace::check_key, tree::Walk};
 use crate::{
     command::{Changed, Condition, Outcome, Precondition, Rejection, TreeChange},
     keys::{self, Tree},
-    records::{Change, DirEntry, Extra, Versioning},
+    records::{Change, DirEntry, Extra, Record, Versioning},
 };
 use holdfast_core::{
     ids::{BucketId, NodeId, VersionId},
-    kv::View,
+    kv::{View, prefix_end},
+    limits::KEY_BYTES_MAX,
 };
+use std::ops::ControlFlow;
+
+/// Components of all paths of a command: each may be a directory that is made.
+const COMPONENTS_MAX: usize = 20_000;
+
+/// Names below a directory that are looked at when it is moved.
+const BELOW_MAX: usize = 200_000;
 
 impl<V: View + ?Sized> Tx<'_, V> {
     pub(super) fn change_tree(
@@ -18,6 +26,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
         owner: &str,
         changes: Vec<TreeChange>,
     ) -> Step<Outcome> {
+        let components = |change: &TreeChange| change.path().iter().filter(|byte| **byte == b'/').count() + 1;
+        if changes.iter().map(components).sum::<usize>() > COMPONENTS_MAX {
+            return Err(Rejection::TooLarge.into());
+        }
         let mut done = Vec::with_capacity(changes.len());
         for (at, change) in changes.into_iter().enumerate() {
             done.push(self.change_name(bucket, owner, change, at as u32)?);
@@ -138,6 +150,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         if entry.node() != node {
             return Err(overtaken.into());
         }
+        if is_directory && to.len() > from.len() {
+            self.check_below(bucket, node, to.len())?;
+        }
         self.detach(bucket, Tree::Live, from, &name)?;
         let parent = self.attach(bucket, Tree::Live, to, &entry)?;
         let version = match &entry {
@@ -153,6 +168,40 @@ impl<V: View + ?Sized> Tx<'_, V> {
             }
         };
         Ok(Changed { node, version })
+    }
+
+    /// Refuses to have a directory at a path of `length` bytes where keys in it would be too long. Of very large ones only
+    /// a part is looked at: a rename must not take longer than others can wait.
+    fn check_below(&self, bucket: BucketId, directory: NodeId, length: usize) -> Step<()> {
+        let (mut open, mut looked) = (vec![(directory, length)], 0);
+        while let Some((node, above)) = open.pop() {
+            let base = keys::dir(Tree::Live, bucket, node);
+            let (end, mut too_long, mut failed) = (prefix_end(&base), false, None);
+            self.kv.scan(&base, &end, &mut |key, value| {
+                looked += 1;
+                let length = above + key.len() - keys::DIR_PREFIX_LEN;
+                too_long |= length > KEY_BYTES_MAX;
+                match DirEntry::from_bytes(value) {
+                    Ok(DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. }) => {
+                        open.push((node, length))
+                    }
+                    Ok(DirEntry::File { .. }) => {}
+                    Err(error) => failed = Some(error),
+                }
+                let go_on = !too_long && failed.is_none() && looked < BELOW_MAX;
+                if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            if too_long {
+                return Err(Rejection::BadKey.into());
+            }
+            if looked >= BELOW_MAX {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The last component of a path, and the entry that is there.
@@ -193,7 +242,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let number = self.header.next_version;
         self.header.next_version += 1;
         let slash: &[u8] = if path.ends_with(b"/") { b"/" } else { b"" };
-        let aside = [parent, bare, format!(" (deleted {number})").as_bytes(), slash].concat();
+        let mark = format!(" (deleted {number})").into_bytes();
+        let room = KEY_BYTES_MAX.saturating_sub(parent.len() + mark.len() + slash.len());
+        let aside = [parent, &bare[..bare.len().min(room)], &mark, slash].concat();
         self.detach(bucket, Tree::Hidden, path, &name)?;
         self.attach(bucket, Tree::Hidden, &aside, &entry).map(drop)
     }

@@ -16,6 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Believed {
     names: BTreeMap<NodeId, Named>,
     cursor: u64,
+    /// A list of all names that is being read: what it has shown, where its next page begins, and its cursor.
+    reading: Option<(BTreeMap<NodeId, Named>, Vec<u8>, u64)>,
+    /// Where the journal ended when the last list was read.
+    listed_to: u64,
 }
 
 impl Believed {
@@ -32,13 +36,33 @@ impl Believed {
         }
     }
 
+    /// Reads another page of a list of all names, while other things happen.
+    fn read_on(&mut self, store: &MemStore, limit: usize) {
+        let (mut seen, after, first) = self.reading.take().unwrap_or_default();
+        let page = names(store, BUCKET, &after, limit).expect("memory reads");
+        let first = if after.is_empty() { page.journal } else { first };
+        seen.extend(page.names.into_iter().map(|named| (named.node, named)));
+        match page.after {
+            Some(next) => self.reading = Some((seen, next, first)),
+            None => *self = Self { names: seen, cursor: first, reading: None, listed_to: page.journal },
+        }
+    }
+
     fn follow(&mut self, store: &MemStore, limit: usize) {
         loop {
             let page = changes(store, BUCKET, self.cursor, limit).expect("memory reads");
             assert!(!page.lost, "the journal is short");
+            // What is in it may have come to where the list had been read already.
+            let moved = page.changes.iter().any(|change| matches!(change, NameChange::Moved(_)));
+            if moved && self.cursor < self.listed_to {
+                *self = Self::whole(store, limit);
+                continue;
+            }
             for change in page.changes {
                 match change {
-                    NameChange::Is(named) => drop(self.names.insert(named.node, named)),
+                    NameChange::Is(named) | NameChange::Moved(named) => {
+                        drop(self.names.insert(named.node, named))
+                    }
                     NameChange::Gone(node) => drop(self.names.remove(&node)),
                 }
             }
@@ -84,6 +108,8 @@ enum Deed {
     Uncover(Vec<u8>),
     /// The client looks.
     Follow(u8),
+    /// It reads a page of all names.
+    Read(u8),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -101,6 +127,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => key().prop_map(Deed::DeleteKey),
         1 => key().prop_map(Deed::Uncover),
         2 => any::<u8>().prop_map(Deed::Follow),
+        3 => any::<u8>().prop_map(Deed::Read),
     ]
 }
 
@@ -192,6 +219,7 @@ impl Machine {
                 self.run(1, delete);
                 return;
             }
+            Deed::Read(limit) => return client.read_on(&self.store, usize::from(*limit % 3) + 1),
             Deed::Follow(limit) => return client.follow(&self.store, usize::from(*limit % 5) + 1),
         };
         let before = self.contents();
@@ -307,4 +335,33 @@ fn all_changes_of_a_command_are_made_or_none() {
     assert_eq!(machine.change(full), Outcome::Rejected(Rejection::Overtaken { at: 0 }));
     // A bucket goes with the empty directories in it.
     assert_eq!(machine.run(1, Command::DeleteBucket { name: "b".into() }), Outcome::Done);
+}
+
+#[test]
+fn trees_are_no_deeper_than_keys_are_long_and_are_walked_through_however_deep() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
+    let deep = |name: &str, depth: usize| format!("{name}/").repeat(depth).into_bytes();
+    assert!(matches!(machine.change(make(&deep("a", 300))), Outcome::Changed(_)));
+    assert!(matches!(machine.change(make(&deep("b", 300))), Outcome::Changed(_)));
+    let now = Believed::whole(&machine.store, 1000);
+    let root = |name: &[u8]| {
+        let at = now.names.values().find(|named| named.parent == NodeId::ROOT && named.name == name);
+        at.expect("it is there").node
+    };
+    let into = |node, from: &[u8], to: Vec<u8>| TreeChange::Move { node, from: from.into(), to };
+    // 601 bytes and 600 more are too many, 601 and 200 are not.
+    let far = [&deep("b", 300)[..], b"a/"].concat();
+    assert_eq!(machine.change(into(root(b"a"), b"a/", far)), Outcome::Rejected(Rejection::BadKey));
+    let near = [&deep("b", 100)[..], b"a/"].concat();
+    assert!(matches!(machine.change(into(root(b"a"), b"a/", near)), Outcome::Changed(_)));
+    assert_eq!(Believed::whole(&machine.store, 7).names.len(), 600);
+    let wanted = ListRequest { max: 10_000, ..ListRequest::default() };
+    let files = crate::list::list(&machine.store, BUCKET, &wanted).expect("memory reads").items;
+    assert!(files.is_empty(), "there are directories alone");
+    // What is in many directories is one of a few changes.
+    let many = (0..100).map(|at| make(format!("{at}/{}", "c/".repeat(400)).as_bytes())).collect();
+    let many = Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: many };
+    assert_eq!(machine.run(1, many), Outcome::Rejected(Rejection::TooLarge));
 }
