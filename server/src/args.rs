@@ -3,8 +3,8 @@
 mod users;
 
 pub use users::{
-    At, KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, RemoteCommand, UserCommand, UsersCommand, Way,
-    WebhookCommand,
+    At, KeyCommand, KmsCommand, KmsKeyCommand, PolicyCommand, Quota, RemoteCommand, UserCommand,
+    UsersCommand, Way, WebhookCommand,
 };
 
 use clap::{Args as ClapArgs, Parser, Subcommand};

@@ -34,11 +34,16 @@ impl World {
         drop(free);
         let mut world = Self { dir, server: None, sync };
         world.start();
-        let data = world.data().display().to_string();
-        let mut create = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        create.args(["user", "create", "alice", "--password-stdin", "--data", &data]);
-        assert!(feed(create, PASSWORD).status.success());
+        world.operate(&["user", "create", "alice", "--password-stdin"]);
         world
+    }
+
+    /// What an operator does.
+    fn operate(&self, args: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(args).arg("--data").arg(self.data());
+        let output = feed(command, PASSWORD);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn data(&self) -> PathBuf {
@@ -55,9 +60,13 @@ impl World {
     }
 
     fn device(&self, name: &str) -> Device {
+        self.device_of("alice", name)
+    }
+
+    fn device_of(&self, user: &str, name: &str) -> Device {
         let home = self.dir.path().join(format!("home-{name}"));
         let device = Device { home, root: self.dir.path().join(name), daemon: None };
-        let mut login = device.command(&["login", &self.sync, "--user", "alice", "--device", name]);
+        let mut login = device.command(&["login", &self.sync, "--user", user, "--device", name]);
         login.arg("--password-stdin");
         let output = feed(login, PASSWORD);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -514,4 +523,76 @@ fn two_daemons_on_one_state_are_refused() {
     let world = World::new();
     let [a] = world.devices(["laptop"]);
     assert!(a.refused(&["daemon"]).contains("another daemon runs already"));
+}
+
+#[test]
+fn a_folder_is_shared_and_goes_where_its_owner_has_it() {
+    let world = World::new();
+    world.operate(&["user", "create", "bob", "--password-stdin"]);
+    let [a] = world.devices(["laptop"]);
+    a.write("team/plan", "first");
+    a.write("team/deep/er", "deep");
+    a.write("secret", "alice's");
+    a.wait();
+    let mut bob = world.device_of("bob", "desk");
+    let root = bob.root.display().to_string();
+    assert!(bob.refused(&["sync", "add", "docs/team", &root]).contains("not shared"));
+    assert!(a.refused(&["share", "docs/none", "bob", "--role", "viewer"]).contains("no such directory"));
+    assert!(a.refused(&["share", "docs/team", "nobody", "--role", "viewer"]).contains("no user"));
+    a.run(&["share", "docs/team", "bob", "--role", "viewer"]);
+    assert!(a.run(&["shares", "docs"]).contains("bob"));
+    assert!(bob.run(&["spaces"]).contains("docs/team"));
+    assert!(bob.refused(&["ls", "docs"]).contains("no space"));
+    bob.run(&["sync", "add", "docs/team", &root]);
+    bob.start();
+    bob.wait();
+    assert_eq!(bob.tree(), ["deep/", "deep/er=deep", "plan=first"]);
+    // A viewer's edit stays with the viewer, and is said.
+    bob.write("plan", "bob's");
+    assert!(bob.refused(&["sync", "wait", "--timeout", "60"]).contains("not synced"));
+    assert!(bob.run(&["sync", "status"]).contains("plan: you may not do that"));
+    assert_eq!((bob.read("plan"), a.read("team/plan")), ("bob's".into(), "first".into()));
+    a.run(&["share", "docs/team", "bob", "--role", "editor"]);
+    bob.wait();
+    a.wait();
+    assert_eq!(a.read("team/plan"), "bob's");
+    // Its owner moves it, and things into it and out of it.
+    fs::rename(a.root.join("team"), a.root.join("crew")).expect("it is moved");
+    a.write("crew/more", "more");
+    fs::rename(a.root.join("crew/deep"), a.root.join("deep")).expect("it is moved");
+    a.wait();
+    bob.wait();
+    assert_eq!(bob.tree(), ["more=more", "plan=bob's"]);
+    fs::rename(a.root.join("deep"), a.root.join("crew/back")).expect("it is moved");
+    a.wait();
+    bob.write("back/er", "from bob");
+    bob.wait();
+    a.wait();
+    assert_eq!(a.read("crew/back/er"), bob.read("back/er"));
+    // What is revoked is so at once; what was synced stays on the disk.
+    a.run(&["unshare", "docs/crew", "bob"]);
+    a.write("crew/later", "not for bob");
+    a.wait();
+    let answer = bob.refused(&["sync", "wait", "--timeout", "1"]);
+    assert!(answer.contains("or it is not yours"), "{answer}");
+    assert!(!bob.has("later") && bob.has("plan"));
+}
+
+#[test]
+fn what_goes_beyond_a_quota_waits_on_its_device() {
+    let world = World::new();
+    let [a, b] = world.devices(["laptop", "desk"]);
+    world.operate(&["user", "quota", "alice", "1000000"]);
+    a.write("small", "fits");
+    fs::write(a.root.join("large"), common::noise(9, 2_000_000)).expect("it is written");
+    assert!(a.refused(&["sync", "wait", "--timeout", "60"]).contains("not synced"));
+    let status = a.run(&["sync", "status"]);
+    assert!(status.contains("large: the owner of the bucket may not store more"), "{status}");
+    assert!(a.run(&["spaces"]).contains("of 1000000 bytes"));
+    b.wait();
+    assert_eq!(b.tree(), ["small=fits"]);
+    assert!(fs::read(a.root.join("large")).expect("it is there") == common::noise(9, 2_000_000));
+    world.operate(&["user", "quota", "alice", "none"]);
+    agree(&[&a, &b]);
+    assert!(b.has("large"));
 }

@@ -9,9 +9,9 @@ use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream}
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
     self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, ListDevices, ListNames,
-    ListSpaces, ListTrash, ListVersions, MakeSpace, Manifest, NameChange, NamedVersion, Names, Outcome, Pair,
-    Paired, Range, ReadChanges, ReadManifest, Restore, RevokeDevice, SignIn, Spaces, Trash, Upload, Version,
-    VersionOf, call::Call as Asked, name_change, reply::Reply,
+    ListShares, ListSpaces, ListTrash, ListVersions, MakeSpace, Manifest, NameChange, NamedVersion, Names,
+    Outcome, Pair, Paired, Range, ReadChanges, ReadManifest, Restore, RevokeDevice, Share, ShareFolder,
+    SignIn, Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked, name_change, reply::Reply,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -294,6 +294,23 @@ impl Api {
         let list = ListTrash { space: space.to_owned(), after };
         let Reply::Trash(trash) = self.call(Asked::ListTrash(list)).await? else { return unexpected() };
         Ok(trash)
+    }
+
+    /// Shares a directory of a space with a user, or no longer, where `role` is empty.
+    pub async fn share(&self, space: &str, path: &str, user: &str, role: &str) -> Result<()> {
+        let share = ShareFolder {
+            space: space.to_owned(),
+            path: path.as_bytes().to_vec(),
+            user: user.to_owned(),
+            role: role.to_owned(),
+        };
+        self.call(Asked::ShareFolder(share)).await.map(drop)
+    }
+
+    pub async fn shares(&self, space: &str) -> Result<Vec<Share>> {
+        let list = ListShares { space: space.to_owned() };
+        let Reply::Shares(shares) = self.call(Asked::ListShares(list)).await? else { return unexpected() };
+        Ok(shares.shares)
     }
 
     pub async fn devices(&self) -> Result<Vec<Device>> {

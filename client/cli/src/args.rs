@@ -78,6 +78,23 @@ pub enum Command {
     },
     /// Lists what was deleted from a space, and can be restored
     Trash { space: String },
+    /// Lets another user see a space or a directory of it, and perhaps change what is in it
+    Share {
+        /// SPACE or SPACE/DIRECTORY
+        place: String,
+        user: String,
+        /// Whether it may change what is there, or only see it
+        #[arg(long, value_parser = ["viewer", "editor"])]
+        role: String,
+    },
+    /// Shares a space or a directory of it with another user no longer
+    Unshare {
+        /// SPACE or SPACE/DIRECTORY
+        place: String,
+        user: String,
+    },
+    /// Lists with whom a space is shared
+    Shares { space: String },
     /// Lists your devices
     Devices {
         #[command(subcommand)]

@@ -228,10 +228,14 @@ async fn keep_in_sync(
     let hears = Arc::new(Notify::new());
     let _listener = Aborted(tokio::spawn(listen(api.clone(), root.space.clone(), listening, hears.clone())));
     let mut whole = Instant::now() + look_every;
-    let mut again = 0;
+    let (mut again, mut answered) = (0, 0);
     loop {
         let (dirty, asked) = hub.take();
         engine.dirty.join(dirty);
+        if asked > answered {
+            // Whoever asks wants to know how it is now.
+            engine.retry()?;
+        }
         engine.confirmed |= hub.confirmed.swap(false, Ordering::AcqRel);
         show.send_if_modified(|shown| {
             let changes = shown.state != "syncing" && engine.dirty != Dirty::Nothing;
@@ -248,7 +252,7 @@ async fn keep_in_sync(
         show.send_modify(|shown| {
             shown.files = engine.files();
             if done {
-                shown.answered = asked;
+                (shown.answered, answered) = (asked, asked);
             }
             shown.state = if done && count == 0 { "synced" } else { "syncing" }.to_owned();
             shown.reason = match (done, count) {

@@ -311,19 +311,12 @@ impl Engine {
             if page.lost {
                 return Box::pin(self.read_all_names()).await;
             }
-            let moved = |change: &Change| matches!(change.change, Some(change::Change::Moved(_)));
-            if cursor < self.listed_to && page.changes.iter().any(moved) {
-                // What is in it came to where the list had been read already, perhaps.
-                return Box::pin(self.read_all_names()).await;
-            }
+            let mut strange = false;
             for change in page.changes {
-                match change.change {
-                    Some(change::Change::Is(name) | change::Change::Moved(name)) => {
-                        self.store.hear(name.node, Some(&Remote::of(name)))?;
-                    }
-                    Some(change::Change::Gone(node)) => self.store.hear(node, None)?,
-                    None => {}
-                }
+                strange |= self.hear_of(change, cursor)?;
+            }
+            if strange {
+                return Box::pin(self.read_all_names()).await;
             }
             self.store.set_life(&Life { cursor: Some(page.cursor), ..life })?;
             if page.cursor >= page.head {
@@ -331,6 +324,33 @@ impl Engine {
             }
         }
         Box::pin(self.read_all_names()).await
+    }
+
+    /// Takes a change over that was in the journal behind `cursor`. Whether there is more to it than it says.
+    fn hear_of(&self, change: Change, cursor: u64) -> Result<bool> {
+        // A directory that was moved while all names were read may have come, with what is in it, to where the list had been
+        // read already.
+        let while_listed = cursor < self.listed_to;
+        let knows = |node: u64| Ok::<_, Error>(self.store.remote(Id::Known(NodeId(node)))?.is_some());
+        match change.change {
+            Some(change::Change::Is(name)) => {
+                self.store.hear(name.node, Some(&Remote::of(name)))?;
+                Ok(false)
+            }
+            Some(change::Change::Moved(name)) => {
+                // Into a directory that is followed by itself they come from where nothing is known.
+                let unknown = self.root.space.contains('/') && !knows(name.node)?;
+                self.store.hear(name.node, Some(&Remote::of(name)))?;
+                Ok(while_listed || unknown)
+            }
+            Some(change::Change::Passed(_)) => Ok(while_listed),
+            Some(change::Change::Left(node)) => knows(node),
+            Some(change::Change::Gone(node)) => {
+                self.store.hear(node, None)?;
+                Ok(false)
+            }
+            None => Ok(false),
+        }
     }
 
     fn begin_anew(&mut self) -> Result<()> {

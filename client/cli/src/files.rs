@@ -18,17 +18,21 @@ use std::{
     path::Path,
 };
 
-/// A place as SPACE/PATH, or as SPACE:PATH.
+/// A place as SPACE/PATH, or as SPACE:PATH, where the space may be a directory of another's.
 ///
 /// # Errors
 /// Where there is no path.
 pub fn place(text: &str) -> Result<(&str, &str)> {
-    match text.split_once(['/', ':']) {
-        Some((space, path)) if !space.is_empty() && !path.is_empty() => {
-            Ok((space, path.trim_end_matches('/')))
-        }
+    match space_and_path(text) {
+        (space, path) if !space.is_empty() && !path.is_empty() => Ok((space, path)),
         _ => plain(format!("{text} is no place: write SPACE/PATH")),
     }
+}
+
+/// The same of what may be a whole space.
+pub fn space_and_path(text: &str) -> (&str, &str) {
+    let (space, path) = text.split_once(':').or_else(|| text.split_once('/')).unwrap_or((text, ""));
+    (space.trim_end_matches('/'), path.trim_end_matches('/'))
 }
 
 /// All names of a space by their paths.
@@ -56,8 +60,8 @@ async fn names(api: &Api, space: &str) -> Result<BTreeMap<Vec<u8>, (u64, Remote)
 }
 
 pub async fn list(api: &Api, text: &str) -> Result<()> {
-    let (space, path) = text.split_once(['/', ':']).unwrap_or((text, ""));
-    let path = path.trim_end_matches('/').as_bytes();
+    let (space, path) = space_and_path(text);
+    let path = path.as_bytes();
     let mut any = path.is_empty();
     for (name, (_, remote)) in names(api, space).await? {
         let rest = match path.is_empty() {

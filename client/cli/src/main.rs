@@ -60,6 +60,9 @@ async fn run(command: Command) -> Result<()> {
                     space.name, space.role, space.files, space.bytes
                 );
             }
+            if let Some(quota) = spaces.quota {
+                println!("{} of {quota} bytes are used", spaces.used);
+            }
             Ok(())
         }
         Command::Spaces { command: Some(SpacesCommand::Create { name, versions }) } => {
@@ -78,6 +81,21 @@ async fn run(command: Command) -> Result<()> {
             api()?.restore(space, path.as_bytes(), version).await
         }
         Command::Trash { space } => files::trash(&api()?, &space).await,
+        Command::Share { place, user, role } => {
+            let (space, path) = files::space_and_path(&place);
+            api()?.share(space, path, &user, &role).await
+        }
+        Command::Unshare { place, user } => {
+            let (space, path) = files::space_and_path(&place);
+            api()?.share(space, path, &user, "").await
+        }
+        Command::Shares { space } => {
+            for share in api()?.shares(&space).await? {
+                let path = String::from_utf8_lossy(&share.path).into_owned();
+                println!("{:<8} {:<20} {space}/{path}", share.role, share.user);
+            }
+            Ok(())
+        }
         Command::Devices { command: None } => {
             for device in api()?.devices().await? {
                 let this = if device.this { " (this one)" } else { "" };

@@ -1,6 +1,7 @@
 //! `hf sync`: which directories are synced, and how that stands.
 
 use crate::{
+    api::Api,
     args::SyncCommand,
     daemon::{Order, Shown, order},
     database::Database,
@@ -17,6 +18,7 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 pub async fn run(home: &Home, command: SyncCommand) -> Result<()> {
     match command {
         SyncCommand::Add { space, directory, conflicts } => {
+            let space = lasting(home, space).await?;
             add(home, &space, &directory, &conflicts)?;
             tell(home, &Order::Reload).await
         }
@@ -30,6 +32,18 @@ pub async fn run(home: &Home, command: SyncCommand) -> Result<()> {
         SyncCommand::Pause => pause(home, true).await,
         SyncCommand::Resume => pause(home, false).await,
         SyncCommand::Confirm => tell(home, &Order::Confirm).await,
+    }
+}
+
+/// A space as it is called whatever becomes of its name: a directory that somebody else shares may be moved.
+async fn lasting(home: &Home, space: String) -> Result<String> {
+    if !space.contains('/') {
+        return Ok(space);
+    }
+    let spaces = Api::new(home.account()?).spaces().await?.spaces;
+    match spaces.into_iter().find(|known| known.name == space) {
+        Some(known) => Ok(format!("{space}@{}", known.id)),
+        None => plain(format!("{space} is not shared with you: see \"hf spaces\"")),
     }
 }
 

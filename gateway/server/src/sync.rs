@@ -8,6 +8,7 @@ mod commit;
 mod names;
 mod read;
 mod sent;
+mod share;
 mod store;
 
 use crate::{
@@ -17,7 +18,11 @@ use crate::{
 };
 use arc_swap::ArcSwapOption;
 use holdfast_client_link::{FRAME_BYTES_MAX, Identity, LinkError, Listener, PATIENCE, Peer, Stream, failure};
-use holdfast_meta_raft_machine::{command::Rejection, records::Extra};
+use holdfast_meta_raft_machine::{
+    ask::SharesFor,
+    command::Rejection,
+    records::{Extra, Share},
+};
 use holdfast_meta_raft_server::{Meta, MetaError};
 use holdfast_proto::sync::{Call, Failure, Reply, call::Call as Asked, failure::Code, reply};
 use names::Heads;
@@ -115,6 +120,7 @@ impl From<Rejection> for Refused {
             Rejection::NoSuchBucket | Rejection::NoSuchKey | Rejection::NoSuchVersion => Code::NotFound,
             Rejection::BucketExists => Code::Exists,
             Rejection::RequestExpired => Code::Busy,
+            Rejection::OverQuota => Code::Quota,
             Rejection::BucketNotEmpty
             | Rejection::BadKey
             | Rejection::PreconditionFailed
@@ -214,12 +220,35 @@ struct At {
     who: Arc<Signed>,
     bucket: Arc<BucketView>,
     scene: Scene,
+    /// The directory that the caller calls its space; empty for a whole bucket.
+    base: Vec<u8>,
+    /// What is shared with the caller, whatever policies say.
+    shares: Vec<Share>,
 }
 
 impl At {
     fn may(&self, action: &str, path: Option<&[u8]>) -> bool {
         let key = path.map(String::from_utf8_lossy);
-        self.scene.may_sync(action, key.as_deref(), None)
+        self.scene.may_sync(action, key.as_deref(), None) || self.is_shared(action, path)
+    }
+
+    /// Whether it is shared with the caller, and no policy denies it.
+    fn is_shared(&self, action: &str, path: Option<&[u8]>) -> bool {
+        let path = path.unwrap_or(&self.base);
+        let reads = ["s3:ListBucket", "s3:GetObject", "s3:GetObjectVersion"].contains(&action);
+        let writes = ["s3:PutObject", "s3:DeleteObject"].contains(&action);
+        let lets = |share: &Share| path.starts_with(&share.path) && (reads || writes && share.writes);
+        self.shares.iter().any(lets) && !self.scene.is_denied(action, &String::from_utf8_lossy(path))
+    }
+
+    /// A path of the caller's as the bucket has it.
+    fn full(&self, path: &[u8]) -> Vec<u8> {
+        [self.base.as_slice(), path].concat()
+    }
+
+    /// A path of the bucket as the caller calls it.
+    fn short(&self, path: Vec<u8>) -> Vec<u8> {
+        path.strip_prefix(self.base.as_slice()).map_or_else(Vec::new, <[u8]>::to_vec)
     }
 
     /// Whether policies tell apart what is in a directory.
@@ -231,6 +260,7 @@ impl At {
     /// [`At::demand`] of an object that was found: policies may ask its tags, and it may be somebody else's.
     fn demand_object(&self, action: &str, path: &[u8], extra: &Extra) -> Result<(), Refused> {
         let may = self.scene.may_sync(action, Some(&String::from_utf8_lossy(path)), Some(extra));
+        let may = may || self.is_shared(action, Some(path));
         if may { Ok(()) } else { refuse(Code::Denied, "you may not read that") }
     }
 
@@ -342,6 +372,8 @@ impl Session {
             Asked::ListVersions(list) => self.list_versions(stream, list).await,
             Asked::Restore(restore) => self.restore(stream, restore).await,
             Asked::ListTrash(list) => self.list_trash(stream, list).await,
+            Asked::ShareFolder(share) => self.share_folder(stream, share).await,
+            Asked::ListShares(list) => self.list_shares(stream, list).await,
         }
     }
 
@@ -380,12 +412,26 @@ impl Session {
 
     /// The caller at a space that it may see.
     async fn at(&self, space: &str) -> Result<At, Refused> {
-        let (bucket, _) = self.door.s3.look(space, None).await?;
+        let (name, base) = space.split_once('/').map_or((space, None), |(name, base)| (name, Some(base)));
+        let (bucket, _) = self.door.s3.look(name, None).await?;
         let (who, principal) = self.signed()?;
         let missing =
             || Refused(failure(Code::NotFound, format!("there is no space {space}, or it is not yours")));
         let bucket = bucket.ok_or_else(missing)?;
-        let at = At { scene: Scene::of_device(principal, bucket.clone(), self.address), who, bucket };
+        let mut shares = Vec::new();
+        if principal.canonical() != Some(&bucket.config.owner) {
+            let question = SharesFor { bucket: bucket.bucket.id, user: who.user.clone() };
+            shares = self.door.meta().ask(question).await?.0;
+        }
+        let base = match base {
+            None => Vec::new(),
+            Some(base) => match self.shared_directory(bucket.bucket.id, base, &shares).await? {
+                Some(path) => path,
+                None => format!("{}/", base.trim_end_matches('/')).into_bytes(),
+            },
+        };
+        let scene = Scene::of_device(principal, bucket.clone(), self.address);
+        let at = At { scene, who, bucket, base, shares };
         // Whoever may not see it does not learn that it is there.
         if at.may("s3:ListBucket", None) { Ok(at) } else { Err(missing()) }
     }

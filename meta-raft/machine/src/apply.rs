@@ -9,6 +9,7 @@ mod collect;
 mod hosts;
 mod names;
 mod namespace;
+mod people;
 mod placement;
 mod tree;
 pub(crate) use tree::components;
@@ -300,6 +301,8 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
                 self.move_content(bucket, &key, (version, judged), segments, document, (from, to))
             }
             Command::ChangeTree { bucket, owner, changes } => self.change_tree(bucket, &owner, changes),
+            Command::SetQuota { owner, bytes } => self.set_quota(&owner, bytes),
+            Command::Share { bucket, path, user, writes } => self.share(bucket, path, &user, writes),
         }
     }
 

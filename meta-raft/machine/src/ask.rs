@@ -6,11 +6,11 @@
 use crate::{
     list::{self, ListRequest, Page, VersionPage},
     names::{self, ChangesPage, NamesPage},
-    query,
+    people, query,
     records::{
-        AccessKey, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk, ClassPool,
-        Device, Extra, Header, Host, JournalRecord, Keyring, Pack, Part, Pg, PgBefore3, Pool, Segment,
-        Settings, Token, Tombstone, Upload, Version, VersionName,
+        AccessKey, Account, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk,
+        ClassPool, Device, Extra, Header, Host, JournalRecord, Keyring, Pack, Part, Pg, PgBefore3, Pool,
+        Segment, Settings, Shares, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
@@ -401,11 +401,23 @@ questions! {
             question.wanted.iter().map(find).collect()
         };
     /// See [`names::names`].
-    false NamesAfter { bucket: BucketId, after: Vec<u8>, limit: u32 } => NamesPage:
-        |question, view| names::names(view, question.bucket, &question.after, question.limit as usize);
+    false NamesAfter { bucket: BucketId, base: Vec<u8>, after: Vec<u8>, limit: u32 } => NamesPage:
+        |question, view| {
+            names::names(view, question.bucket, &question.base, &question.after, question.limit as usize)
+        };
     /// See [`names::changes`].
-    false NamesChanged { bucket: BucketId, from: u64, limit: u32 } => ChangesPage:
-        |question, view| names::changes(view, question.bucket, question.from, question.limit as usize);
+    false NamesChanged { bucket: BucketId, base: Vec<u8>, from: u64, limit: u32 } => ChangesPage:
+        |question, view| {
+            names::changes(view, question.bucket, &question.base, question.from, question.limit as usize)
+        };
+    /// What an owner of buckets stores; `None` where that is not limited.
+    true AccountOf { owner: String } => Option<Account>: |question, view| people::account(view, &question.owner);
+    /// What of a bucket is shared with a user.
+    true SharesFor { bucket: BucketId, user: String } => Shares:
+        |question, view| people::shares_for(view, question.bucket, &question.user);
+    /// All shares of a bucket, or all shares with a user.
+    false SharesOf { bucket: Option<BucketId>, user: Option<String> } => Vec<(BucketId, String, Shares)>:
+        |question, view| people::shares(view, question.bucket, question.user.as_deref());
 }
 
 #[cfg(test)]

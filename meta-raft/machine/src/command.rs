@@ -545,6 +545,18 @@ pub enum Command {
         owner: String,
         changes: Vec<TreeChange>,
     },
+    /// Limits the bytes that an owner of buckets may store, or no longer does.
+    SetQuota {
+        owner: String,
+        bytes: Option<u64>,
+    },
+    /// Lets a user see a directory of a bucket, and perhaps change what is in it; with `writes` of `None` no longer.
+    Share {
+        bucket: BucketId,
+        path: Vec<u8>,
+        user: String,
+        writes: Option<bool>,
+    },
 }
 
 impl Command {
@@ -588,7 +600,7 @@ impl Command {
             }
             Self::NoteCursor { .. } => 5,
             Self::FoundClassPool { .. } | Self::SetDeviceClass { .. } | Self::MoveContent { .. } => 6,
-            Self::ChangeTree { .. } => 7,
+            Self::ChangeTree { .. } | Self::SetQuota { .. } | Self::Share { .. } => 7,
             Self::MakeBucket { .. }
             | Self::ConfigureBucket { .. }
             | Self::PutVersion { .. }

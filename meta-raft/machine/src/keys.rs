@@ -76,6 +76,10 @@ pub enum Table {
     /// Pools beside the first one.
     ClassPool = b'R',
     DeviceClass = b'S',
+    /// What owners of buckets store, where that is limited.
+    Account = b'T',
+    /// What of a bucket is shared, by its user.
+    Share = b'U',
 }
 
 /// A tree of names. Each has directories of its own; a name with versions is in one of them.
@@ -109,6 +113,18 @@ fn key(of: Table, parts: &[&[u8]]) -> Vec<u8> {
 
 pub fn header() -> Vec<u8> {
     table(Table::Header)
+}
+
+pub fn account(owner: &str) -> Vec<u8> {
+    key(Table::Account, &[owner.as_bytes()])
+}
+
+pub fn shares_of(bucket: BucketId) -> Vec<u8> {
+    key(Table::Share, &[&bucket.0.to_be_bytes()])
+}
+
+pub fn share(bucket: BucketId, user: &str) -> Vec<u8> {
+    key(Table::Share, &[&bucket.0.to_be_bytes(), user.as_bytes()])
 }
 
 pub fn bucket_name(name: &str) -> Vec<u8> {

@@ -14,6 +14,7 @@ pub mod command;
 mod keys;
 pub mod list;
 pub mod names;
+pub mod people;
 pub mod query;
 pub mod records;
 

@@ -51,6 +51,8 @@ pub struct NamesPage {
     pub after: Option<Vec<u8>>,
     /// The number of the journal's next record.
     pub journal: u64,
+    /// The directory whose names these are; `None` where there is none of its path.
+    pub base: Option<NodeId>,
 }
 
 /// What is so now of a name that changed.
@@ -60,6 +62,10 @@ pub enum NameChange {
     Gone(NodeId),
     /// A directory is somewhere else, with all that is in it: whoever was reading all names may have seen none of it.
     Moved(Named),
+    /// The same of one that is somewhere else again since.
+    Passed(NodeId),
+    /// A directory is outside of the one that is followed: whoever knew it knows of too much.
+    Left(NodeId),
 }
 
 /// What has changed since a place in the journal.
@@ -70,20 +76,42 @@ pub struct ChangesPage {
     pub next: u64,
     /// The number of the journal's next record: there is more as long as `next` is less.
     pub head: u64,
-    /// The journal no longer goes back so far, or never came so far: all names must be read again.
+    /// The journal no longer goes back so far, or never came so far, or the directory is elsewhere: all names must be read
+    /// again.
     pub lost: bool,
+    /// As in [`NamesPage`].
+    pub base: Option<NodeId>,
 }
 
-/// Names in the order of their paths, behind `after`, at most `limit`.
+/// The directory of a path, which is empty or ends in `/`.
+fn directory_of<V: View + ?Sized>(
+    view: &V,
+    bucket: BucketId,
+    path: &[u8],
+) -> Result<Option<NodeId>, KvError> {
+    let mut node = NodeId::ROOT;
+    for component in components(path).filter(|component| !component.is_empty()) {
+        let entry = view.get(&keys::dir_entry(Tree::Live, bucket, node, component))?;
+        match entry.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()? {
+            Some(DirEntry::Directory { node: next, .. } | DirEntry::Kept { node: next, .. }) => node = next,
+            Some(DirEntry::File { .. }) | None => return Ok(None),
+        }
+    }
+    Ok(Some(node))
+}
+
+/// Names in the directory `base` in the order of their paths, behind `after`, at most `limit`.
 ///
 /// # Errors
 /// Where the state cannot be read.
 pub fn names<V: View + ?Sized>(
     view: &V,
     bucket: BucketId,
+    base: &[u8],
     after: &[u8],
     limit: usize,
 ) -> Result<NamesPage, KvError> {
+    let Some(directory) = directory_of(view, bucket, base)? else { return Ok(NamesPage::default()) };
     let journal = query::usage(view, bucket)?.unwrap_or_default().journal_next;
     let mut walk = Walk {
         view,
@@ -95,8 +123,9 @@ pub fn names<V: View + ?Sized>(
         segments: 0,
         open: Vec::new(),
     };
+    walk.enter(directory, base.to_vec());
     let more = walk.all()?.is_break();
-    Ok(NamesPage { after: more.then_some(walk.last), names: walk.names, journal })
+    Ok(NamesPage { after: more.then_some(walk.last), names: walk.names, journal, base: Some(directory) })
 }
 
 /// Segments whose chunks a page reads to name its files' bytes, until it ends: their number has no other bound.
@@ -133,7 +162,6 @@ impl<V: View + ?Sized> Walk<'_, V> {
     }
 
     fn all(&mut self) -> Result<ControlFlow<()>, KvError> {
-        self.enter(NodeId::ROOT, Vec::new());
         while let Some(open) = self.open.last_mut() {
             let mut found = None;
             self.view.scan(&open.start, &open.end, &mut |key, value| {
@@ -230,19 +258,24 @@ fn content<V: View + ?Sized>(
     Ok(Some(hasher.finish()))
 }
 
-/// What has changed from `from` on, of at most `limit` records.
+/// What has changed in the directory `base` from `from` on, of at most `limit` records.
 ///
 /// # Errors
 /// Where the state cannot be read.
 pub fn changes<V: View + ?Sized>(
     view: &V,
     bucket: BucketId,
+    base: &[u8],
     from: u64,
     limit: usize,
 ) -> Result<ChangesPage, KvError> {
+    let directory = directory_of(view, bucket, base)?;
     let head = query::usage(view, bucket)?.unwrap_or_default().journal_next;
     let lines = query::lines::<JournalLine>(view, bucket, from, limit.max(1))?;
-    let lost = ChangesPage { changes: Vec::new(), next: from, head, lost: true };
+    let lost = ChangesPage { next: from, head, lost: true, base: directory, ..ChangesPage::default() };
+    if directory.is_none() {
+        return Ok(lost);
+    }
     if lines.first().map_or(from != head, |(number, _)| *number != from) {
         return Ok(lost);
     }
@@ -254,17 +287,35 @@ pub fn changes<V: View + ?Sized>(
         next = number + 1;
         // What was written before journals told of directories says too little.
         let Some(parent) = parent else { return Ok(lost) };
+        let moved = record.change == Change::Move && record.key.ends_with(b"/");
+        if moved && base.starts_with(&record.key) {
+            // What was before in the journal was in another place.
+            return Ok(lost);
+        }
+        if !record.key.starts_with(base) || record.key == base {
+            changes.extend(moved.then_some(NameChange::Left(record.node)));
+            continue;
+        }
         match record.change {
             Change::Vanish | Change::Delete => changes.push(NameChange::Gone(record.node)),
             Change::Put | Change::Move | Change::Make | Change::Describe => {
                 let named = name_of(view, bucket, parent, &record, &mut segments)?;
-                let moved = record.change == Change::Move && record.key.ends_with(b"/");
-                let change = if moved { NameChange::Moved } else { NameChange::Is };
-                changes.extend(named.map(change));
+                let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
+                let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+                // Its directory may be outside by now: nobody is told of what is there.
+                let stays = || Ok::<_, KvError>(directory_of(view, bucket, &bare[..start])? == Some(parent));
+                if !base.is_empty() && named.is_some() && !stays()? {
+                    return Ok(lost);
+                }
+                changes.extend(match named {
+                    Some(named) if moved => Some(NameChange::Moved(named)),
+                    Some(named) => Some(NameChange::Is(named)),
+                    None => moved.then_some(NameChange::Passed(record.node)),
+                });
             }
         }
     }
-    Ok(ChangesPage { changes, next, head, lost: false })
+    Ok(ChangesPage { changes, next, head, lost: false, base: directory })
 }
 
 /// The name that a line of the journal tells of, if its node has it still.

@@ -55,6 +55,7 @@ pub const FILE: &str = "file";
 
 mod archive;
 mod cluster;
+mod people;
 mod settings;
 mod versions;
 
@@ -64,6 +65,7 @@ pub use cluster::{
     Previous, Token, UsedToken,
 };
 
+pub use people::{Account, Share, Shares};
 pub use settings::{AdminToken, Job, Settings};
 pub use versions::{BucketConfig, ENCRYPTION, Extra, LockMode, Retention, VersionName, Versioning};
 

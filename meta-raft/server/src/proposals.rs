@@ -173,6 +173,8 @@ fn size_of(command: &Command) -> usize {
         Command::ChangeTree { owner, changes, .. } => {
             changes.iter().map(|of| owner.len() + change_size(of)).sum()
         }
+        Command::SetQuota { owner, .. } => owner.len(),
+        Command::Share { path, user, .. } => path.len() + user.len(),
         Command::SetDeviceClass { class, .. } => class.as_ref().map_or(0, String::len),
         Command::CreatePool { pgs, .. }
         | Command::FoundPool { pgs, .. }

@@ -160,8 +160,9 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::DeleteVersion { .. }
         | Command::RemoveBucket { .. }
         | Command::ChangeTree { .. }
+        | Command::Share { .. }
         | Command::StartUpload { .. } => gateway,
-        Command::ChangeIdentities { .. } => gateway || operator || meta,
+        Command::ChangeIdentities { .. } | Command::SetQuota { .. } => gateway || operator || meta,
         // Members carry out lifecycle rules, which move objects between pools.
         Command::MoveContent { .. } => meta,
         Command::NoteCursor { .. }
@@ -239,6 +240,9 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::DocumentsOf(_)
         | Ask::NamesAfter(_)
         | Ask::NamesChanged(_)
+        | Ask::AccountOf(_)
+        | Ask::SharesFor(_)
+        | Ask::SharesOf(_)
         | Ask::UploadOf(_)
         | Ask::UploadsAfter(_)
         | Ask::PartsOf(_)

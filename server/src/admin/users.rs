@@ -11,7 +11,10 @@ use holdfast_gateway_server::identity::{
     change::{self, IdentityError, NewUser, Pair},
     devices,
 };
-use holdfast_meta_raft_machine::ask::IdentitiesNow;
+use holdfast_meta_raft_machine::{
+    ask::IdentitiesNow,
+    command::{Command, Request},
+};
 use holdfast_meta_raft_server::Meta;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -94,6 +97,12 @@ pub struct UserChange {
     pub detach: Option<String>,
     #[serde(default)]
     pub password: Option<String>,
+    /// Bytes that all versions in its buckets may have.
+    #[serde(default)]
+    pub quota: Option<u64>,
+    /// It may store as much as there is room for.
+    #[serde(default)]
+    pub no_quota: bool,
 }
 
 /// An access key. Its secret is shown when it is made, and never again.
@@ -182,6 +191,11 @@ async fn change_user(
         }
     })
     .await?;
+    if wanted.quota.is_some() || wanted.no_quota {
+        let order = Command::SetQuota { owner: user.name.clone(), bytes: wanted.quota };
+        let outcome = meta.request(Request::idempotent(order)).await.map_err(IdentityError::from)?;
+        outcome.accepted().map_err(|rejection| IdentityError::Invalid(rejection.to_string()))?;
+    }
     for (policy, attach) in [(&wanted.attach, true), (&wanted.detach, false)] {
         if let Some(policy) = policy {
             user = change::attach_policy(&meta, &name, policy, attach).await?;

@@ -68,6 +68,13 @@ pub enum UserCommand {
         #[arg(long, required = true)]
         password_stdin: bool,
     },
+    /// Limits what a user may store, in all that it owns: refused is what goes beyond
+    Quota {
+        name: String,
+        /// A number of bytes, or none
+        #[arg(value_parser = quota)]
+        bytes: Quota,
+    },
     /// Lists users
     List,
     /// Lets none of a user's keys open anything
@@ -211,4 +218,15 @@ pub enum WebhookCommand {
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         wait: u64,
     },
+}
+
+/// How much a user may store: so many bytes, or as many as there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota(pub Option<u64>);
+
+fn quota(text: &str) -> Result<Quota, String> {
+    if text == "none" {
+        return Ok(Quota(None));
+    }
+    text.parse().map(|bytes| Quota(Some(bytes))).map_err(|_| "write a number of bytes, or none".to_owned())
 }

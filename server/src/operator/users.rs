@@ -188,6 +188,10 @@ async fn user(reach: &Reach, json: bool, command: UserCommand) -> Result<(), Sys
         UserCommand::Password { name, password_stdin: _ } => {
             change(&name, UserChange { password: Some(password()?), ..UserChange::default() }).await?
         }
+        UserCommand::Quota { name, bytes: crate::args::Quota(quota) } => {
+            let wanted = UserChange { quota, no_quota: quota.is_none(), ..UserChange::default() };
+            change(&name, wanted).await?
+        }
         UserCommand::List => reach.send(Method::GET, "/v1/users", &()).await?,
         UserCommand::Delete { name } => {
             reach.send(Method::DELETE, &format!("/v1/users/{}", encoded(&name)), &()).await?

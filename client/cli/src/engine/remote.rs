@@ -217,7 +217,7 @@ impl Engine {
                 }
                 return Ok(false);
             }
-            Err(error) => return Err(error),
+            Err(error) => return self.refused(steps, changes, becoming, error).await,
         }
         let outcomes = match self.means.api.commit(&self.means.space, changes.clone()).await {
             Ok(outcomes) => outcomes,

@@ -71,6 +71,11 @@ pub fn rejection(rejection: &Rejection) -> S3Error {
         Rejection::BucketState => {
             s3_error!(InvalidRequest, "Bucket is missing Object Lock Configuration")
         }
+        Rejection::OverQuota => custom(
+            "QuotaExceeded",
+            hyper::StatusCode::FORBIDDEN,
+            "The owner of the bucket may not store more",
+        ),
         Rejection::IdentitiesChanged => s3_error!(SlowDown, "Please try again"),
         Rejection::NeedsClusterVersion(_) => custom(
             "NotImplemented",

@@ -9,7 +9,7 @@ use crate::{
 use holdfast_client_link::{Identity, Stream};
 use holdfast_core::{chunker::ChunkerProfile, ids::PoolId};
 use holdfast_meta_raft_machine::{
-    ask::{ConfiguredBuckets, UsageOf},
+    ask::{AccountOf, ConfiguredBuckets, UsageOf},
     command::{Command, Rejection},
     records::{BucketConfig, Versioning},
 };
@@ -123,9 +123,12 @@ impl Session {
     }
 
     pub(super) async fn list_spaces(&self, stream: &mut Stream) -> Answer {
-        let (_, who) = self.caller().await?;
+        let (signed, who) = self.caller().await?;
         let (mut spaces, mut used) = (Vec::new(), 0);
-        for (bucket, config) in self.door.meta().ask(ConfiguredBuckets {}).await? {
+        let buckets = self.door.meta().ask(ConfiguredBuckets {}).await?;
+        let names: BTreeMap<_, _> =
+            buckets.iter().map(|(bucket, _)| (bucket.id, bucket.name.clone())).collect();
+        for (bucket, config) in buckets {
             let own = who.canonical() == Some(&config.owner);
             let view = Arc::new(BucketView::new(bucket, config));
             let scene = Scene::of_device(who.clone(), view.clone(), self.address);
@@ -149,7 +152,10 @@ impl Session {
                 files: usage.objects,
             });
         }
-        say(stream, Reply::Spaces(Spaces { spaces, used, quota: None })).await
+        spaces.extend(self.shared_with(&signed.user, |bucket| names.get(&bucket).cloned()).await?);
+        let owner = who.canonical().unwrap_or_default().to_owned();
+        let quota = self.door.meta().ask(AccountOf { owner }).await?.map(|account| account.quota);
+        say(stream, Reply::Spaces(Spaces { spaces, used, quota })).await
     }
 
     pub(super) async fn make_space(&self, stream: &mut Stream, asked: MakeSpace) -> Answer {

@@ -46,14 +46,14 @@ async fn more_chunks(stream: &mut Stream, changes: &mut [NameChange]) -> Result<
 }
 
 /// The paths that a change is about.
-fn paths_of(change: &name_change::Change) -> Vec<&[u8]> {
+fn paths_of(change: &mut name_change::Change) -> Vec<&mut Vec<u8>> {
     match change {
-        name_change::Change::MakeDirectory(make) => vec![&make.path],
-        name_change::Change::Put(put) => vec![&put.path],
-        name_change::Change::Move(moved) => vec![&moved.from, &moved.to],
-        name_change::Change::Describe(wanted) => vec![&wanted.path],
-        name_change::Change::RemoveFile(remove) => vec![&remove.path],
-        name_change::Change::RemoveDirectory(remove) => vec![&remove.path],
+        name_change::Change::MakeDirectory(make) => vec![&mut make.path],
+        name_change::Change::Put(put) => vec![&mut put.path],
+        name_change::Change::Move(moved) => vec![&mut moved.from, &mut moved.to],
+        name_change::Change::Describe(wanted) => vec![&mut wanted.path],
+        name_change::Change::RemoveFile(remove) => vec![&mut remove.path],
+        name_change::Change::RemoveDirectory(remove) => vec![&mut remove.path],
     }
 }
 
@@ -122,8 +122,9 @@ impl Session {
         let malformed = || Refused(holdfast_client_link::failure(Code::Malformed, "a change that is none"));
         let on = |of: VersionOf| (NodeId(of.node), VersionId(of.version));
         let long = |path: &[u8]| path.len() > KEY_BYTES_MAX;
-        let change = change.change.ok_or_else(malformed)?;
-        if paths_of(&change).into_iter().any(long) {
+        let mut change = change.change.ok_or_else(malformed)?;
+        paths_of(&mut change).into_iter().for_each(|path| *path = at.full(path));
+        if paths_of(&mut change).into_iter().any(|path| long(path)) {
             return refuse(Code::Invalid, format!("a path has {KEY_BYTES_MAX} bytes at most"));
         }
         Ok(match change {
@@ -181,7 +182,7 @@ impl Session {
         // It is read by another name, then.
         at.demand("s3:GetObject", Some(&moved.from))?;
         if !moved.from.ends_with(b"/") {
-            return match self.version(at, &moved.from, None).await {
+            return match self.version(at, &at.short(moved.from.clone()), None).await {
                 // Another change of the commit brings it there, which was judged as well.
                 Err(Refused(missing)) if missing.code() == Code::NotFound => Ok(()),
                 other => other.map(drop),

@@ -1,15 +1,16 @@
 //! What is in a space, and what has changed: pages, and waiting for the next change.
 
-use super::{Answer, At, Session, say};
+use super::{Answer, Session, refuse, say, share::space_id};
 use holdfast_client_link::Stream;
-use holdfast_core::ids::BucketId;
+use holdfast_core::ids::{BucketId, NodeId};
 use holdfast_meta_raft_machine::{
     ask::{NamesAfter, NamesChanged, UsageOf},
     names::{FileShown, NameChange, Named},
 };
 use holdfast_meta_raft_server::Meta;
 use holdfast_proto::sync::{
-    Change, Changes, File, ListNames, Name, Names, Properties, ReadChanges, change, reply::Reply,
+    Change, Changes, File, ListNames, Name, Names, Properties, ReadChanges, change, failure::Code,
+    reply::Reply,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -59,40 +60,49 @@ pub(super) fn show_file(file: FileShown) -> File {
     }
 }
 
-fn show(named: Named) -> Name {
-    Name { node: named.node.0, parent: named.parent.0, name: named.name, file: named.file.map(show_file) }
+/// A name as somebody knows it whose root is the directory `base`.
+fn show(named: Named, base: Option<NodeId>) -> Name {
+    let parent = if Some(named.parent) == base { 0 } else { named.parent.0 };
+    Name { node: named.node.0, parent, name: named.name, file: named.file.map(show_file) }
 }
 
 impl Session {
     pub(super) async fn list_names(&self, stream: &mut Stream, asked: ListNames) -> Answer {
-        let At { bucket, .. } = self.at(&asked.space).await?;
+        let at = self.at(&asked.space).await?;
         let limit = asked.limit.clamp(1, PAGE_MAX);
-        let question = NamesAfter { bucket: bucket.bucket.id, after: asked.after, limit };
-        let page = self.door.meta().ask(question).await?;
-        let names = page.names.into_iter().map(show).collect();
-        let space = bucket.bucket.id.0;
+        let (bucket, base) = (at.bucket.bucket.id, at.base.clone());
+        let page = self.door.meta().ask(NamesAfter { bucket, base, after: asked.after, limit }).await?;
+        if page.base.is_none() {
+            refuse(Code::NotFound, "there is no such directory any more")?;
+        }
+        let names = page.names.into_iter().map(|named| show(named, page.base)).collect();
+        let space = space_id(&at, page.base);
         say(stream, Reply::Names(Names { names, after: page.after, cursor: page.journal, space })).await
     }
 
     pub(super) async fn read_changes(&self, stream: &mut Stream, asked: ReadChanges) -> Answer {
-        let bucket = self.at(&asked.space).await?.bucket.bucket.id;
+        let mut at = self.at(&asked.space).await?;
+        let bucket = at.bucket.bucket.id;
         if asked.wait_ms > 0 {
             let wait = Duration::from_millis(u64::from(asked.wait_ms)).min(WAIT_MAX);
             let mut head = self.door.heads.follow(bucket);
             let moved = |head: &Option<u64>| head.is_some_and(|head| head != asked.cursor);
             let _nothing_new = timeout(wait, head.wait_for(moved)).await.is_err();
             // Meanwhile it may have been revoked.
-            self.at(&asked.space).await?;
+            at = self.at(&asked.space).await?;
         }
         let limit = asked.limit.clamp(1, PAGE_MAX);
-        let page = self.door.meta().ask(NamesChanged { bucket, from: asked.cursor, limit }).await?;
+        let question = NamesChanged { bucket, base: at.base.clone(), from: asked.cursor, limit };
+        let page = self.door.meta().ask(question).await?;
         let shown = |change| match change {
-            NameChange::Is(named) => change::Change::Is(show(named)),
+            NameChange::Is(named) => change::Change::Is(show(named, page.base)),
             NameChange::Gone(node) => change::Change::Gone(node.0),
-            NameChange::Moved(named) => change::Change::Moved(show(named)),
+            NameChange::Moved(named) => change::Change::Moved(show(named, page.base)),
+            NameChange::Passed(node) => change::Change::Passed(node.0),
+            NameChange::Left(node) => change::Change::Left(node.0),
         };
         let changes = page.changes.into_iter().map(|change| Change { change: Some(shown(change)) }).collect();
-        let (cursor, head, lost, space) = (page.next, page.head, page.lost, bucket.0);
+        let (cursor, head, lost, space) = (page.next, page.head, page.lost, space_id(&at, page.base));
         say(stream, Reply::Changes(Changes { changes, cursor, head, lost, space })).await
     }
 }

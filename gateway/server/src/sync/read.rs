@@ -43,9 +43,10 @@ impl Session {
         path: &[u8],
         of: Option<sync::VersionOf>,
     ) -> Result<(Version, Extra), Refused> {
+        let path = &at.full(path);
         at.demand("s3:GetObject", Some(path))?;
         let name = &at.bucket.bucket.name;
-        let (_, newest) = self.door.s3.look(name, Some((path.to_vec(), None))).await?;
+        let (_, newest) = self.door.s3.look(name, Some((path.clone(), None))).await?;
         let LookedUp::Found(newest) = newest else { return Err(missing()) };
         let Some(of) = of.filter(|of| (of.node, of.version) != (newest.version.node.0, newest.version.id.0))
         else {
@@ -134,7 +135,8 @@ impl Session {
                 if since > LOOK_AGAIN {
                     // Meanwhile it may have been revoked.
                     since = 0;
-                    self.at(&asked.space).await?.demand("s3:GetObject", Some(&asked.path))?;
+                    let again = self.at(&asked.space).await?;
+                    again.demand("s3:GetObject", Some(&again.full(&asked.path)))?;
                 }
                 while !piece.is_empty() {
                     let data = piece.split_to(piece.len().min(PIECE));
@@ -165,6 +167,7 @@ impl Session {
 
     pub(super) async fn list_versions(&self, stream: &mut Stream, asked: ListVersions) -> Answer {
         let at = self.at(&asked.space).await?;
+        let asked = ListVersions { path: at.full(&asked.path), ..asked };
         at.demand("s3:GetObject", Some(&asked.path))?;
         let (shown, _) = self.history(&at, &asked.path, Vec::new(), None).await?;
         let mine: Vec<_> = shown.into_iter().filter(|shown| shown.key == asked.path).collect();
@@ -188,6 +191,7 @@ impl Session {
     /// Writes a version once more, above all others: its bytes are where they are.
     pub(super) async fn restore(&self, stream: &mut Stream, asked: Restore) -> Answer {
         let at = self.at(&asked.space).await?;
+        let asked = Restore { path: at.full(&asked.path), ..asked };
         at.demand("s3:GetObject", Some(&asked.path))?;
         at.demand("s3:PutObject", Some(&asked.path))?;
         let name = &at.bucket.bucket.name;
@@ -239,12 +243,12 @@ impl Session {
         let at = self.at(&asked.space).await?;
         // Behind all versions of the key that the page before ended with.
         let marker = (!asked.after.is_empty()).then_some(VersionName::Id(VersionId(0)));
-        let (shown, truncated) = self.history(&at, b"", asked.after, marker).await?;
+        let (shown, truncated) = self.history(&at, &at.base, asked.after, marker).await?;
         let after = shown.last().filter(|_| truncated).map(|last| last.key.clone());
         let deleted = shown
             .into_iter()
             .filter(|shown| shown.latest && shown.marker)
-            .map(|shown| Deleted { path: shown.key, deleted_ms: shown.modified_ms });
+            .map(|shown| Deleted { path: at.short(shown.key), deleted_ms: shown.modified_ms });
         say(stream, Reply::Trash(Trash { deleted: deleted.collect(), after })).await
     }
 }

@@ -107,7 +107,7 @@ impl Session {
 
     pub(super) async fn upload(&self, stream: &mut Stream, asked: Upload) -> Answer {
         let mut at = self.at(&asked.space).await?;
-        at.demand("s3:PutObject", Some(b"*"))?;
+        at.demand("s3:PutObject", Some(&at.full(b"*")))?;
         let engine = self.door.s3.engine.clone();
         let sent = self.door.sent.by(&at.who);
         let mut writing = JoinSet::new();
@@ -142,7 +142,7 @@ impl Session {
                 sent.keep(&engine.shared).await?;
                 // Whoever lost the right to write meanwhile does not go on.
                 at = self.at(&asked.space).await?;
-                at.demand("s3:PutObject", Some(b"*"))?;
+                at.demand("s3:PutObject", Some(&at.full(b"*")))?;
                 if writing.len() >= WRITING_MAX {
                     stored(writing.join_next().await)?;
                 }

@@ -125,6 +125,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
         let Some((name, _)) = self.entry_in(Tree::Live, bucket, path)? else { return Ok(()) };
         self.detach(bucket, Tree::Live, path, &name)?;
+        self.move_shares(bucket, path, None)?;
         self.journal(bucket, Change::Vanish, (node, VersionId(0)), NodeId::ROOT, path)
     }
 
@@ -163,6 +164,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 Some(current.version)
             }
             DirEntry::Directory { .. } | DirEntry::Kept { .. } => {
+                self.move_shares(bucket, from, Some(to))?;
                 self.journal(bucket, Change::Move, (node, VersionId(0)), parent, to)?;
                 None
             }

@@ -4,6 +4,7 @@
 
 use super::{Step, Tx, namespace::TELLS_OF_DIRECTORIES};
 use crate::{
+    command::Rejection,
     keys::{self, Tree},
     records::{Change, DirEntry, Summary},
 };
@@ -146,6 +147,16 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let name = components(key).last().unwrap_or_default();
         self.kv.delete(keys::dir_entry(walk.tree, bucket, walk.last(), name));
         self.shrink(bucket, walk)
+    }
+
+    /// Has a directory be there, whatever is deleted from it.
+    pub(super) fn keep_directory(&mut self, bucket: BucketId, path: &[u8]) -> Step<()> {
+        let walk = self.walk(Tree::Live, bucket, path)?;
+        let last = walk.directories.last().filter(|_| walk.is_whole(path)).ok_or(Rejection::NoSuchKey)?;
+        let (node, children) = (last.node, last.children);
+        let key = keys::dir_entry(Tree::Live, bucket, last.parent, &last.component);
+        self.write(key, &DirEntry::Kept { node, children });
+        Ok(())
     }
 
     /// Takes note that a name at the end of a walk is gone: the directories that this leaves empty go, too.

@@ -29,7 +29,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         check_key(key)?;
         let mut usage = self.usage(bucket)?;
         usage.uploads += 1;
-        self.write(keys::bucket_usage(bucket), &usage);
+        self.write_usage(bucket, &usage)?;
         let created_ms = self.wall_ms;
         self.write(keys::upload(bucket, key, id), &Upload { created_ms, attributes, checksum });
         if *extra != Extra::default() {
@@ -146,7 +146,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.remove(keys::upload_extra(id))?;
         let mut usage = self.usage(bucket)?;
         usage.uploads -= 1;
-        self.write(keys::bucket_usage(bucket), &usage);
+        self.write_usage(bucket, &usage)?;
         Ok(())
     }
 }

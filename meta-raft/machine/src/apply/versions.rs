@@ -115,7 +115,8 @@ impl<V: View + ?Sized> Tx<'_, V> {
         };
         let summary = self.write_version(bucket, node, draft, &extra, &mut usage);
         let (version, modified_ms) = (summary.version, summary.modified_ms);
-        self.write(keys::bucket_usage(bucket), &usage);
+        self.write_usage(bucket, &usage)?;
+        self.check_quota(bucket)?;
         let parent = self.place(bucket, key, &place.live, &DirEntry::File { node, current: summary })?;
         if place.hidden.file.is_some() {
             self.unplace(bucket, key, &place.hidden)?;
@@ -227,7 +228,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 return Ok(Removed { existed: false, version: None, marker: false });
             };
             self.drop_version(bucket, *node, current.version, &mut usage)?;
-            self.write(keys::bucket_usage(bucket), &usage);
+            self.write_usage(bucket, &usage)?;
             self.journal(bucket, Change::Delete, (*node, current.version), place.live.last(), key)?;
             self.unplace(bucket, key, &place.live)?;
             return Ok(Removed { existed: true, version: None, marker: false });
@@ -248,7 +249,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         };
         let summary = self.write_version(bucket, node, marker, &extra, &mut usage);
         let version = summary.version;
-        self.write(keys::bucket_usage(bucket), &usage);
+        self.write_usage(bucket, &usage)?;
         self.journal(bucket, Change::Delete, (node, version), place.live.last(), key)?;
         if place.live.file.is_some() {
             self.unplace(bucket, key, &place.live)?;
@@ -318,7 +319,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             self.remove(keys::null_version(bucket, node))?;
         }
         let removed = Removed { existed: true, version: Some(name), marker: extra.marker };
-        self.write(keys::bucket_usage(bucket), &usage);
+        self.write_usage(bucket, &usage)?;
         if version.id == newest {
             self.uncover(bucket, key, &place, node, version.id)?;
         }

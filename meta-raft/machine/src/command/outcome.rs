@@ -151,4 +151,6 @@ pub enum Rejection {
     IdentitiesChanged,
     #[error("change {at} leans on what is no longer so")]
     Overtaken { at: u32 },
+    #[error("the owner of the bucket may not store more: delete something, or have the quota raised")]
+    OverQuota,
 }

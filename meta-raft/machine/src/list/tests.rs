@@ -415,6 +415,8 @@ fn a_removal_takes_only_what_it_demands() {
         | other @ Command::FoundClassPool { .. }
         | other @ Command::SetDeviceClass { .. }
         | other @ Command::ChangeTree { .. }
+        | other @ Command::SetQuota { .. }
+        | other @ Command::Share { .. }
         | other @ Command::MoveContent { .. } => panic!("{other:?}"),
     };
     let refused = Outcome::Rejected(Rejection::PreconditionFailed);

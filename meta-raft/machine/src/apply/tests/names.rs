@@ -6,7 +6,7 @@ use crate::{
     command::{ConfigChange, Demand, Precondition, TreeChange},
     list::{ListRequest, VersionItem, list_versions},
     names::{NameChange, Named, changes, names},
-    records::{Extra, Versioning},
+    records::{Account, Extra, Shares, Versioning},
 };
 use holdfast_core::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a client believes.
 #[derive(Default, Clone, PartialEq, Eq, Debug)]
 struct Believed {
+    /// The directory that it follows; empty for all.
+    base: Vec<u8>,
+    /// Which directory that was.
+    directory: Option<NodeId>,
     names: BTreeMap<NodeId, Named>,
     cursor: u64,
     /// A list of all names that is being read: what it has shown, where its next page begins, and its cursor.
@@ -24,9 +28,15 @@ struct Believed {
 
 impl Believed {
     fn whole(store: &MemStore, limit: usize) -> Self {
-        let (mut believed, mut after, mut first) = (Self::default(), Vec::new(), None);
+        Self::of(store, b"", limit)
+    }
+
+    fn of(store: &MemStore, base: &[u8], limit: usize) -> Self {
+        let mut believed = Self { base: base.to_vec(), ..Self::default() };
+        let (mut after, mut first) = (Vec::new(), None);
         loop {
-            let page = names(store, BUCKET, &after, limit).expect("memory reads");
+            let page = names(store, BUCKET, base, &after, limit).expect("memory reads");
+            believed.directory = page.base;
             believed.cursor = *first.get_or_insert(page.journal);
             believed.names.extend(page.names.into_iter().map(|named| (named.node, named)));
             match page.after {
@@ -39,32 +49,45 @@ impl Believed {
     /// Reads another page of a list of all names, while other things happen.
     fn read_on(&mut self, store: &MemStore, limit: usize) {
         let (mut seen, after, first) = self.reading.take().unwrap_or_default();
-        let page = names(store, BUCKET, &after, limit).expect("memory reads");
+        let page = names(store, BUCKET, &self.base, &after, limit).expect("memory reads");
         let first = if after.is_empty() { page.journal } else { first };
         seen.extend(page.names.into_iter().map(|named| (named.node, named)));
         match page.after {
             Some(next) => self.reading = Some((seen, next, first)),
-            None => *self = Self { names: seen, cursor: first, reading: None, listed_to: page.journal },
+            None => {
+                let (base, listed_to) = (std::mem::take(&mut self.base), page.journal);
+                let directory = page.base;
+                *self = Self { base, directory, names: seen, cursor: first, reading: None, listed_to };
+            }
         }
     }
 
     fn follow(&mut self, store: &MemStore, limit: usize) {
         loop {
-            let page = changes(store, BUCKET, self.cursor, limit).expect("memory reads");
-            assert!(!page.lost, "the journal is short");
-            // What is in it may have come to where the list had been read already.
-            let moved = page.changes.iter().any(|change| matches!(change, NameChange::Moved(_)));
-            if moved && self.cursor < self.listed_to {
-                *self = Self::whole(store, limit);
-                continue;
-            }
+            let page = changes(store, BUCKET, &self.base, self.cursor, limit).expect("memory reads");
+            assert!(!page.lost || !self.base.is_empty(), "the journal is short");
+            let mut strange = page.lost || page.base != self.directory;
             for change in page.changes {
                 match change {
-                    NameChange::Is(named) | NameChange::Moved(named) => {
-                        drop(self.names.insert(named.node, named))
+                    NameChange::Is(named) => drop(self.names.insert(named.node, named)),
+                    NameChange::Moved(named) => {
+                        // What is in it may have come to where the list had been read already, or from where nothing
+                        // was known.
+                        let unknown = !self.base.is_empty() && !self.names.contains_key(&named.node);
+                        strange |= self.cursor < self.listed_to || unknown;
+                        self.names.insert(named.node, named);
                     }
                     NameChange::Gone(node) => drop(self.names.remove(&node)),
+                    NameChange::Passed(_) => strange |= self.cursor < self.listed_to,
+                    NameChange::Left(node) => strange |= self.names.contains_key(&node),
                 }
+            }
+            if strange {
+                *self = Self::of(store, &self.base, limit);
+                if page.base.is_none() {
+                    return;
+                }
+                continue;
             }
             self.cursor = page.next;
             if page.next >= page.head {
@@ -250,7 +273,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
     #[test]
     fn whoever_follows_the_journal_knows_what_is_there(
         deeds in proptest::collection::vec(deed(), 1..60), limit in 1usize..8, versions: bool
@@ -262,16 +285,22 @@ proptest! {
             machine.run(0, Command::ConfigureBucket { bucket: BUCKET, change });
         }
         let mut client = Believed::whole(&machine.store, limit);
+        let mut guest = Believed::of(&machine.store, b"a/", limit);
         for (at, deed) in deeds.iter().enumerate() {
             // Without versions what is overwritten goes, as it should.
             if versions || !matches!(deed, Deed::Write(_) | Deed::Remove(_)) {
                 machine.deed(&mut client, deed, &[at as u8; 3]);
+            }
+            if let Deed::Follow(limit) = deed {
+                guest.follow(&machine.store, usize::from(*limit % 5) + 1);
             }
         }
         client.follow(&machine.store, limit);
         let now = Believed::whole(&machine.store, limit);
         prop_assert_eq!(&client.names, &now.names);
         prop_assert_eq!(&now.names, &Believed::whole(&machine.store, 1000).names);
+        guest.follow(&machine.store, limit);
+        prop_assert_eq!(&guest.names, &Believed::of(&machine.store, b"a/", 1000).names);
         for named in now.names.values() {
             prop_assert!(named.parent == NodeId::ROOT || now.names.contains_key(&named.parent), "{:?}", named);
         }
@@ -364,4 +393,78 @@ fn trees_are_no_deeper_than_keys_are_long_and_are_walked_through_however_deep() 
     let many = (0..100).map(|at| make(format!("{at}/{}", "c/".repeat(400)).as_bytes())).collect();
     let many = Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: many };
     assert_eq!(machine.run(1, many), Outcome::Rejected(Rejection::TooLarge));
+}
+
+#[test]
+fn nobody_stores_more_than_a_quota_by_more_than_nothing() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let make = |name: &str| Command::MakeBucket {
+        name: name.into(),
+        domain: DomainId(0),
+        chunker: ChunkerProfile::V1,
+        config: crate::records::BucketConfig { owner: "alice".into(), ..Default::default() },
+    };
+    let Outcome::Bucket(one) = machine.run(0, make("one")) else { panic!("it is made") };
+    let Outcome::Bucket(two) = machine.run(0, make("two")) else { panic!("it is made") };
+    let put = |machine: &mut Machine, bucket, key: &[u8], bytes: usize| {
+        let put = Command::PutObject {
+            bucket,
+            key: key.to_vec(),
+            condition: Condition::Always,
+            object: object(&vec![7; bytes]),
+        };
+        machine.run(1, put)
+    };
+    put(&mut machine, one, b"before", 60);
+    machine.run(1, Command::SetQuota { owner: "alice".into(), bytes: Some(100) });
+    let account = |machine: &Machine| crate::people::account(&machine.store, "alice").expect("memory reads");
+    assert_eq!(account(&machine), Some(Account { used: 60, quota: 100 }));
+    assert!(matches!(put(&mut machine, two, b"fits", 40), Outcome::Committed(_)));
+    assert_eq!(put(&mut machine, one, b"too much", 1), Outcome::Rejected(Rejection::OverQuota));
+    assert_eq!(account(&machine), Some(Account { used: 100, quota: 100 }), "what was refused is not counted");
+    // What takes the place of something larger fits, and so does what comes after a deletion.
+    assert!(matches!(put(&mut machine, one, b"before", 50), Outcome::Committed(_)));
+    let delete = Command::DeleteObject { bucket: two, key: b"fits".into(), condition: Condition::Always };
+    machine.run(1, delete);
+    assert_eq!(account(&machine), Some(Account { used: 50, quota: 100 }));
+    // Others are not limited, and in the end nobody is.
+    assert!(matches!(put(&mut machine, BUCKET, b"another owner's", 1000), Outcome::Committed(_)));
+    machine.run(1, Command::SetQuota { owner: "alice".into(), bytes: None });
+    assert!(matches!(put(&mut machine, one, b"too much", 1000), Outcome::Committed(_)));
+    assert_eq!(account(&machine), None);
+}
+
+#[test]
+fn what_is_shared_goes_with_its_directory() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let all = |changes| Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes };
+    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
+    machine.run(1, all(vec![make(b"a/"), make(b"a/b/"), make(b"c/")]));
+    let share = |path: &[u8], user: &str, writes| Command::Share {
+        bucket: BUCKET,
+        path: path.into(),
+        user: user.into(),
+        writes,
+    };
+    assert_eq!(machine.run(1, share(b"a/b/", "bob", Some(true))), Outcome::Done);
+    assert_eq!(machine.run(1, share(b"c/", "bob", Some(false))), Outcome::Done);
+    assert_eq!(machine.run(1, share(b"", "carol", Some(false))), Outcome::Done);
+    assert_eq!(machine.run(1, share(b"none/", "bob", Some(true))), Outcome::Rejected(Rejection::NoSuchKey));
+    let paths = |machine: &Machine, user: &str| -> Vec<Vec<u8>> {
+        let Shares(shares) = crate::people::shares_for(&machine.store, BUCKET, user).expect("memory reads");
+        shares.into_iter().map(|share| share.path).collect()
+    };
+    let now = Believed::whole(&machine.store, 10);
+    let node = |path: &[u8]| *now.names.keys().find(|node| now.path(**node) == path).expect("it is there");
+    let moved = TreeChange::Move { node: node(b"a/"), from: b"a/".into(), to: b"c/d/".into() };
+    assert!(matches!(machine.change(moved), Outcome::Changed(_)));
+    assert_eq!(paths(&machine, "bob"), [b"c/d/b/".to_vec(), b"c/".to_vec()]);
+    assert_eq!(paths(&machine, "carol"), [b"".to_vec()]);
+    let remove = TreeChange::RemoveDirectory { node: node(b"a/b/"), path: b"c/d/b/".into() };
+    assert!(matches!(machine.change(remove), Outcome::Changed(_)));
+    assert_eq!(paths(&machine, "bob"), [b"c/".to_vec()], "what is made anew of its name is not shared");
+    machine.run(1, share(b"c/", "bob", None));
+    assert!(paths(&machine, "bob").is_empty());
 }
