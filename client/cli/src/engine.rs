@@ -213,6 +213,9 @@ impl Engine {
         };
         let State { trees, .. } = &self.state;
         ids.extend(trees.local.iter().chain(trees.remote.iter()).map(|(id, _)| id));
+        if done.is_ok() {
+            ids.iter().try_for_each(|id| self.store.answered(*id))?;
+        }
         self.take_note(ids, pass)?;
         done
     }

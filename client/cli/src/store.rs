@@ -3,6 +3,7 @@
 //! Memory holds what is being worked on, and nothing else. All changes since the last [`Store::keep`] are one transaction.
 
 mod remote;
+mod sent;
 
 use crate::{
     disk::{Class, Names},
@@ -36,6 +37,11 @@ const SCHEMA: &str = "
         id INTEGER PRIMARY KEY, parent INTEGER, name BLOB, class INTEGER, content BLOB, executable INTEGER
     ) STRICT;
     CREATE INDEX IF NOT EXISTS synced_parent ON synced (parent);
+    CREATE TABLE IF NOT EXISTS sent (
+        id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, class INTEGER NOT NULL, content BLOB,
+        executable INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS sent_place ON sent (parent, name);
     CREATE TABLE IF NOT EXISTS open (
         id INTEGER PRIMARY KEY, pass INTEGER NOT NULL, tries INTEGER NOT NULL, why TEXT
     ) STRICT;
@@ -323,6 +329,8 @@ impl Store {
         self.execute("UPDATE local SET parent = ? WHERE parent = ?", values)?;
         self.execute("UPDATE skipped SET parent = ? WHERE parent = ?", values)?;
         self.execute("UPDATE synced SET parent = ? WHERE parent = ?", values)?;
+        self.execute("UPDATE OR REPLACE sent SET id = ? WHERE id = ?", values)?;
+        self.execute("UPDATE sent SET parent = ? WHERE parent = ?", values)?;
         self.mark(from)?;
         self.mark(to)
     }
@@ -383,7 +391,8 @@ impl Store {
     /// server, and nothing is deleted.
     pub fn forget(&self) -> Result<()> {
         self.connection.execute_batch(
-            "DELETE FROM synced; DELETE FROM local; DELETE FROM remote; DELETE FROM open; DELETE FROM skipped;",
+            "DELETE FROM synced; DELETE FROM local; DELETE FROM remote; DELETE FROM open; DELETE FROM skipped;
+            DELETE FROM sent;",
         )?;
         self.files.set(0);
         let life = self.life()?;

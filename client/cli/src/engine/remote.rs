@@ -219,6 +219,13 @@ impl Engine {
             }
             Err(error) => return self.refused(steps, changes, becoming, error).await,
         }
+        // Whoever is stopped before the answer knows by this what to make of what it hears.
+        for id in steps.iter().map(id_of) {
+            if let Some(node) = becoming.tree.get(id) {
+                self.store.send(id, node)?;
+            }
+        }
+        self.store.keep()?;
         let outcomes = match self.means.api.commit(&self.means.space, changes.clone()).await {
             Ok(outcomes) => outcomes,
             Err(error) => return self.refused(steps, changes, becoming, error).await,

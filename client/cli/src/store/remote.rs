@@ -56,6 +56,9 @@ impl Store {
             return Ok(());
         }
         self.mark(id)?;
+        if let Some(Ok(node)) = now.map(Remote::node) {
+            self.recognise(id, &node)?;
+        }
         self.others_at(id, now)?;
         // What is in a directory is to be seen or not as the directory is.
         let held = |remote: Option<&Remote>| remote.is_some_and(|remote| remote.node().is_ok());
