@@ -122,9 +122,7 @@ impl Engine {
         let mut problems = BTreeMap::new();
         if count > 0 {
             for (place, why) in self.store.skipped()? {
-                let mut names = self.store.disk_names(place.parent)?;
-                names.push(place.name);
-                problems.insert(shown(&names), why);
+                problems.insert(shown(&self.store.path(&place)?), why);
             }
             for (id, why) in self.store.left()? {
                 problems.insert(self.called(id)?, why);
@@ -155,8 +153,7 @@ impl Engine {
     /// Where the database cannot be read.
     pub fn retry(&mut self) -> Result<()> {
         for (place, _) in self.store.skipped()? {
-            let mut names = self.store.disk_names(place.parent)?;
-            names.push(place.name);
+            let names = self.store.path(&place)?;
             self.dirty.list(names.clone());
             self.dirty.add(names);
         }
@@ -226,11 +223,12 @@ impl Engine {
         let label = format!("{}, {day}", self.means.api.account().name);
         let looked = Looked::new(&self.store, &self.means.disk);
         let life = self.store.life()?;
-        let part = tokio::task::block_in_place(|| {
+        let mut part = tokio::task::block_in_place(|| {
             merge_part(&looked, due, self.root.conflicts, Label(&label), life.next_fresh)
         })?;
         let Looked { cut, unread, .. } = looked;
-        let mut state = State { cut: cut.into_inner(), trees: part.merged.trees.clone(), ..State::default() };
+        let trees = std::mem::take(&mut part.merged.trees);
+        let mut state = State { cut: cut.into_inner(), trees, ..State::default() };
         for (id, why) in unread.into_inner() {
             state.unread.insert(id);
             state.problems.insert(id, why);

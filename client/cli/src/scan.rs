@@ -101,15 +101,12 @@ pub fn scan_some(
 ) -> Result<()> {
     let mut scan = Scan::new(disk, ignored, store);
     for names in names {
-        let place = scan.nearest(names)?;
-        scan.queue.extend(place.map(Look::Name));
+        let look = scan.nearest(names)?;
+        scan.queue.extend(look);
     }
     for names in directories {
-        let look = match scan.directory(names)? {
-            Some(id) => Some(Look::Directory { id, deep: false }),
-            None => scan.nearest(names)?.map(Look::Name),
-        };
-        scan.queue.extend(look);
+        let look = scan.directory(names)?;
+        scan.queue.push_back(look);
     }
     scan.run()
 }
@@ -128,31 +125,27 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The directory of a path, if it is known.
-    fn directory(&self, names: &[Vec<u8>]) -> Result<Option<Id>> {
+    /// What of a path is to be looked at: all that is in the directory, or else the first place on the way to it where no
+    /// directory is known.
+    fn directory(&self, names: &[Vec<u8>]) -> Result<Look> {
         let mut at = Id::Root;
         for name in names {
-            match self.store.local_at(&Place { parent: at, name: name.clone() })? {
+            let place = Place { parent: at, name: name.clone() };
+            match self.store.local_at(&place)? {
                 Some((id, local)) if local.class == Class::Directory => at = id,
-                Some(_) | None => return Ok(None),
+                Some(_) | None => return Ok(Look::Name(place)),
             }
         }
-        Ok(Some(at))
+        Ok(Look::Directory { id: at, deep: false })
     }
 
-    /// The place of a path, or the first place on the way to it where no directory is known. `None` for the root.
-    fn nearest(&self, names: &[Vec<u8>]) -> Result<Option<Place>> {
-        let mut parent = Id::Root;
-        for (depth, name) in names.iter().enumerate() {
-            let place = Place { parent, name: name.clone() };
-            match self.store.local_at(&place)? {
-                Some((id, local)) if depth + 1 < names.len() && local.class == Class::Directory => {
-                    parent = id
-                }
-                Some(_) | None => return Ok(Some(place)),
-            }
-        }
-        Ok(None)
+    /// The same of what has a name, whatever it is; `None` of the root.
+    fn nearest(&self, names: &[Vec<u8>]) -> Result<Option<Look>> {
+        let Some((name, above)) = names.split_last() else { return Ok(None) };
+        Ok(Some(match self.directory(above)? {
+            Look::Directory { id, .. } => Look::Name(Place { parent: id, name: name.clone() }),
+            missing @ Look::Name(_) => missing,
+        }))
     }
 
     fn run(mut self) -> Result<()> {
@@ -171,18 +164,12 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn path(&self, place: &Place) -> Result<Names> {
-        let mut names = self.store.disk_names(place.parent)?;
-        names.push(place.name.clone());
-        Ok(names)
-    }
-
     /// Looks at what has a name.
     fn name(&mut self, place: Place) -> Result<()> {
         if !self.looked.insert(place.clone()) || (place.parent == Id::Root && place.name == INTERNAL) {
             return Ok(());
         }
-        let path = self.path(&place)?;
+        let path = self.store.path(&place)?;
         match self.disk.stat(&path) {
             Ok(Some(stat)) => self.found(place, &path, stat, false),
             Ok(None) => {
@@ -253,7 +240,7 @@ impl<'a> Scan<'a> {
                 None => self.made(place, &stat),
             };
         };
-        if (local.info.inode, local.info.device) != (stat.inode, stat.device) || local.class != stat.class {
+        if !is_same(&local, &stat) {
             self.contested.push(Contested { place, stat });
             return Ok(());
         }
@@ -390,11 +377,15 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Whether it is the file that was looked at last, changed perhaps.
+fn is_same(local: &Local, stat: &Stat) -> bool {
+    (local.info.inode, local.info.device) == (stat.inode, stat.device) && local.class == stat.class
+}
+
 /// Whether a node is what it was when it was looked at last.
 fn is_as_known(local: &Local, stat: &Stat) -> bool {
-    let same =
-        (local.info.inode, local.info.device) == (stat.inode, stat.device) && local.class == stat.class;
-    same && (stat.class == Class::Directory
-        || (local.executable == stat.executable
-            && (local.info.is(stat) || (local.unread && Info::of(stat) == local.info))))
+    is_same(local, stat)
+        && (stat.class == Class::Directory
+            || (local.executable == stat.executable
+                && (local.info.is(stat) || (local.unread && Info::of(stat) == local.info))))
 }

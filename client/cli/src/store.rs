@@ -350,6 +350,13 @@ impl Store {
         Ok(names)
     }
 
+    /// Where a place in a local directory is on the disk.
+    pub fn path(&self, place: &Place) -> Result<Names> {
+        let mut names = self.disk_names(place.parent)?;
+        names.push(place.name.clone());
+        Ok(names)
+    }
+
     /// Whether a node is, or is in, a directory.
     pub fn is_in(&self, id: Id, directory: Id) -> Result<bool> {
         let mut at = id;

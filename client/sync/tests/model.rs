@@ -78,6 +78,12 @@ fn random_tree(rng: &mut Rng, fresh: bool) -> Tree {
     tree
 }
 
+/// Trees that may have nothing to do with each other.
+fn three_trees(rng: &mut Rng) -> Trees {
+    let (remote, local) = (random_tree(rng, false), random_tree(rng, true));
+    Trees { remote, local, synced: map_of(&random_tree(rng, false)) }
+}
+
 /// Changes a tree as somebody would; what cannot be done is left.
 fn disturb(rng: &mut Rng, tree: &mut Tree, next_fresh: &mut u64, new_content: &mut impl FnMut() -> Content) {
     let ids: Vec<Id> = tree.iter().map(|(id, _)| id).collect();
@@ -225,10 +231,7 @@ fn settles(merged: &Merged, local: Tree, mut remote: Tree, conflicts: Conflicts)
 #[test]
 fn any_three_trees_become_one() {
     each_seed(30_000, |seed| {
-        let mut rng = Rng::new(seed);
-        let (remote, local) = (random_tree(&mut rng, false), random_tree(&mut rng, true));
-        let synced = map_of(&random_tree(&mut rng, false));
-        let trees = Trees { remote, local, synced };
+        let trees = three_trees(&mut Rng::new(seed));
         for conflicts in [Conflicts::Copy, Conflicts::LastWriter, Conflicts::Manual] {
             check(&trees, conflicts);
         }
@@ -305,11 +308,9 @@ fn check_parts(mut trees: Trees, conflicts: Conflicts, rng: &mut Rng) {
 fn any_three_trees_become_one_part_by_part() {
     each_seed(30_000, |seed| {
         let mut rng = Rng::new(seed);
-        let (remote, local) = (random_tree(&mut rng, false), random_tree(&mut rng, true));
-        let synced = map_of(&random_tree(&mut rng, false));
+        let trees = three_trees(&mut rng);
         for conflicts in [Conflicts::Copy, Conflicts::LastWriter, Conflicts::Manual] {
-            let trees = Trees { remote: remote.clone(), local: local.clone(), synced: synced.clone() };
-            check_parts(trees, conflicts, &mut rng);
+            check_parts(trees.clone(), conflicts, &mut rng);
         }
     });
 }

@@ -28,8 +28,7 @@ use holdfast_proto::sync::{Call, Failure, Reply, call::Call as Asked, failure::C
 use names::Heads;
 use s3s::S3Error;
 use sent::Sent;
-use std::time::Duration;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -228,8 +227,13 @@ struct At {
 
 impl At {
     fn may(&self, action: &str, path: Option<&[u8]>) -> bool {
+        self.may_of(action, path, None)
+    }
+
+    /// The same of an object that was found: policies may ask its tags, and it may be somebody else's.
+    fn may_of(&self, action: &str, path: Option<&[u8]>, object: Option<&Extra>) -> bool {
         let key = path.map(String::from_utf8_lossy);
-        self.scene.may_sync(action, key.as_deref(), None) || self.is_shared(action, path)
+        self.scene.may_sync(action, key.as_deref(), object) || self.is_shared(action, path)
     }
 
     /// Whether it is shared with the caller, and no policy denies it.
@@ -257,11 +261,13 @@ impl At {
         self.scene.tells_apart(&actions, &String::from_utf8_lossy(directory))
     }
 
-    /// [`At::demand`] of an object that was found: policies may ask its tags, and it may be somebody else's.
+    /// [`At::demand`] of an object that was found.
     fn demand_object(&self, action: &str, path: &[u8], extra: &Extra) -> Result<(), Refused> {
-        let may = self.scene.may_sync(action, Some(&String::from_utf8_lossy(path)), Some(extra));
-        let may = may || self.is_shared(action, Some(path));
-        if may { Ok(()) } else { refuse(Code::Denied, "you may not read that") }
+        if self.may_of(action, Some(path), Some(extra)) {
+            Ok(())
+        } else {
+            refuse(Code::Denied, "you may not read that")
+        }
     }
 
     fn demand(&self, action: &str, path: Option<&[u8]>) -> Result<(), Refused> {

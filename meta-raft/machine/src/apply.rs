@@ -12,7 +12,7 @@ mod namespace;
 mod people;
 mod placement;
 mod tree;
-pub(crate) use tree::components;
+pub(crate) use tree::{components, leaf, split};
 mod uploads;
 mod versions;
 

@@ -4,8 +4,9 @@
 //! before it, and a delimiter of `/` skips whole directories.
 
 use crate::{
-    apply::components,
+    apply::{components, leaf},
     keys::{self, Tree},
+    query,
     records::{DirEntry, Record, Summary},
 };
 use holdfast_core::{
@@ -99,17 +100,9 @@ fn list_tree<V: View + ?Sized>(
         return Ok(walk.page);
     }
     // The directory that the prefix names, as far as it names one.
-    let mut parent = NodeId::ROOT;
-    let mut path = Vec::new();
-    for component in components(&request.prefix).filter(|component| component.ends_with(b"/")) {
-        let found = view.get(&keys::dir_entry(tree, bucket, parent, component))?;
-        match found.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()? {
-            Some(DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. }) => parent = node,
-            Some(DirEntry::File { .. }) | None => return Ok(walk.page),
-        }
-        path.extend_from_slice(component);
-    }
-    walk.enter(parent, path);
+    let (path, _) = leaf(&request.prefix);
+    let Some(directory) = query::directory(view, tree, bucket, path)? else { return Ok(walk.page) };
+    walk.enter(directory, path.to_vec());
     walk.all()?;
     Ok(walk.page)
 }

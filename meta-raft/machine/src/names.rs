@@ -4,7 +4,7 @@
 //! it knows is of one moment, whatever happened meanwhile.
 
 use crate::{
-    apply::components,
+    apply::{components, split},
     keys::{self, Tree},
     query,
     records::{
@@ -83,23 +83,6 @@ pub struct ChangesPage {
     pub base: Option<NodeId>,
 }
 
-/// The directory of a path, which is empty or ends in `/`.
-fn directory_of<V: View + ?Sized>(
-    view: &V,
-    bucket: BucketId,
-    path: &[u8],
-) -> Result<Option<NodeId>, KvError> {
-    let mut node = NodeId::ROOT;
-    for component in components(path).filter(|component| !component.is_empty()) {
-        let entry = view.get(&keys::dir_entry(Tree::Live, bucket, node, component))?;
-        match entry.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()? {
-            Some(DirEntry::Directory { node: next, .. } | DirEntry::Kept { node: next, .. }) => node = next,
-            Some(DirEntry::File { .. }) | None => return Ok(None),
-        }
-    }
-    Ok(Some(node))
-}
-
 /// Names in the directory `base` in the order of their paths, behind `after`, at most `limit`.
 ///
 /// # Errors
@@ -111,7 +94,9 @@ pub fn names<V: View + ?Sized>(
     after: &[u8],
     limit: usize,
 ) -> Result<NamesPage, KvError> {
-    let Some(directory) = directory_of(view, bucket, base)? else { return Ok(NamesPage::default()) };
+    let Some(directory) = query::directory(view, Tree::Live, bucket, base)? else {
+        return Ok(NamesPage::default());
+    };
     let journal = query::usage(view, bucket)?.unwrap_or_default().journal_next;
     let mut walk = Walk {
         view,
@@ -269,7 +254,7 @@ pub fn changes<V: View + ?Sized>(
     from: u64,
     limit: usize,
 ) -> Result<ChangesPage, KvError> {
-    let directory = directory_of(view, bucket, base)?;
+    let directory = query::directory(view, Tree::Live, bucket, base)?;
     let head = query::usage(view, bucket)?.unwrap_or_default().journal_next;
     let lines = query::lines::<JournalLine>(view, bucket, from, limit.max(1))?;
     let lost = ChangesPage { next: from, head, lost: true, base: directory, ..ChangesPage::default() };
@@ -300,11 +285,9 @@ pub fn changes<V: View + ?Sized>(
             Change::Vanish | Change::Delete => changes.push(NameChange::Gone(record.node)),
             Change::Put | Change::Move | Change::Make | Change::Describe => {
                 let named = name_of(view, bucket, parent, &record, &mut segments)?;
-                let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
-                let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
                 // Its directory may be outside by now: nobody is told of what is there.
-                let stays = || Ok::<_, KvError>(directory_of(view, bucket, &bare[..start])? == Some(parent));
-                if !base.is_empty() && named.is_some() && !stays()? {
+                let above = || query::directory(view, Tree::Live, bucket, split(&record.key).0);
+                if !base.is_empty() && named.is_some() && above()? != Some(parent) {
                     return Ok(lost);
                 }
                 changes.extend(match named {
@@ -326,13 +309,11 @@ fn name_of<V: View + ?Sized>(
     record: &JournalRecord,
     segments: &mut usize,
 ) -> Result<Option<Named>, KvError> {
-    let bare = record.key.strip_suffix(b"/").unwrap_or(&record.key);
-    let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     // What S3 clients call a directory's object is no file in it.
     if record.key.ends_with(b"/") && ![Change::Move, Change::Make].contains(&record.change) {
         return Ok(None);
     }
-    let component = &record.key[start..];
+    let (_, component) = split(&record.key);
     let bytes = view.get(&keys::dir_entry(Tree::Live, bucket, parent, component))?;
     let entry = bytes.map(|bytes| DirEntry::from_bytes(&bytes)).transpose()?;
     let still = entry.filter(|entry| entry.node() == record.node);

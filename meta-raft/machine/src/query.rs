@@ -1,7 +1,7 @@
 //! Questions about the state, asked by gateways and background work on a consistent view.
 
 use crate::{
-    apply::components,
+    apply::{components, leaf},
     ask::{Backlog, Found, JournalPage, LookedUp, Object},
     keys::{self, Table, Tree},
     records::{
@@ -43,6 +43,23 @@ pub fn bucket(view: &(impl View + ?Sized), name: &str) -> Result<Option<Bucket>,
     read(view, &keys::bucket_name(name))
 }
 
+/// The directory of a path, which is empty or ends in `/`.
+pub fn directory(
+    view: &(impl View + ?Sized),
+    tree: Tree,
+    bucket: BucketId,
+    path: &[u8],
+) -> Result<Option<NodeId>, KvError> {
+    let mut node = NodeId::ROOT;
+    for component in components(path).filter(|component| !component.is_empty()) {
+        match read(view, &keys::dir_entry(tree, bucket, node, component))? {
+            Some(DirEntry::Directory { node: next, .. } | DirEntry::Kept { node: next, .. }) => node = next,
+            Some(DirEntry::File { .. }) | None => return Ok(None),
+        }
+    }
+    Ok(Some(node))
+}
+
 pub fn usage(view: &(impl View + ?Sized), bucket: BucketId) -> Result<Option<BucketUsage>, KvError> {
     read(view, &keys::bucket_usage(bucket))
 }
@@ -70,16 +87,12 @@ fn entry_in(
     bucket: BucketId,
     key: &[u8],
 ) -> Result<Option<(NodeId, Summary)>, KvError> {
-    let mut parent = NodeId::ROOT;
-    for component in components(key) {
-        let found = read::<DirEntry>(view, &keys::dir_entry(tree, bucket, parent, component))?;
-        match (found, component.ends_with(b"/")) {
-            (Some(DirEntry::Directory { node, .. } | DirEntry::Kept { node, .. }), true) => parent = node,
-            (Some(DirEntry::File { node, current }), false) => return Ok(Some((node, current))),
-            _ => return Ok(None),
-        }
+    let (path, name) = leaf(key);
+    let Some(parent) = directory(view, tree, bucket, path)? else { return Ok(None) };
+    match read(view, &keys::dir_entry(tree, bucket, parent, name))? {
+        Some(DirEntry::File { node, current }) => Ok(Some((node, current))),
+        Some(DirEntry::Directory { .. } | DirEntry::Kept { .. }) | None => Ok(None),
     }
-    Ok(None)
 }
 
 /// The current version of `key`.

@@ -45,15 +45,14 @@ impl Store {
     pub fn hear(&self, node: u64, now: Option<&Remote>) -> Result<()> {
         let id = known(node);
         let before = self.remote(id)?;
-        if before.as_ref() != now {
-            self.others_at(id, before.as_ref())?;
+        if before.as_ref() == now {
+            let sql = "UPDATE remote SET listing = ?1 WHERE id = ?2 AND listing <> ?1";
+            return self.execute(sql, params![self.listing.get(), number(id)]).map(drop);
         }
+        self.others_at(id, before.as_ref())?;
         match now {
             Some(remote) => self.put_remote(id, remote)?,
             None => drop(self.execute("DELETE FROM remote WHERE id = ?", params![number(id)])?),
-        }
-        if before.as_ref() == now {
-            return Ok(());
         }
         self.mark(id)?;
         if let Some(Ok(node)) = now.map(Remote::node) {

@@ -1,6 +1,6 @@
 //! Devices and spaces of a user.
 
-use super::{Answer, Refused, Session, Signed, refuse, say};
+use super::{Answer, Refused, Session, Signed, refuse, say, share::role};
 use crate::{
     clock::unix_ms,
     identity::{IdentityError, change::change, devices},
@@ -141,8 +141,7 @@ impl Session {
             }
             let role = match (own, scene.may_sync("s3:PutObject", Some("*"), None)) {
                 (true, _) => "owner",
-                (false, true) => "editor",
-                (false, false) => "viewer",
+                (false, writes) => role(writes),
             };
             spaces.push(Space {
                 name: view.bucket.name.clone(),

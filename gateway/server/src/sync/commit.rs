@@ -121,11 +121,12 @@ impl Session {
     ) -> Result<TreeChange, Refused> {
         let malformed = || Refused(holdfast_client_link::failure(Code::Malformed, "a change that is none"));
         let on = |of: VersionOf| (NodeId(of.node), VersionId(of.version));
-        let long = |path: &[u8]| path.len() > KEY_BYTES_MAX;
         let mut change = change.change.ok_or_else(malformed)?;
-        paths_of(&mut change).into_iter().for_each(|path| *path = at.full(path));
-        if paths_of(&mut change).into_iter().any(|path| long(path)) {
-            return refuse(Code::Invalid, format!("a path has {KEY_BYTES_MAX} bytes at most"));
+        for path in paths_of(&mut change) {
+            *path = at.full(path);
+            if path.len() > KEY_BYTES_MAX {
+                return refuse(Code::Invalid, format!("a path has {KEY_BYTES_MAX} bytes at most"));
+            }
         }
         Ok(match change {
             name_change::Change::MakeDirectory(make) => {

@@ -34,6 +34,8 @@ pub(super) struct SentBy {
 #[derive(Default)]
 struct Known {
     chunks: HashMap<(DomainId, ChunkId), Chunk>,
+    /// How many of them are uncommitted: a commit must not have to look at all.
+    uncommitted: usize,
     touched: Option<Instant>,
 }
 
@@ -91,8 +93,10 @@ impl SentBy {
                     return;
                 }
             }
-            let chunk = known.chunks.entry((domain, id)).or_insert(Chunk { bytes, uncommitted });
+            let chunk = known.chunks.entry((domain, id)).or_insert(Chunk { bytes, uncommitted: false });
+            let begins = uncommitted && !chunk.uncommitted;
             chunk.uncommitted |= uncommitted;
+            known.uncommitted += usize::from(begins);
         }
     }
 
@@ -118,7 +122,9 @@ impl SentBy {
 
     /// Some of it is gone, nobody knows what: all is to be sent again that no version has.
     pub fn forget(&self) {
-        self.known().chunks.clear();
+        let mut known = self.known();
+        known.chunks.clear();
+        known.uncommitted = 0;
     }
 
     /// A commit leans on these now. What ends with that is the lease, where nothing else needs it.
@@ -131,11 +137,11 @@ impl SentBy {
         let open = {
             let mut known = self.known();
             for id in chunks {
-                if let Some(chunk) = known.chunks.get_mut(&(domain, id)) {
-                    chunk.uncommitted = false;
-                }
+                let chunk = known.chunks.get_mut(&(domain, id));
+                let ends = chunk.is_some_and(|chunk| std::mem::take(&mut chunk.uncommitted));
+                known.uncommitted -= usize::from(ends);
             }
-            known.chunks.values().any(|chunk| chunk.uncommitted)
+            known.uncommitted > 0
         };
         if !open {
             self.end_lease(shared).await?;

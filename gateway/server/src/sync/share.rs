@@ -6,15 +6,15 @@ use holdfast_core::ids::{BucketId, NodeId};
 use holdfast_meta_raft_machine::{
     ask::{NamesAfter, SharesOf},
     command::{Command, Rejection},
-    records::Shares as Kept,
+    records::{Share as Kept, Shares as AllKept},
 };
 use holdfast_proto::sync::{
     Done, ListShares, Share, ShareFolder, Shares, Space, failure::Code, reply::Reply,
 };
 
 /// What a share is called that lets its user change what is in it, or only see it.
-fn role(writes: bool) -> String {
-    if writes { "editor" } else { "viewer" }.to_owned()
+pub(super) fn role(writes: bool) -> &'static str {
+    if writes { "editor" } else { "viewer" }
 }
 
 /// Tells what a space is that clients know: a bucket, or a directory of one. Nodes are of no two buckets.
@@ -66,11 +66,11 @@ impl Session {
         let question = SharesOf { bucket: Some(at.bucket.bucket.id), user: None };
         let found = self.door.meta().ask(question).await?;
         let mut shares = Vec::new();
-        for (_, user, Kept(kept)) in found {
-            let shown = |share: holdfast_meta_raft_machine::records::Share| Share {
+        for (_, user, AllKept(kept)) in found {
+            let shown = |share: Kept| Share {
                 path: share.path,
                 user: user.clone(),
-                role: role(share.writes),
+                role: role(share.writes).to_owned(),
             };
             shares.extend(kept.into_iter().map(shown));
         }
@@ -82,7 +82,7 @@ impl Session {
         &self,
         bucket: BucketId,
         name: &str,
-        shares: &[holdfast_meta_raft_machine::records::Share],
+        shares: &[Kept],
     ) -> Result<Option<Vec<u8>>, Refused> {
         let Some(node) = name.rsplit_once('@').and_then(|(_, node)| node.parse().ok()) else {
             return Ok(None);
@@ -108,7 +108,7 @@ impl Session {
     ) -> Result<Vec<Space>, Refused> {
         let question = SharesOf { bucket: None, user: Some(user.to_owned()) };
         let mut spaces = Vec::new();
-        for (bucket, _, Kept(shares)) in self.door.meta().ask(question).await? {
+        for (bucket, _, AllKept(shares)) in self.door.meta().ask(question).await? {
             let Some(name) = name_of(bucket) else { continue };
             for share in shares {
                 let path = String::from_utf8_lossy(&share.path).into_owned();
@@ -119,7 +119,7 @@ impl Session {
                     false => self.directory(bucket, &share.path).await?.map(|node| node.0),
                 };
                 let Some(id) = id else { continue };
-                spaces.push(Space { name, id, role: role(share.writes), bytes: 0, files: 0 });
+                spaces.push(Space { name, id, role: role(share.writes).to_owned(), bytes: 0, files: 0 });
             }
         }
         Ok(spaces)

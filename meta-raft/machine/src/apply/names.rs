@@ -1,6 +1,10 @@
 //! Changes of sync clients: each leans on the nodes that the client saw, and a command's changes are made all or none.
 
-use super::{Step, Tx, namespace::check_key, tree::Walk};
+use super::{
+    Step, Tx,
+    namespace::check_key,
+    tree::{Walk, split},
+};
 use crate::{
     command::{Changed, Condition, Outcome, Precondition, Rejection, TreeChange},
     keys::{self, Tree},
@@ -250,13 +254,6 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.detach(bucket, Tree::Hidden, path, &name)?;
         self.attach(bucket, Tree::Hidden, &aside, &entry).map(drop)
     }
-}
-
-/// The directory that a path is in, and its name there.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    let bare = path.strip_suffix(b"/").unwrap_or(path);
-    let at = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-    path.split_at(at)
 }
 
 /// Names of sync clients are those of file systems.

@@ -13,6 +13,17 @@ use holdfast_core::{
     kv::{KvError, View},
 };
 
+/// The directory that a key's file is in, and its name there: `a/` is the nameless file in `a/`.
+pub fn leaf(key: &[u8]) -> (&[u8], &[u8]) {
+    key.split_at(key.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1))
+}
+
+/// The directory that a path is in, and its name there, which may be a directory's.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let (above, _) = leaf(path.strip_suffix(b"/").unwrap_or(path));
+    path.split_at(above.len())
+}
+
 /// The components of a key: `a/b` is `a/` and `b`; `a/` is `a/` and an empty name.
 pub fn components(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let ends_open = key.ends_with(b"/");
