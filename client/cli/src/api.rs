@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result, plain},
     home::Account,
+    limits::Limits,
 };
 use bytes::Bytes;
 use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream};
@@ -49,6 +50,7 @@ pub struct Listed {
 pub struct Api {
     account: Arc<Account>,
     open: Arc<Mutex<Option<(Connection, String)>>>,
+    limits: Arc<Limits>,
 }
 
 fn unexpected<T>() -> Result<T> {
@@ -90,7 +92,12 @@ pub async fn pair(
 
 impl Api {
     pub fn new(account: Account) -> Self {
-        Self { account: Arc::new(account), open: Arc::default() }
+        Self { account: Arc::new(account), open: Arc::default(), limits: Arc::default() }
+    }
+
+    /// How fast bytes of files go.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub fn account(&self) -> &Account {
@@ -333,6 +340,7 @@ pub struct Sending<'a> {
 
 impl Sending<'_> {
     pub async fn chunk(&mut self, id: ChunkId, data: Bytes) -> Result<()> {
+        self.api.limits.up(data.len()).await;
         let chunk = Chunk { id: id.as_bytes().to_vec(), data };
         if let Err(error) = self.stream.send(&chunk).await {
             // Whoever refuses says why.
@@ -363,7 +371,11 @@ impl Receiving<'_> {
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         match self.api.next(&mut self.stream, PATIENCE).await? {
             None => Ok(None),
-            Some(Reply::Chunk(chunk)) => Ok(Some(chunk.data)),
+            Some(Reply::Chunk(chunk)) => {
+                // What is not taken does not come: the connection holds a few MiB.
+                self.api.limits.down(chunk.data.len()).await;
+                Ok(Some(chunk.data))
+            }
             Some(_) => Err(Error::Link(LinkError::Malformed("an answer to another question"))),
         }
     }

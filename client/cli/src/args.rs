@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::{engine::Keep, limits::Rate};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -95,6 +96,11 @@ pub enum Command {
     },
     /// Lists with whom a space is shared
     Shares { space: String },
+    /// Lists files that two devices changed at once, or decides about one
+    Conflicts {
+        #[command(subcommand)]
+        command: Option<ConflictsCommand>,
+    },
     /// Lists your devices
     Devices {
         #[command(subcommand)]
@@ -119,9 +125,13 @@ pub enum SyncCommand {
     Add {
         space: String,
         directory: PathBuf,
-        /// What becomes of a file that both sides changed: a conflicted copy of it, or the last writer's
-        #[arg(long, default_value = "copy", value_parser = ["copy", "last-writer"])]
+        /// What becomes of a file that both sides changed: a conflicted copy of it, the last writer's, or nothing until
+        /// "hf conflicts resolve"
+        #[arg(long, default_value = "copy", value_parser = ["copy", "last-writer", "manual"])]
         conflicts: String,
+        /// A directory of the space that is not kept here, as a path in it; may be given again
+        #[arg(long, value_name = "FOLDER")]
+        without: Vec<String>,
     },
     /// Stops syncing a directory; its files stay
     Remove {
@@ -138,10 +148,37 @@ pub enum SyncCommand {
         #[arg(long, default_value_t = 3600)]
         timeout: u64,
     },
+    /// Has a directory that is synced not be kept here any more; it stays in the space
+    Unselect {
+        folder: PathBuf,
+    },
+    /// Has a directory of the space be kept here again
+    Select {
+        folder: PathBuf,
+    },
+    /// Bounds what is sent and received in a second, in bytes (500K, 2M), or no longer (none); shows it, where neither is given
+    Limit {
+        #[arg(long)]
+        up: Option<Rate>,
+        #[arg(long)]
+        down: Option<Rate>,
+    },
     Pause,
     Resume,
     /// Says that it is meant that so many files are deleted
     Confirm,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConflictsCommand {
+    /// Decides about a file that is kept apart (directories that are synced with --conflicts manual)
+    Resolve {
+        /// Where it is in the synced directory
+        file: PathBuf,
+        /// Whose bytes it is to have
+        #[arg(long, value_enum)]
+        keep: Keep,
+    },
 }
 
 #[derive(Debug, Subcommand)]

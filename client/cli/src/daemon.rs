@@ -4,7 +4,7 @@ use crate::{
     api::Api,
     database::{Database, Root},
     disk::{INTERNAL, Names},
-    engine::{Dirty, Engine, Passed},
+    engine::{Dirty, Engine, Keep, Passed},
     error::{Result, at, plain},
     home::Home,
 };
@@ -23,7 +23,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Notify, watch},
+    sync::{Notify, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -57,6 +57,13 @@ pub struct Shown {
     /// Files that are not synced, and why; of very many, some.
     pub problems: BTreeMap<String, String>,
     pub files: usize,
+    /// Directories of the space that are not kept here.
+    pub unselected: Vec<String>,
+    /// Where that was asked for: files that both sides changed and somebody decides about, and conflicted copies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<String>,
     /// How often somebody asked for a look, and up to which of these it is answered.
     pub asked: u64,
     pub answered: u64,
@@ -73,6 +80,57 @@ pub enum Order {
     Look,
     /// So much may be deleted.
     Confirm,
+    /// [`Shown`] with conflicts.
+    Conflicts,
+    /// Decides about a file that both sides changed.
+    Resolve {
+        directory: PathBuf,
+        path: Names,
+        keep: Keep,
+    },
+    /// Has a directory of the space be kept here, or not.
+    Select {
+        directory: PathBuf,
+        path: Names,
+        selected: bool,
+    },
+}
+
+/// What the daemon says to an order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Said {
+    Shown(Vec<Shown>),
+    Refused(String),
+}
+
+/// What an engine is asked between two passes, and whom it tells what came of it.
+struct Task {
+    work: Work,
+    done: oneshot::Sender<std::result::Result<Found, String>>,
+}
+
+enum Work {
+    Conflicts,
+    Resolve(Names, Keep),
+    Select(Names, bool),
+}
+
+/// What an engine finds.
+#[derive(Default)]
+struct Found {
+    conflicts: Vec<String>,
+    copies: Vec<String>,
+}
+
+impl Work {
+    fn run(self, engine: &mut Engine) -> Result<Found> {
+        match self {
+            Self::Conflicts => Ok(Found { conflicts: engine.conflicts()?, copies: engine.copies()? }),
+            Self::Resolve(names, keep) => engine.resolve(&names, keep).map(|()| Found::default()),
+            Self::Select(names, selected) => engine.select(&names, selected).map(|()| Found::default()),
+        }
+    }
 }
 
 /// A directory at work, as the daemon holds it.
@@ -89,6 +147,7 @@ struct Hub {
     dirty: Mutex<Dirty>,
     confirmed: AtomicBool,
     asked: AtomicU64,
+    tasks: Mutex<Vec<Task>>,
     wake: Notify,
 }
 
@@ -104,6 +163,18 @@ impl Hub {
         *dirty = Dirty::All;
         self.asked.fetch_add(1, Ordering::AcqRel);
         self.wake.notify_one();
+    }
+
+    /// Has the engine do something between two passes.
+    async fn have(&self, work: Work) -> std::result::Result<Found, String> {
+        let (done, answer) = oneshot::channel();
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(Task { work, done });
+        self.wake.notify_one();
+        answer.await.unwrap_or_else(|_| Err("the directory is not synced any more".to_owned()))
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn all(&self) {
@@ -160,6 +231,7 @@ pub async fn run(home: &Home) -> Result<()> {
 
 /// Starts what is new, and stops what is gone or paused.
 fn reload(workers: &mut HashMap<PathBuf, Worker>, api: &Api, database: &Database) -> Result<()> {
+    api.limits().set(&database.limits()?);
     let roots = database.roots()?;
     workers.retain(|directory, worker| {
         let stays = roots.iter().any(|root| root.directory == *directory && root.paused == worker.paused);
@@ -204,6 +276,9 @@ async fn work(root: Root, api: Api, hub: Arc<Hub>, show: watch::Sender<Shown>) {
             Err(error) => ("stopped", error.to_string()),
         };
         tracing::warn!(directory = %root.directory.display(), reason, "not synced for now");
+        for task in hub.tasks() {
+            let _gone = task.done.send(Err(reason.clone()));
+        }
         show.send_modify(|shown| (shown.state, shown.reason) = (state.to_owned(), Some(reason)));
         // Sooner, if somebody says so.
         let _woken = timeout(pause, hub.wake.notified()).await.is_ok();
@@ -236,6 +311,9 @@ async fn keep_in_sync(
             // Whoever asks wants to know how it is now.
             engine.retry()?;
         }
+        for Task { work, done } in hub.tasks() {
+            let _gone = done.send(work.run(&mut engine).map_err(|error| error.to_string()));
+        }
         engine.confirmed |= hub.confirmed.swap(false, Ordering::AcqRel);
         show.send_if_modified(|shown| {
             let changes = shown.state != "syncing" && engine.dirty != Dirty::Nothing;
@@ -248,9 +326,11 @@ async fn keep_in_sync(
         *pause = PAUSE_MIN;
         cursor.send_replace(engine.cursor()?);
         let (count, problems) = engine.problems()?;
+        let unselected = engine.unselected()?;
         let done = passed == Passed::Done && engine.dirty == Dirty::Nothing;
         show.send_modify(|shown| {
             shown.files = engine.files();
+            shown.unselected = unselected.clone();
             if done {
                 (shown.answered, answered) = (asked, asked);
             }
@@ -379,6 +459,20 @@ async fn answer(
         return plain("nothing was asked");
     }
     let order: Order = serde_json::from_str(&line).or_else(|_| plain("an order that is none"))?;
+    let worker = |directory: &Path| {
+        workers.get(directory).filter(|worker| !worker.paused).map(|worker| worker.hub.clone())
+    };
+    // An engine may be busy with a pass for a while: meanwhile others are answered.
+    let hubs = match &order {
+        Order::Conflicts => {
+            let hubs = workers.iter().filter(|(_, worker)| !worker.paused);
+            hubs.map(|(directory, worker)| (directory.clone(), worker.hub.clone())).collect()
+        }
+        Order::Resolve { directory, .. } | Order::Select { directory, .. } => {
+            worker(directory).map(|hub| (directory.clone(), hub)).into_iter().collect()
+        }
+        Order::Status | Order::Reload | Order::Look | Order::Confirm => Vec::new(),
+    };
     match order {
         Order::Status => {}
         Order::Reload => reload(workers, api, database)?,
@@ -387,6 +481,10 @@ async fn answer(
             worker.hub.confirmed.store(true, Ordering::Release);
             worker.hub.all();
         }),
+        order @ (Order::Conflicts | Order::Resolve { .. } | Order::Select { .. }) => {
+            tokio::spawn(async move { say(&mut stream, &have(hubs, &order).await).await });
+            return Ok(());
+        }
     }
     let show = |worker: &Worker| {
         let asked = worker.hub.asked.load(Ordering::Acquire);
@@ -394,14 +492,43 @@ async fn answer(
     };
     let mut shown: Vec<Shown> = workers.values().map(show).collect();
     shown.sort_by(|a, b| a.directory.cmp(&b.directory));
-    let text = serde_json::to_string(&shown).or_else(|error| plain(error.to_string()))?;
+    say(&mut stream, &Said::Shown(shown)).await
+}
+
+async fn say(stream: &mut BufReader<UnixStream>, said: &Said) -> Result<()> {
+    let text = serde_json::to_string(said).or_else(|error| plain(error.to_string()))?;
     stream.write_all(format!("{text}\n").as_bytes()).await.map_err(at("the daemon's socket"))
+}
+
+/// Has engines do what was ordered.
+async fn have(hubs: Vec<(PathBuf, Arc<Hub>)>, order: &Order) -> Said {
+    if hubs.is_empty() && !matches!(order, Order::Conflicts) {
+        return Said::Refused("the directory is not synced, or paused".to_owned());
+    }
+    let mut shown = Vec::new();
+    for (directory, hub) in hubs {
+        let work = match order {
+            Order::Resolve { path, keep, .. } => Work::Resolve(path.clone(), *keep),
+            Order::Select { path, selected, .. } => Work::Select(path.clone(), *selected),
+            Order::Conflicts | Order::Status | Order::Reload | Order::Look | Order::Confirm => {
+                Work::Conflicts
+            }
+        };
+        let directory = directory.display().to_string();
+        match hub.have(work).await {
+            Ok(Found { conflicts, copies }) => {
+                shown.push(Shown { directory, conflicts, copies, ..Shown::default() });
+            }
+            Err(why) => return Said::Refused(format!("{directory}: {why}")),
+        }
+    }
+    Said::Shown(shown)
 }
 
 /// Gives an order to the daemon; `None` where none runs.
 ///
 /// # Errors
-/// Where it does not answer.
+/// Where it does not answer, or refuses.
 pub async fn order(home: &Home, order: &Order) -> Result<Option<Vec<Shown>>> {
     let Ok(stream) = UnixStream::connect(home.socket()).await else { return Ok(None) };
     let mut stream = BufReader::new(stream);
@@ -409,5 +536,9 @@ pub async fn order(home: &Home, order: &Order) -> Result<Option<Vec<Shown>>> {
     stream.write_all(format!("{text}\n").as_bytes()).await.map_err(at("the daemon's socket"))?;
     let mut line = String::new();
     stream.read_line(&mut line).await.map_err(at("the daemon's socket"))?;
-    serde_json::from_str(&line).map(Some).or_else(|_| plain("the daemon's answer is none"))
+    match serde_json::from_str(&line) {
+        Ok(Said::Shown(shown)) => Ok(Some(shown)),
+        Ok(Said::Refused(why)) => plain(why),
+        Err(_) => plain("the daemon's answer is none"),
+    }
 }

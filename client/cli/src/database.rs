@@ -4,6 +4,7 @@ use crate::{
     engine::strategy,
     error::{Result, plain},
     home::Home,
+    limits::{Rate, Rates},
 };
 use holdfast_client_sync::Conflicts;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -18,6 +19,7 @@ const SCHEMA: &str = "
         id INTEGER PRIMARY KEY, space TEXT NOT NULL, directory BLOB NOT NULL UNIQUE, mark TEXT NOT NULL,
         conflicts TEXT NOT NULL, paused INTEGER NOT NULL DEFAULT 0
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS limits (way TEXT PRIMARY KEY, bytes_per_second INTEGER NOT NULL) STRICT;
 ";
 
 /// A directory that is synced with a space.
@@ -73,11 +75,11 @@ impl Database {
         Ok(roots)
     }
 
-    /// Takes a directory in, which must not be in another, nor have one in it.
+    /// Takes a directory in, which must not be in another, nor have one in it. Where what is known of it is kept.
     ///
     /// # Errors
     /// Where it is.
-    pub fn add(&self, space: &str, directory: &Path, mark: &str, conflicts: &str) -> Result<()> {
+    pub fn add(&self, space: &str, directory: &Path, mark: &str, conflicts: &str) -> Result<PathBuf> {
         for root in self.roots()? {
             if root.directory.starts_with(directory) || directory.starts_with(&root.directory) {
                 return plain(format!("{} is synced already", root.directory.display()));
@@ -87,7 +89,7 @@ impl Database {
             "INSERT INTO roots (space, directory, mark, conflicts) VALUES (?, ?, ?, ?)",
             params![space, directory.as_os_str().as_bytes(), mark, conflicts],
         )?;
-        Ok(())
+        Ok(self.trees.join(format!("{mark}.db")))
     }
 
     /// Forgets a directory; its files stay.
@@ -107,6 +109,34 @@ impl Database {
         for ending in ["db", "db-wal", "db-shm"] {
             let _absent = std::fs::remove_file(self.trees.join(format!("{mark}.{ending}")));
         }
+        Ok(())
+    }
+
+    /// How many bytes may go in a second.
+    ///
+    /// # Errors
+    /// Where that cannot be read.
+    pub fn limits(&self) -> Result<Rates> {
+        let rate = |way: &str| {
+            let sql = "SELECT bytes_per_second FROM limits WHERE way = ?";
+            let bytes =
+                self.connection.query_row(sql, params![way], |row| row.get::<_, i64>(0)).optional()?;
+            Ok::<_, crate::error::Error>(Rate(
+                bytes.and_then(|bytes| u32::try_from(bytes).ok()?.try_into().ok()),
+            ))
+        };
+        Ok(Rates { up: rate("up")?, down: rate("down")? })
+    }
+
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn limit(&self, way: &str, rate: Rate) -> Result<()> {
+        match rate.0 {
+            Some(bytes) => self
+                .connection
+                .execute("INSERT OR REPLACE INTO limits VALUES (?, ?)", params![way, bytes.get()])?,
+            None => self.connection.execute("DELETE FROM limits WHERE way = ?", params![way])?,
+        };
         Ok(())
     }
 

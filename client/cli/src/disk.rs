@@ -323,12 +323,7 @@ impl Disk {
     /// # Errors
     /// Where the file system fails.
     pub fn trash(&self, names: &[Vec<u8>], day: &str, expected: impl Fn(&Stat) -> bool) -> io::Result<bool> {
-        let (trash, (parent, name)) = (self.internal(b"trash")?, self.parent(names)?);
-        match mkdirat(&trash, day, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let today = openat(&trash, day, DIRECTORY, Mode::empty())?;
+        let (today, (parent, name)) = (self.trash_of(day)?, self.parent(names)?);
         let kept = self.unique(name);
         renameat_with(&parent, name, &today, kept.as_slice(), RenameFlags::NOREPLACE)?;
         let is = expected(&Stat::of(&statat(&today, kept.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?));
@@ -338,6 +333,68 @@ impl Disk {
         }
         fsync(&parent)?;
         Ok(true)
+    }
+
+    /// Removes a file, if it is what `expected` says, as [`Disk::replace`]. Whether it was.
+    ///
+    /// # Errors
+    /// Where the file system fails.
+    pub fn remove_file(&self, names: &[Vec<u8>], expected: impl Fn(&Stat) -> bool) -> io::Result<bool> {
+        let (tmp, (parent, name)) = (self.internal(b"tmp")?, self.parent(names)?);
+        let held = self.unique(name);
+        renameat_with(&parent, name, &tmp, held.as_slice(), RenameFlags::NOREPLACE)?;
+        if !expected(&Stat::of(&statat(&tmp, held.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?)) {
+            renameat_with(&tmp, held.as_slice(), &parent, name, RenameFlags::NOREPLACE)?;
+            return Ok(false);
+        }
+        unlinkat(&tmp, held.as_slice(), AtFlags::empty())?;
+        fsync(&parent)?;
+        Ok(true)
+    }
+
+    /// Copies a file, durably, to a place where nothing is.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or something is there by now.
+    pub fn copy(&self, from: &[Vec<u8>], to: &[Vec<u8>]) -> io::Result<Stat> {
+        let temporary = self.copy_aside(from)?;
+        let placed = self.place(&temporary, to);
+        if placed.is_err() {
+            self.discard(&temporary);
+        }
+        placed
+    }
+
+    /// Copies a file, durably, to the local trash.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or written.
+    pub fn copy_to_trash(&self, names: &[Vec<u8>], day: &str) -> io::Result<()> {
+        let name = names.last().ok_or(io::ErrorKind::InvalidInput)?;
+        let temporary = self.copy_aside(names)?;
+        let (tmp, today) = (self.internal(b"tmp")?, self.trash_of(day)?);
+        let kept = self.unique(name);
+        renameat_with(&tmp, temporary.name.as_slice(), &today, kept.as_slice(), RenameFlags::NOREPLACE)?;
+        Ok(fsync(&today)?)
+    }
+
+    fn copy_aside(&self, names: &[Vec<u8>]) -> io::Result<Temporary> {
+        if self.stat(names)?.is_some_and(|stat| stat.class == Class::Link) {
+            return self.link_aside(&self.read_link(names)?);
+        }
+        let (mut file, stat) = self.read(names)?;
+        let write = |out: &mut File| io::copy(&mut file, out).map(drop);
+        self.write_aside(write, stat.mtime_ns, stat.executable)
+    }
+
+    /// The local trash of a day.
+    fn trash_of(&self, day: &str) -> io::Result<OwnedFd> {
+        let trash = self.internal(b"trash")?;
+        match mkdirat(&trash, day, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(openat(&trash, day, DIRECTORY, Mode::empty())?)
     }
 
     /// Removes a directory that nothing is in.
@@ -358,6 +415,30 @@ impl Disk {
         let (file, _) = self.read(names)?;
         mark(&file, executable)?;
         Ok(Stat::of(&rustix::fs::fstat(&file)?))
+    }
+
+    /// Clears the local trash of days before `day`, as YYYY-MM-DD.
+    pub fn empty_trash(&self, day: &str) {
+        let Ok(trash) = self.internal(b"trash") else { return };
+        for entry in Dir::read_from(&trash).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_bytes();
+            let is_day =
+                name.len() == day.len() && name.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+            if !is_day || name >= day.as_bytes() {
+                continue;
+            }
+            let emptied = self.trash_of(&String::from_utf8_lossy(name)).and_then(|old| {
+                for file in Dir::read_from(&old)?.flatten() {
+                    if ![&b"."[..], b".."].contains(&file.file_name().to_bytes()) {
+                        unlinkat(&old, file.file_name(), AtFlags::empty())?;
+                    }
+                }
+                Ok(unlinkat(&trash, name, AtFlags::REMOVEDIR)?)
+            });
+            if let Err(error) = emptied {
+                tracing::warn!(%error, "old files stay in the local trash");
+            }
+        }
     }
 
     /// Clears what somebody who was stopped left in the internal directory for temporary files.

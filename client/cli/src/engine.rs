@@ -23,15 +23,21 @@ use std::{
     time::Duration,
 };
 
+mod conflicts;
 mod dirty;
 mod local;
 mod remote;
+mod selection;
 
+pub use conflicts::Keep;
 pub use dirty::Dirty;
 
 /// More deletions than this, and more than this share of all, are asked about before they are carried out.
 const BRAKE_FILES: i64 = 50;
 const BRAKE_SHARE: i64 = 2;
+
+/// How long the local trash keeps what was deleted elsewhere.
+const TRASH_DAYS: i64 = 30;
 
 /// Open nodes that are merged together.
 const PART: usize = 2000;
@@ -81,6 +87,10 @@ impl Engine {
             ));
         }
         disk.tidy();
+        let today = time::OffsetDateTime::now_utc().date();
+        if let Some(day) = today.checked_sub(time::Duration::days(TRASH_DAYS)) {
+            disk.empty_trash(&day.to_string());
+        }
         let store = Store::open(&root.trees)?;
         bring_back(&disk, &store)?;
         store.retry()?;
@@ -170,6 +180,7 @@ impl Engine {
         }
         self.hear().await?;
         self.look()?;
+        self.withdraw()?;
         self.brake()?;
         let mut life = self.store.life()?;
         life.pass += 1;
@@ -188,7 +199,15 @@ impl Engine {
 
     /// Has both sides agree about some nodes, as far as that goes.
     async fn settle(&mut self, due: Vec<Id>, pass: i64) -> Result<()> {
-        let part = self.decide(due)?;
+        let mut seeds = Vec::new();
+        for id in due {
+            match self.store.is_hidden(id)? {
+                // Found while others were worked on: it is looked at in the next pass.
+                true => self.store.leave(id, pass, false, None)?,
+                false => seeds.push(id),
+            }
+        }
+        let part = self.decide(seeds)?;
         let Part { before, mut ids, merged } = part;
         let server = before.remote;
         let unread = |id: &Id| self.state.unread.contains(id);
@@ -198,8 +217,7 @@ impl Engine {
             some.retain(|step| !unread(&remote::id_of(step)));
         }
         for id in &merged.held {
-            let text = "both sides changed it: \"hf conflicts resolve\"".to_owned();
-            self.state.problems.insert(*id, text);
+            self.state.problems.insert(*id, conflicts::HELD.to_owned());
         }
         let done = match self.change_server(there).await {
             Ok(made) => {
@@ -379,6 +397,7 @@ impl Engine {
                 Some(next) => after = next,
                 None => {
                     self.store.end_listing()?;
+                    self.store.find_unselected()?;
                     self.store.set_life(&Life { cursor: Some(cursor), ..self.store.life()? })?;
                     self.listed_to = page.cursor;
                     break;

@@ -63,6 +63,9 @@ impl Forest for Looked<'_> {
     type Error = Error;
 
     fn node(&self, side: Side, id: Id) -> Result<Option<Node>> {
+        if self.store.is_hidden(id)? {
+            return Ok(None);
+        }
         match side {
             Side::Remote => Ok(self.store.seen(id)?.unwrap_or_default()),
             Side::Local => {
@@ -76,18 +79,28 @@ impl Forest for Looked<'_> {
     }
 
     fn base(&self, id: Id) -> Result<Option<Base>> {
-        self.store.base(id)
+        if self.store.is_hidden(id)? { Ok(None) } else { self.store.base(id) }
     }
 
     fn at(&self, side: Side, place: &Place) -> Result<Option<Id>> {
-        match side {
-            Side::Local => Ok(self.store.local_at(place)?.map(|(id, _)| id)),
-            Side::Remote => self.store.remote_at(place),
+        let found = match side {
+            Side::Local => self.store.local_at(place)?.map(|(id, _)| id),
+            Side::Remote => self.store.remote_at(place)?,
+        };
+        match found {
+            Some(id) if self.store.is_hidden(id)? => Ok(None),
+            found => Ok(found),
         }
     }
 
     fn inside(&self, side: Side, parent: Id, prefix: &[u8]) -> Result<Vec<Id>> {
-        self.store.inside(side, parent, prefix)
+        let mut seen = Vec::new();
+        for id in self.store.inside(side, parent, prefix)? {
+            if !self.store.is_hidden(id)? {
+                seen.push(id);
+            }
+        }
+        Ok(seen)
     }
 }
 

@@ -3,6 +3,7 @@
 mod api;
 mod args;
 mod chunks;
+mod conflicts;
 mod daemon;
 mod database;
 mod disk;
@@ -10,6 +11,7 @@ mod engine;
 mod error;
 mod files;
 mod home;
+mod limits;
 mod look;
 mod scan;
 mod state;
@@ -47,7 +49,11 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     let home = Home::find()?;
-    let api = || Ok::<_, error::Error>(Api::new(home.account()?));
+    let api = || {
+        let api = Api::new(home.account()?);
+        api.limits().set(&database::Database::open(&home)?.limits()?);
+        Ok::<_, error::Error>(api)
+    };
     match command {
         Command::Login { server, user, password_stdin, device, fingerprint } => {
             login(&home, &server, &user, password_stdin, device, fingerprint).await
@@ -96,6 +102,7 @@ async fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Conflicts { command } => conflicts::run(&home, command).await,
         Command::Devices { command: None } => {
             for device in api()?.devices().await? {
                 let this = if device.this { " (this one)" } else { "" };

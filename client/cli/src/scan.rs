@@ -22,6 +22,11 @@ use std::{
 const LITTER: [&str; 8] =
     [".DS_Store", "Thumbs.db", "desktop.ini", "~$*", ".~lock.*#", "*.swp", "*.part", "*.crdownload"];
 
+/// What is behind the name of what was made where a directory is not selected, before its closing bracket; and how many
+/// such names are tried.
+const UNSELECTED: &str = " (made here, not the one that is not selected";
+const ASIDE_NAMES: u32 = 1000;
+
 /// The file with patterns of what is not synced, in gitignore's syntax.
 pub const IGNORE_FILE: &str = ".hfignore";
 
@@ -224,6 +229,37 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
+    /// Gives another name to what was made where the server has a directory that is not selected here. Whether it was.
+    fn steps_aside(&mut self, place: &Place, path: &[Vec<u8>]) -> Result<bool> {
+        let is_known = self.store.local_at(place)?.is_some() || self.store.is_hidden(place.parent)?;
+        if is_known || self.store.hidden_at(place)?.is_none() {
+            return Ok(false);
+        }
+        for number in 1..ASIDE_NAMES {
+            let again = if number > 1 { format!(" {number}") } else { String::new() };
+            let room = 255 - UNSELECTED.len() - again.len() - 1;
+            let stem = &place.name[..place.name.len().min(room)];
+            let name = [stem, UNSELECTED.as_bytes(), again.as_bytes(), b")"].concat();
+            let goal: Names = path[..path.len() - 1].iter().cloned().chain([name.clone()]).collect();
+            match self.disk.relocate(path, &goal) {
+                Ok(_) => {
+                    self.queue.push_back(Look::Name(Place { parent: place.parent, name }));
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    let why = format!(
+                        "a directory that is not selected has its name, and it cannot be renamed: {error}"
+                    );
+                    self.store.skip(place, &why)?;
+                    return Ok(true);
+                }
+            }
+        }
+        self.store.skip(place, "a directory that is not selected has its name")?;
+        Ok(true)
+    }
+
     /// Takes note of what is at a place.
     fn found(&mut self, place: Place, path: &[Vec<u8>], stat: Stat, deep: bool) -> Result<()> {
         if stat.class == Class::Other {
@@ -232,6 +268,9 @@ impl<'a> Scan<'a> {
         }
         self.store.unskip(&place)?;
         if self.ignored.has(path, stat.class == Class::Directory) {
+            return Ok(());
+        }
+        if self.steps_aside(&place, path)? {
             return Ok(());
         }
         let Some((id, local)) = self.store.local_at(&place)? else {

@@ -3,6 +3,7 @@
 //! Memory holds what is being worked on, and nothing else. All changes since the last [`Store::keep`] are one transaction.
 
 mod remote;
+mod selection;
 mod sent;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     error::{Error, Result},
     state::{Info, Local, aside_names},
 };
-use holdfast_client_sync::{Base, Content, Id, Kind, Place, Side};
+use holdfast_client_sync::{Base, Content, Id, Kind, Place, Side, is_marked};
 use holdfast_core::ids::NodeId;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{cell::Cell, collections::BTreeMap, path::Path};
@@ -49,6 +50,8 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS skipped (
         parent INTEGER NOT NULL, name BLOB NOT NULL, why TEXT NOT NULL, PRIMARY KEY (parent, name)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS unselected (path BLOB PRIMARY KEY, id INTEGER) STRICT;
+    CREATE INDEX IF NOT EXISTS unselected_id ON unselected (id);
     PRAGMA user_version = 1;
 ";
 
@@ -85,6 +88,8 @@ pub struct Store {
     files: Cell<i64>,
     /// The number of the list of all the server's names that was begun last.
     listing: Cell<i64>,
+    /// How many directories are not selected.
+    unselected: Cell<i64>,
 }
 
 /// Ids of the client's own are odd.
@@ -176,7 +181,10 @@ impl Store {
         let files = connection.query_row("SELECT count(*) FROM local", [], |row| row.get(0))?;
         let listing = connection.query_row("SELECT listing FROM life", [], |row| row.get(0))?;
         connection.execute_batch("BEGIN")?;
-        Ok(Self { connection, files: Cell::new(files), listing: Cell::new(listing) })
+        let (files, listing) = (Cell::new(files), Cell::new(listing));
+        let store = Self { connection, files, listing, unselected: Cell::default() };
+        store.count_unselected()?;
+        Ok(store)
     }
 
     /// Keeps what was written since the last time.
@@ -293,6 +301,21 @@ impl Store {
         Ok(())
     }
 
+    /// Local nodes that are called as conflicted copies are.
+    pub fn named_as_copies(&self) -> Result<Vec<Id>> {
+        let mut statement = self.connection.prepare_cached("SELECT id, name FROM local")?;
+        let rows = statement.query_map([], |row| Ok((id_of(row.get(0)?), row.get::<_, Vec<u8>>(1)?)))?;
+        let mut copies = Vec::new();
+        for row in rows {
+            let (id, name) = row?;
+            if is_marked(&name) {
+                copies.push(id);
+            }
+        }
+        copies.truncate(LISTED_MAX as usize);
+        Ok(copies)
+    }
+
     /// Takes a local node away from its place, until it is put to another.
     pub fn detach(&self, id: Id) -> Result<()> {
         let name = format!("{}", number(id)).into_bytes();
@@ -397,6 +420,7 @@ impl Store {
     /// Forgets what was agreed and what was on the disk, which is looked at anew: what is there is joined to what is on the
     /// server, and nothing is deleted.
     pub fn forget(&self) -> Result<()> {
+        self.unselect_by_path()?;
         self.connection.execute_batch(
             "DELETE FROM synced; DELETE FROM local; DELETE FROM remote; DELETE FROM open; DELETE FROM skipped;
             DELETE FROM sent;",

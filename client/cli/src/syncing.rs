@@ -5,11 +5,17 @@ use crate::{
     args::SyncCommand,
     daemon::{Order, Shown, order},
     database::Database,
-    disk::Disk,
+    disk::{Disk, Names},
     error::{Result, at, plain},
     home::Home,
+    limits::{Rate, Rates},
+    store::Store,
 };
-use std::{path::Path, time::Duration};
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep};
 
 /// How often a daemon is asked that is waited for.
@@ -17,18 +23,23 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 
 pub async fn run(home: &Home, command: SyncCommand) -> Result<()> {
     match command {
-        SyncCommand::Add { space, directory, conflicts } => {
+        SyncCommand::Add { space, directory, conflicts, without } => {
             let space = lasting(home, space).await?;
-            add(home, &space, &directory, &conflicts)?;
+            add(home, &space, &directory, &conflicts, &without)?;
             tell(home, &Order::Reload).await
         }
         SyncCommand::Remove { directory } => {
-            let directory = directory.canonicalize().map_err(at(&directory))?;
+            // It may be gone.
+            let directory = directory.canonicalize().or_else(|_| std::path::absolute(&directory));
+            let directory = directory.map_err(at("the directory"))?;
             Database::open(home)?.remove(&directory)?;
             tell(home, &Order::Reload).await
         }
         SyncCommand::Status { json } => status(home, json).await,
         SyncCommand::Wait { timeout } => wait(home, Duration::from_secs(timeout)).await,
+        SyncCommand::Unselect { folder } => select(home, &folder, false).await,
+        SyncCommand::Select { folder } => select(home, &folder, true).await,
+        SyncCommand::Limit { up, down } => limit(home, up, down).await,
         SyncCommand::Pause => pause(home, true).await,
         SyncCommand::Resume => pause(home, false).await,
         SyncCommand::Confirm => tell(home, &Order::Confirm).await,
@@ -47,15 +58,64 @@ async fn lasting(home: &Home, space: String) -> Result<String> {
     }
 }
 
-fn add(home: &Home, space: &str, directory: &Path, conflicts: &str) -> Result<()> {
+fn add(home: &Home, space: &str, directory: &Path, conflicts: &str, without: &[String]) -> Result<()> {
     home.account()?;
     std::fs::create_dir_all(directory).map_err(at(directory))?;
     let directory = directory.canonicalize().map_err(at(directory))?;
     let random = std::fs::read("/proc/sys/kernel/random/uuid").map_err(at("/proc/sys/kernel/random/uuid"))?;
     let mark = String::from_utf8_lossy(&random).trim().to_owned();
     let disk = Disk::open(&directory).map_err(at(&directory))?;
-    Database::open(home)?.add(space, &directory, &mark, conflicts)?;
+    let root = Database::open(home)?.add(space, &directory, &mark, conflicts)?;
+    let store = Store::open(&root)?;
+    for folder in without {
+        store.unselect_path(folder.trim_matches('/').as_bytes())?;
+    }
     disk.prepare(&mark).map_err(at(&directory))
+}
+
+/// The synced directory that something is in, which need not be there, and its names from there.
+pub fn inside(home: &Home, path: &Path) -> Result<(PathBuf, Names)> {
+    let path = std::path::absolute(path).map_err(at(path))?;
+    let (mut known, mut rest) = (path.as_path(), Names::new());
+    let real = loop {
+        match known.canonicalize() {
+            Ok(real) => break real,
+            Err(error) => match (known.parent(), known.file_name()) {
+                (Some(above), Some(name)) => {
+                    rest.insert(0, name.as_bytes().to_vec());
+                    known = above;
+                }
+                _ => return Err(at(&path)(error)),
+            },
+        }
+    };
+    for root in Database::open(home)?.roots()? {
+        let Ok(below) = real.strip_prefix(&root.directory) else { continue };
+        let mut names: Names = below.iter().map(|name| name.as_bytes().to_vec()).collect();
+        names.extend(rest);
+        return Ok((root.directory, names));
+    }
+    plain(format!("{} is in no synced directory", path.display()))
+}
+
+async fn select(home: &Home, folder: &Path, selected: bool) -> Result<()> {
+    let (directory, path) = inside(home, folder)?;
+    match order(home, &Order::Select { directory, path, selected }).await? {
+        Some(_) => Ok(()),
+        None => plain("no daemon runs: start it with \"hf daemon\""),
+    }
+}
+
+async fn limit(home: &Home, up: Option<Rate>, down: Option<Rate>) -> Result<()> {
+    let database = Database::open(home)?;
+    if up.is_none() && down.is_none() {
+        let Rates { up, down } = database.limits()?;
+        println!("up {up}, down {down}");
+        return Ok(());
+    }
+    up.map_or(Ok(()), |rate| database.limit("up", rate))?;
+    down.map_or(Ok(()), |rate| database.limit("down", rate))?;
+    tell(home, &Order::Reload).await
 }
 
 async fn tell(home: &Home, wanted: &Order) -> Result<()> {
@@ -94,6 +154,9 @@ async fn status(home: &Home, json: bool) -> Result<()> {
     for root in shown {
         let reason = root.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         println!("{} -> {} {}{reason}", root.directory, root.space, root.state);
+        for folder in root.unselected {
+            println!("    {folder}/: not selected");
+        }
         for (path, why) in root.problems {
             println!("    {path}: {why}");
         }

@@ -13,6 +13,7 @@ mod steps;
 mod tree;
 
 pub use merge::{Base, Conflicts, Label, Merged, Trees, merge};
+pub use names::{conflicted, is_marked};
 pub use part::{Forest, Part, Side, merge_part};
 pub use steps::{Step, steps};
 pub use tree::{Content, Id, Kind, Node, Place, Tree, TreeError};

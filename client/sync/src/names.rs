@@ -31,7 +31,8 @@ pub fn stem_of(name: &[u8], is_directory: bool) -> &[u8] {
     unmarked(name, is_directory).0
 }
 
-fn is_marked(name: &[u8]) -> bool {
+/// Whether a name is that of a conflicted copy.
+pub fn is_marked(name: &[u8]) -> bool {
     name.windows(MARK.len()).any(|window| window == MARK)
 }
 

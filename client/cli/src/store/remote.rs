@@ -50,6 +50,7 @@ impl Store {
             return self.execute(sql, params![self.listing.get(), number(id)]).map(drop);
         }
         self.others_at(id, before.as_ref())?;
+        let was_hidden = self.unselected_above(id)?.0;
         match now {
             Some(remote) => self.put_remote(id, remote)?,
             None => drop(self.execute("DELETE FROM remote WHERE id = ?", params![number(id)])?),
@@ -61,7 +62,7 @@ impl Store {
         self.others_at(id, now)?;
         // What is in a directory is to be seen or not as the directory is.
         let held = |remote: Option<&Remote>| remote.is_some_and(|remote| remote.node().is_ok());
-        if held(before.as_ref()) != held(now) {
+        if held(before.as_ref()) != held(now) || was_hidden != self.unselected_above(id)?.0 {
             self.mark_inside(id)?;
         }
         Ok(())
@@ -99,7 +100,7 @@ impl Store {
         Ok(())
     }
 
-    fn mark_inside(&self, id: Id) -> Result<()> {
+    pub(super) fn mark_inside(&self, id: Id) -> Result<()> {
         let (mut open, mut marked) = (vec![id], BTreeSet::new());
         while let Some(id) = open.pop() {
             for inside in self.ids("SELECT id FROM remote WHERE parent = ?", params![number(id)])? {
@@ -129,7 +130,7 @@ impl Store {
         Ok(())
     }
 
-    fn ids_at(&self, place: &Place) -> Result<Vec<Id>> {
+    pub(super) fn ids_at(&self, place: &Place) -> Result<Vec<Id>> {
         let sql = "SELECT id FROM remote WHERE parent = ? AND name = ? ORDER BY id";
         self.ids(sql, params![number(place.parent), place.name])
     }

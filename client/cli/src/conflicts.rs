@@ -1,0 +1,37 @@
+//! `hf conflicts`: what two devices changed at once.
+
+use crate::{
+    args::ConflictsCommand,
+    daemon::{Order, order},
+    error::{Result, plain},
+    home::Home,
+    syncing::inside,
+};
+
+pub async fn run(home: &Home, command: Option<ConflictsCommand>) -> Result<()> {
+    match command {
+        None => list(home).await,
+        Some(ConflictsCommand::Resolve { file, keep }) => {
+            let (directory, path) = inside(home, &file)?;
+            match order(home, &Order::Resolve { directory, path, keep }).await? {
+                Some(_) => Ok(()),
+                None => plain("no daemon runs: start it with \"hf daemon\""),
+            }
+        }
+    }
+}
+
+async fn list(home: &Home) -> Result<()> {
+    let Some(shown) = order(home, &Order::Conflicts).await? else {
+        return plain("no daemon runs: start it with \"hf daemon\"");
+    };
+    for root in shown {
+        for path in root.conflicts {
+            println!("{}/{path}: kept apart until \"hf conflicts resolve\"", root.directory);
+        }
+        for path in root.copies {
+            println!("{}/{path}: a copy", root.directory);
+        }
+    }
+    Ok(())
+}
