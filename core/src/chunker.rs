@@ -20,6 +20,11 @@ impl ChunkerProfile {
     /// lets the chunker skip that much of every chunk.
     pub const V1: Self = Self { min: 128 << 10, average: 256 << 10, max: 1 << 20 };
 
+    /// No chunk is smaller, but for the last.
+    pub fn min(&self) -> usize {
+        self.min as usize
+    }
+
     /// No chunk is larger.
     pub fn max(&self) -> usize {
         self.max as usize

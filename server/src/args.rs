@@ -74,6 +74,9 @@ pub struct DevArgs {
     /// The certificate's key, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// What addresses of links begin with, where others reach the door by another name [default: where S3 is served]
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
     /// Where Prometheus metrics are served, at /metrics
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001")]
     pub metrics: SocketAddr,

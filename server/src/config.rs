@@ -53,9 +53,17 @@ pub struct DeviceConfig {
 pub struct DoorConfig {
     pub domains: Domains,
     pub tls: Option<TlsFiles>,
+    /// What addresses of the door begin with, as others reach it.
+    pub public_url: Option<String>,
 }
 
 impl DoorConfig {
+    /// What addresses of the door begin with, which listens at `address`.
+    pub fn url(&self, address: SocketAddr) -> String {
+        let known = self.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+        known.unwrap_or_else(|| format!("{}://{address}", self.scheme()))
+    }
+
     /// The door as it is served. Its certificate is read.
     ///
     /// # Errors
@@ -77,6 +85,7 @@ pub struct RawDoor {
     pub domains: Option<Spanned<Vec<String>>>,
     pub tls_cert: Option<Spanned<PathBuf>>,
     pub tls_key: Option<Spanned<PathBuf>>,
+    pub public_url: Option<String>,
 }
 
 /// All that is wrong with a configuration, a line each.
@@ -134,7 +143,7 @@ impl<'a> Mistakes<'a> {
                 None
             }
         };
-        DoorConfig { domains: domains.unwrap_or_default(), tls }
+        DoorConfig { domains: domains.unwrap_or_default(), tls, public_url: raw.public_url.clone() }
     }
 
     pub fn new(name: &'a str, text: &'a str) -> Self {
@@ -227,6 +236,7 @@ struct RawFile {
     domains: Option<Spanned<Vec<String>>>,
     tls_cert: Option<Spanned<PathBuf>>,
     tls_key: Option<Spanned<PathBuf>>,
+    public_url: Option<String>,
     metrics: Option<Spanned<String>>,
     sync: Option<Spanned<String>>,
     ec: Option<Spanned<String>>,
@@ -269,7 +279,7 @@ impl Config {
         let files = dev.tls_cert.zip(dev.tls_key);
         let tls = files.map(|(certificate, key)| TlsFiles { certificate, key });
         let config = Self {
-            door: DoorConfig { domains, tls },
+            door: DoorConfig { domains, tls, public_url: dev.public_url },
             devices: (0..dev.devices).map(device).collect(),
             s3: dev.s3,
             metrics: dev.metrics,
@@ -331,7 +341,12 @@ fn validate(name: &str, text: &str) -> Result<Config, ConfigError> {
     let mut mistakes = Mistakes::new(name, text);
     let raw: RawFile = toml::from_str(text).map_err(|error| mistakes.syntax(&error))?;
     let s3 = mistakes.parse(raw.s3.as_ref(), local_port(9000), address);
-    let door = mistakes.door(&RawDoor { domains: raw.domains, tls_cert: raw.tls_cert, tls_key: raw.tls_key });
+    let door = mistakes.door(&RawDoor {
+        domains: raw.domains,
+        tls_cert: raw.tls_cert,
+        tls_key: raw.tls_key,
+        public_url: raw.public_url,
+    });
     let metrics = mistakes.parse(raw.metrics.as_ref(), local_port(9001), address);
     let sync = mistakes.parse(raw.sync.as_ref(), beside(s3), address);
     let four_two = Profile::new(4, 2).expect("a profile");

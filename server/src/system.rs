@@ -6,7 +6,7 @@ use crate::{
     credentials,
     identity::{Identity, IdentityError},
 };
-use holdfast_client_link::{Fingerprint, LinkError, Listener};
+use holdfast_client_link::{Bound, Fingerprint, LinkError, Listener};
 use holdfast_core::{
     ids::{DeviceId, HostId, Incarnation, PgId, PoolId},
     profile::Profile,
@@ -33,7 +33,7 @@ use prometheus::Registry;
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -150,7 +150,7 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let s3 = TcpListener::bind(config.s3).await.map_err(io_at(format!("listening on {}", config.s3)))?;
     let metrics_listener =
         TcpListener::bind(config.metrics).await.map_err(io_at(format!("listening on {}", config.metrics)))?;
-    let sync_socket = UdpSocket::bind(config.sync).map_err(io_at(format!("listening on {}", config.sync)))?;
+    let sync_bound = Bound::to(config.sync).map_err(io_at(format!("listening on {}", config.sync)))?;
     let doorway = config.door.open()?;
     let addresses = (s3.local_addr(), metrics_listener.local_addr());
     let addresses = (addresses.0.map_err(io_at("S3"))?, addresses.1.map_err(io_at("metrics"))?);
@@ -197,8 +197,8 @@ pub async fn run(config: Config) -> Result<(), SystemError> {
     let notifier = Notifier::new(local.clone())?;
     let replicator = Replicator::new(local.clone(), door.clone(), identity.cluster.clone());
     let journals = Journals::new(local, vec![Box::new(notifier), Box::new(replicator)]);
-    let (sync, identity) = SyncDoor::new(door.clone()).await?;
-    let sync_listener = Listener::over(sync_socket, &identity)?;
+    let (sync, identity) = SyncDoor::new(door.clone(), config.door.url(addresses.0)).await?;
+    let sync_listener = Listener::over(sync_bound, &identity)?;
     let sync_address = sync_listener.address().map_err(io_at("sync"))?;
     let socket = local::bind(&config.data).map_err(io_at(&config.data))?;
     let admin = tokio::spawn(local::serve(socket, local::router(meta)));
@@ -404,7 +404,7 @@ fn announce(
     let kept = config.data.join("credentials.toml");
     let scheme = config.door.scheme();
     println!("Holdfast serves S3 at {scheme}://{s3}, metrics at http://{metrics}/metrics");
-    println!("Devices sync with {sync} (UDP), whose fingerprint is {fingerprint}");
+    println!("Devices sync with {sync} (UDP and TCP), whose fingerprint is {fingerprint}");
     if made {
         println!(
             "\nThese keys were just made. They are not shown again, and are kept in {}:",

@@ -289,7 +289,12 @@ fn a_revoked_device_and_a_stranger_get_nothing() {
     let mut create = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     create.args(["user", "create", "bob", "--password-stdin", "--data", &data]);
     assert!(feed(create, PASSWORD).status.success());
-    let bob = Device { home: world.dir.path().join("bob"), root: world.dir.path().join("b"), daemon: None };
+    let bob = Device {
+        home: world.dir.path().join("bob"),
+        root: world.dir.path().join("b"),
+        daemon: None,
+        transport: None,
+    };
     assert!(
         feed(bob.command(&["login", &world.sync, "--user", "bob", "--password-stdin"]), PASSWORD)
             .status
@@ -391,4 +396,58 @@ fn what_goes_beyond_a_quota_waits_on_its_device() {
     world.operate(&["user", "quota", "alice", "none"]);
     agree(&[&a, &b]);
     assert!(b.has("large"));
+}
+
+/// Has TCP go through to an address, and UDP nowhere, as some networks do.
+fn without_udp(to: &str) -> (String, std::net::UdpSocket) {
+    let through = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = through.local_addr().expect("an address");
+    let nowhere = std::net::UdpSocket::bind(address).expect("it is free");
+    let to = to.to_owned();
+    std::thread::spawn(move || {
+        for near in through.incoming().flatten() {
+            let Ok(far) = std::net::TcpStream::connect(&to) else { continue };
+            let pairs = [(near.try_clone(), far.try_clone()), (Ok(far), Ok(near))];
+            for (from, into) in pairs {
+                let (mut from, mut into) = (from.expect("a socket"), into.expect("a socket"));
+                std::thread::spawn(move || {
+                    let _ended = std::io::copy(&mut from, &mut into);
+                    let _closed = into.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    (address.to_string(), nowhere)
+}
+
+#[test]
+fn where_udp_is_blocked_tcp_takes_over_by_itself() {
+    let world = World::new();
+    let [a] = world.devices(["laptop"]);
+    let (address, _nowhere) = without_udp(&world.sync);
+    let mut b = Device {
+        home: world.dir.path().join("hotel"),
+        root: world.dir.path().join("h"),
+        daemon: None,
+        transport: None,
+    };
+    b.login(&address, "alice", "hotel");
+    b.run(&["sync", "add", "docs", &b.root.display().to_string()]);
+    b.start();
+    a.write("one", "over QUIC");
+    fs::write(a.root.join("large"), common::noise(3, 5_000_000)).expect("it is written");
+    b.write("two", "over TCP");
+    agree(&[&a, &b]);
+    assert!(b.has("large") && a.has("two"));
+    assert!(a.log().contains("Quic") && b.log().contains("Tcp"), "{}{}", a.log(), b.log());
+    // And what is saved is seen at once, not when somebody asks.
+    a.write("one", "again");
+    eventually("it is heard", || b.read("one") == "again");
+    // What is told to go over the one takes that one.
+    let mut c = world.device("office");
+    c.transport = Some("tcp");
+    c.run(&["sync", "add", "docs", &c.root.display().to_string()]);
+    c.start();
+    agree(&[&a, &c]);
+    assert!(c.log().contains("Tcp"));
 }

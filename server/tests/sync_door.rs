@@ -3,13 +3,13 @@
 mod common;
 
 use common::Server;
-use holdfast_client_link::{Connection, LinkError, Stream};
+use holdfast_client_link::{Connection, LinkError, Stream, Transport};
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
     Call, Chunk, ChunkRef, Commit, CommitChunks, Fetch, Have, ListDevices, ListNames, ListSpaces, ListTrash,
-    ListVersions, MakeDirectory, MakeSpace, Move, NameChange, NamedVersion, Pair, Put, ReadChanges,
-    ReadManifest, Restore, RevokeDevice, SignIn, Upload, VersionOf, call::Call as Asked, failure::Code,
-    name_change::Change, reply::Reply,
+    ListVersions, MakeCode, MakeDirectory, MakeSpace, Move, NameChange, NamedVersion, Pair, Put, ReadChanges,
+    ReadManifest, Restore, RevokeDevice, ShareFolder, SignIn, Upload, VersionOf, call::Call as Asked,
+    failure::Code, name_change::Change, reply::Reply,
 };
 use std::{io::Write, process::Stdio, time::Duration};
 
@@ -26,9 +26,7 @@ impl Door {
     fn open(users: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data");
-        let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("an address").to_string();
-        drop(free);
+        let address = common::free_address();
         let server = Server::start(&data, &["--ec", "2+1", "--devices", "3", "--sync", &address]);
         for user in users {
             let mut create = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
@@ -41,19 +39,34 @@ impl Door {
     }
 
     async fn connect(&self) -> Connection {
-        Connection::open(&self.address, None).await.expect("it answers")
+        self.connect_by(None).await
+    }
+
+    async fn connect_by(&self, transport: Option<Transport>) -> Connection {
+        Connection::open(&self.address, None, transport).await.expect("it answers")
     }
 
     async fn signed_in(&self, user: &str) -> Connection {
-        let connection = self.connect().await;
-        let pair = Pair { user: user.into(), password: PASSWORD.into(), device: "a device".into() };
+        self.signed_in_by(user, None).await
+    }
+
+    async fn signed_in_by(&self, user: &str, transport: Option<Transport>) -> Connection {
+        let connection = self.connect_by(transport).await;
+        let pair = Pair {
+            user: user.into(),
+            password: PASSWORD.into(),
+            device: "a device".into(),
+            ..Pair::default()
+        };
         let Ok(Some(Reply::Paired(paired))) = call(&connection, Asked::Pair(pair)).await else {
             panic!("it is not paired")
         };
         let sign_in = SignIn { user: user.into(), device: paired.device, secret: paired.secret };
-        let Ok(Some(Reply::SignedIn(_))) = call(&connection, Asked::SignIn(sign_in)).await else {
+        let asked = Asked::SignIn(sign_in);
+        let Ok(Some(Reply::SignedIn(_))) = call(&connection, asked.clone()).await else {
             panic!("it is not signed in")
         };
+        connection.greet(Call { call: Some(asked) });
         connection
     }
 }
@@ -135,8 +148,18 @@ async fn nobody_gets_anything_without_signing_in() {
         Asked::ListDevices(ListDevices {}),
         Asked::RevokeDevice(RevokeDevice { id: "x".into() }),
         Asked::SignIn(SignIn { user: "alice".into(), device: "x".into(), secret: vec![0; 32] }),
-        Asked::Pair(Pair { user: "alice".into(), password: "wrong horse".into(), device: "x".into() }),
-        Asked::Pair(Pair { user: "nobody".into(), password: PASSWORD.into(), device: "x".into() }),
+        Asked::Pair(Pair {
+            user: "alice".into(),
+            password: "wrong horse".into(),
+            device: "x".into(),
+            ..Pair::default()
+        }),
+        Asked::Pair(Pair {
+            user: "nobody".into(),
+            password: PASSWORD.into(),
+            device: "x".into(),
+            ..Pair::default()
+        }),
     ]);
     for asked in calls {
         assert_eq!(code(&stranger, asked.clone()).await, Some(Code::NotSignedIn), "{asked:?}");
@@ -238,8 +261,8 @@ async fn another_server_than_the_one_that_is_known_is_not_spoken_to() {
     let door = Door::open(&[]);
     let other = Door::open(&[]);
     let known = door.connect().await.fingerprint;
-    assert!(Connection::open(&door.address, Some(known)).await.is_ok());
-    let refused = Connection::open(&other.address, Some(known)).await.err();
+    assert!(Connection::open(&door.address, Some(known), None).await.is_ok());
+    let refused = Connection::open(&other.address, Some(known), None).await.err();
     assert!(matches!(refused, Some(LinkError::OtherServer(_))), "{refused:?}");
 }
 
@@ -355,4 +378,117 @@ async fn strangers_send_little_and_say_soon_who_they_are() {
     // It is still served, as it should be.
     let asked = Asked::ListSpaces(ListSpaces {});
     assert_eq!(code(&stranger, asked).await, Some(Code::NotSignedIn));
+}
+
+/// A code for another device of the connection's.
+async fn code_of(connection: &Connection) -> String {
+    let Ok(Some(Reply::Code(made))) = call(connection, Asked::MakeCode(MakeCode {})).await else {
+        panic!("it is made")
+    };
+    made.code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_pairs_one_device_of_one_user() {
+    let door = Door::open(&["alice", "bob"]);
+    let alice = door.signed_in("alice").await;
+    let by = |user: &str, code: &str| {
+        let (user, code) = (user.to_owned(), code.to_owned());
+        Asked::Pair(Pair { user, code, device: "phone".into(), ..Pair::default() })
+    };
+    let old = code_of(&alice).await;
+    let code = code_of(&alice).await;
+    let stranger = door.connect().await;
+    for (user, wrong) in
+        [("alice", old.as_str()), ("bob", &code), ("nobody", &code), ("alice", "23456-23456")]
+    {
+        assert_eq!(self::code(&stranger, by(user, wrong)).await, Some(Code::NotSignedIn), "{user} {wrong}");
+    }
+    let typed = code.to_lowercase().replace('-', " ");
+    assert!(matches!(call(&stranger, by("alice", &typed)).await, Ok(Some(Reply::Paired(_)))));
+    assert_eq!(self::code(&stranger, by("alice", &code)).await, Some(Code::NotSignedIn), "it is good once");
+    // No password is as good as none.
+    let nothing = Pair { user: "alice".into(), device: "x".into(), ..Pair::default() };
+    assert_eq!(self::code(&stranger, Asked::Pair(nothing)).await, Some(Code::NotSignedIn));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_calls_are_the_same_calls() {
+    let door = Door::open(&["alice", "bob"]);
+    let alice = door.signed_in_by("alice", Some(Transport::Tcp)).await;
+    assert_eq!(alice.transport(), Transport::Tcp);
+    let make = Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 });
+    assert!(call(&alice, make).await.is_ok());
+    // Many at once, each on a connection of its own, which is signed in as the first one.
+    let data: Vec<Vec<u8>> = (0..20).map(|seed| common::noise(seed, 300_000)).collect();
+    let ids: Vec<ChunkId> = data.iter().map(|data| ChunkId::of(data)).collect();
+    let chunks: Vec<_> = ids.iter().zip(&data).map(|(id, data)| (&id.as_bytes()[..], &data[..])).collect();
+    let sends = chunks.chunks(1).map(|chunk| send(&alice, "docs", chunk));
+    for sent in futures::future::join_all(sends).await {
+        assert!(sent.is_ok(), "{sent:?}");
+    }
+    for (n, data) in data.iter().enumerate() {
+        let done = call(&alice, commit("docs", put(format!("file{n}").as_bytes(), data))).await;
+        assert!(matches!(done, Ok(Some(Reply::Committed(_)))), "{done:?}");
+    }
+    // A refusal in the middle of what is sent is heard, and the connection goes on.
+    let wrong = call(&alice, Asked::Upload(Upload { space: "none".into() })).await;
+    assert!(matches!(wrong, Err(LinkError::Refused(_))));
+    let server = door.server.client();
+    assert_eq!(server.request("GET", "/docs/file7", &[], b"").body, data[7]);
+    // Nobody else is let in by a connection that somebody signed in on.
+    let stranger = door.connect_by(Some(Transport::Tcp)).await;
+    assert_eq!(code(&stranger, Asked::ListSpaces(ListSpaces {})).await, Some(Code::NotSignedIn));
+    // And it is the server that is known, or none.
+    let other = Door::open(&["alice"]);
+    let known = Some(alice.fingerprint);
+    let refused = Connection::open(&other.address, known, Some(Transport::Tcp)).await.err();
+    assert!(matches!(refused, Some(LinkError::OtherServer(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_slow_keeps_nobody_else_waiting() {
+    let door = Door::open(&["alice", "bob"]);
+    let (alice, bob) = (door.signed_in("alice").await, door.signed_in("bob").await);
+    let make = Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 });
+    assert!(call(&alice, make).await.is_ok());
+    // Frames that begin, and do not go on.
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        let mut stream = bob.stream().await.expect("it is open");
+        stream.send_raw(&(4u32 << 20).to_le_bytes()).await.expect("it is sent");
+        slow.push(stream);
+    }
+    let ids = (0..4096u64).map(|n| ChunkId::of(&n.to_le_bytes()).as_bytes().to_vec()).collect();
+    let have = Have { space: "docs".into(), chunks: ids, versions: Vec::new() };
+    assert!(matches!(call(&alice, Asked::Have(have)).await, Ok(Some(Reply::Had(_)))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_unshared_in_the_middle_of_a_commit_commits_nothing() {
+    let door = Door::open(&["alice", "bob"]);
+    let (alice, bob) = (door.signed_in("alice").await, door.signed_in("bob").await);
+    let make = Asked::MakeSpace(MakeSpace { name: "docs".into(), versions: 3 });
+    assert!(call(&alice, make).await.is_ok());
+    let team = Change::MakeDirectory(MakeDirectory { path: b"team/".to_vec() });
+    assert!(call(&alice, commit("docs", team)).await.is_ok());
+    let share = |role: &str| {
+        Asked::ShareFolder(ShareFolder {
+            space: "docs".into(),
+            path: b"team".to_vec(),
+            user: "bob".into(),
+            role: role.into(),
+        })
+    };
+    assert!(call(&alice, share("editor")).await.is_ok());
+    send(&bob, "docs/team", &[(ChunkId::of(b"mine").as_bytes(), b"mine")]).await.expect("it is sent");
+    let Asked::Commit(commit) = commit("docs/team", put(b"file", b"mine")) else { panic!("a commit") };
+    let mut stream = begin(&bob, Asked::Commit(Commit { more: true, ..commit })).await;
+    assert!(call(&alice, share("")).await.is_ok());
+    stream.finish().await.expect("it is sent");
+    let refused = stream.reply(common::SOON).await.err().and_then(|error| error.code());
+    assert_eq!(refused, Some(Code::NotFound));
+    assert_eq!(door.server.client().request("HEAD", "/docs/team/file", &[], b"").status, 404);
+    // And what nobody shared cannot be taken back.
+    assert_eq!(self::code(&alice, share("")).await, Some(Code::NotFound));
 }

@@ -6,13 +6,14 @@ use crate::{
     limits::Limits,
 };
 use bytes::Bytes;
-use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream};
+use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream, Transport};
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
-    self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, ListDevices, ListNames,
-    ListShares, ListSpaces, ListTrash, ListVersions, MakeSpace, Manifest, NameChange, NamedVersion, Names,
-    Outcome, Pair, Paired, Range, ReadChanges, ReadManifest, Restore, RevokeDevice, Share, ShareFolder,
-    SignIn, Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked, name_change, reply::Reply,
+    self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, Link, ListDevices,
+    ListLinks, ListNames, ListShares, ListSpaces, ListTrash, ListVersions, MadeLink, MakeCode, MakeLink,
+    MakeSpace, Manifest, NameChange, NamedVersion, Names, Outcome, Pair, Paired, PairingCode, Range,
+    ReadChanges, ReadManifest, RemoveLink, Restore, RevokeDevice, Share, ShareFolder, SignIn, Spaces, Trash,
+    Upload, Version, VersionOf, call::Call as Asked, name_change, reply::Reply,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -69,6 +70,19 @@ async fn ask(connection: &Connection, asked: Asked, patience: Duration) -> Resul
     stream.reply(patience).await?.ok_or(LinkError::Malformed("no answer").into())
 }
 
+/// How somebody is known whose device is to be paired.
+pub enum Secret {
+    Password(String),
+    /// Of another device, or an operator.
+    Code(String),
+}
+
+/// What everything goes over, where somebody says so: `HF_TRANSPORT`.
+fn transport() -> Result<Option<Transport>> {
+    let set = std::env::var("HF_TRANSPORT").ok().filter(|set| !set.is_empty());
+    Ok(set.map(|set| set.parse()).transpose()?)
+}
+
 /// Makes this device one of a user's.
 ///
 /// # Errors
@@ -76,12 +90,16 @@ async fn ask(connection: &Connection, asked: Asked, patience: Duration) -> Resul
 pub async fn pair(
     server: &str,
     user: &str,
-    password: String,
+    secret: Secret,
     name: &str,
     known: Option<Fingerprint>,
 ) -> Result<Account> {
-    let connection = Connection::open(server, known).await?;
-    let pair = Pair { user: user.to_owned(), password, device: name.to_owned() };
+    let connection = Connection::open(server, known, transport()?).await?;
+    let (password, code) = match secret {
+        Secret::Password(password) => (password, String::new()),
+        Secret::Code(code) => (String::new(), code),
+    };
+    let pair = Pair { user: user.to_owned(), password, device: name.to_owned(), code };
     let Reply::Paired(Paired { device, secret }) = ask(&connection, Asked::Pair(pair), PATIENCE).await?
     else {
         return unexpected();
@@ -110,15 +128,19 @@ impl Api {
         if let Some((connection, epoch)) = open.as_ref() {
             return Ok((connection.clone(), epoch.clone()));
         }
-        let connection = Connection::open(&self.account.server, Some(self.account.fingerprint()?)).await?;
+        let known = Some(self.account.fingerprint()?);
+        let connection = Connection::open(&self.account.server, known, transport()?).await?;
+        tracing::info!(transport = ?connection.transport(), "connected");
         let sign_in = SignIn {
             user: self.account.user.clone(),
             device: self.account.device.clone(),
             secret: self.account.secret()?,
         };
-        let Reply::SignedIn(signed) = ask(&connection, Asked::SignIn(sign_in), PATIENCE).await? else {
+        let signing_in = Asked::SignIn(sign_in);
+        let Reply::SignedIn(signed) = ask(&connection, signing_in.clone(), PATIENCE).await? else {
             return unexpected();
         };
+        connection.greet(Call { call: Some(signing_in) });
         *open = Some((connection.clone(), signed.epoch.clone()));
         Ok((connection, signed.epoch))
     }
@@ -325,6 +347,27 @@ impl Api {
             return unexpected();
         };
         Ok(devices.devices)
+    }
+
+    pub async fn make_link(&self, make: MakeLink) -> Result<MadeLink> {
+        let Reply::MadeLink(made) = self.call(Asked::MakeLink(make)).await? else { return unexpected() };
+        Ok(made)
+    }
+
+    pub async fn links(&self, space: &str) -> Result<Vec<Link>> {
+        let list = ListLinks { space: space.to_owned() };
+        let Reply::Links(links) = self.call(Asked::ListLinks(list)).await? else { return unexpected() };
+        Ok(links.links)
+    }
+
+    pub async fn remove_link(&self, space: &str, name: &str) -> Result<()> {
+        let remove = RemoveLink { space: space.to_owned(), name: name.to_owned() };
+        self.call(Asked::RemoveLink(remove)).await.map(drop)
+    }
+
+    pub async fn make_code(&self) -> Result<PairingCode> {
+        let Reply::Code(made) = self.call(Asked::MakeCode(MakeCode {})).await? else { return unexpected() };
+        Ok(made)
     }
 
     pub async fn revoke(&self, id: &str) -> Result<()> {

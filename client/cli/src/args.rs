@@ -23,6 +23,9 @@ pub enum Command {
         /// Reads the password from standard input
         #[arg(long)]
         password_stdin: bool,
+        /// Reads a pairing code from standard input, which another device or an operator gives
+        #[arg(long, conflicts_with = "password_stdin")]
+        code_stdin: bool,
         /// What the device is called: conflicted copies have it in their names
         #[arg(long, value_name = "NAME")]
         device: Option<String>,
@@ -96,6 +99,9 @@ pub enum Command {
     },
     /// Lists with whom a space is shared
     Shares { space: String },
+    /// Links by which those who are no users read a file or a directory, in a browser
+    #[command(subcommand)]
+    Link(LinkCommand),
     /// Lists files that two devices changed at once, or decides about one
     Conflicts {
         #[command(subcommand)]
@@ -170,6 +176,32 @@ pub enum SyncCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum LinkCommand {
+    /// Makes a link, whose address is shown once
+    Create {
+        /// SPACE/PATH, or SPACE alone
+        place: String,
+        /// Asks for a password, which is read from standard input
+        #[arg(long)]
+        password: bool,
+        /// How long it is good: 30m, 12h, 7d, ...
+        #[arg(long, value_name = "TIME")]
+        expires: Option<humantime::Duration>,
+        /// How many files may be downloaded by it
+        #[arg(long, value_name = "NUMBER")]
+        max_downloads: Option<u64>,
+    },
+    /// Lists the links to what is in a space
+    List { space: String },
+    /// Ends a link
+    Remove {
+        space: String,
+        /// As "hf link list" names it
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum ConflictsCommand {
     /// Decides about a file that is kept apart (directories that are synced with --conflicts manual)
     Resolve {
@@ -183,6 +215,8 @@ pub enum ConflictsCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum DevicesCommand {
+    /// Makes a code by which another device can be paired, once and soon: hf login ADDR --user U --code-stdin
+    Code,
     /// Lets a device sync nothing any more
     Revoke { id: String },
 }

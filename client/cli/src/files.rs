@@ -211,7 +211,7 @@ pub async fn remove(api: &Api, text: &str) -> Result<()> {
     commit(api, space, change).await
 }
 
-fn moment(unix_ms: u64) -> String {
+pub fn moment(unix_ms: u64) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp((unix_ms / 1000) as i64);
     at.map_or_else(
         |_| unix_ms.to_string(),

@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod home;
 mod limits;
+mod links;
 mod look;
 mod scan;
 mod state;
@@ -55,8 +56,9 @@ async fn run(command: Command) -> Result<()> {
         Ok::<_, error::Error>(api)
     };
     match command {
-        Command::Login { server, user, password_stdin, device, fingerprint } => {
-            login(&home, &server, &user, password_stdin, device, fingerprint).await
+        Command::Login { server, user, password_stdin, code_stdin, device, fingerprint } => {
+            let secret = secret(&user, password_stdin, code_stdin)?;
+            login(&home, &server, &user, secret, device, fingerprint).await
         }
         Command::Spaces { command: None } => {
             let spaces = api()?.spaces().await?;
@@ -102,6 +104,7 @@ async fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Link(command) => links::run(&api()?, command).await,
         Command::Conflicts { command } => conflicts::run(&home, command).await,
         Command::Devices { command: None } => {
             for device in api()?.devices().await? {
@@ -110,28 +113,39 @@ async fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Devices { command: Some(DevicesCommand::Code) } => {
+            let made = api()?.make_code().await?;
+            println!("{}", made.code);
+            eprintln!("It is good once, for {} minutes.", made.seconds / 60);
+            Ok(())
+        }
         Command::Devices { command: Some(DevicesCommand::Revoke { id }) } => api()?.revoke(&id).await,
     }
+}
+
+/// Reads how somebody is known.
+fn secret(user: &str, password_stdin: bool, code_stdin: bool) -> Result<api::Secret> {
+    if !password_stdin && !code_stdin {
+        eprint!("Password of {user}: ");
+    }
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(at("standard input"))?;
+    let line = line.trim_end_matches(['\r', '\n']).to_owned();
+    Ok(if code_stdin { api::Secret::Code(line) } else { api::Secret::Password(line) })
 }
 
 async fn login(
     home: &Home,
     server: &str,
     user: &str,
-    password_stdin: bool,
+    secret: api::Secret,
     device: Option<String>,
     fingerprint: Option<String>,
 ) -> Result<()> {
-    if !password_stdin {
-        eprint!("Password of {user}: ");
-    }
-    let mut password = String::new();
-    std::io::stdin().read_line(&mut password).map_err(at("standard input"))?;
-    let password = password.trim_end_matches(['\r', '\n']).to_owned();
     let known = fingerprint.as_deref().map(str::parse).transpose()?;
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name = device.unwrap_or_else(host);
-    let account = api::pair(server, user, password, &name, known).await?;
+    let account = api::pair(server, user, secret, &name, known).await?;
     home.keep(&account)?;
     println!("This device is now one of {user}'s, as {name}");
     println!("The server's fingerprint is {}", account.fingerprint()?);

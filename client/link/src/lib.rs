@@ -2,13 +2,18 @@
 //!
 //! A frame is the length of a message in four bytes, little-endian, and the message. See docs/formats/sync-protocol.md.
 
+mod connection;
+mod listener;
 mod quic;
+mod tcp;
 mod tls;
+mod websocket;
 
-pub use quic::{Arriving, Connection, Listener, Peer};
+pub use connection::{Connection, Transport};
+pub use listener::{Arriving, Bound, Listener, Peer};
 pub use tls::{Fingerprint, Identity};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use holdfast_proto::{
     Message,
     sync::{Failure, Reply, failure::Code, reply},
@@ -16,15 +21,19 @@ use holdfast_proto::{
 use std::{io, time::Duration};
 use thiserror::Error;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, timeout, timeout_at},
 };
+use websocket::Duplex;
 
 /// A frame's message at most: a chunk, and what is said of it; or a thousand names.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 
 /// How long the other side may take to send a frame that it has begun, or to take one.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a connection may take to be made.
+const TRANSIT: Duration = Duration::from_secs(10);
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -52,8 +61,7 @@ impl LinkError {
 
 /// One call: frames that go and frames that come.
 pub struct Stream {
-    source: Box<dyn AsyncRead + Send + Sync + Unpin>,
-    sink: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+    wire: Box<dyn Duplex>,
 }
 
 fn stalled() -> io::Error {
@@ -61,11 +69,8 @@ fn stalled() -> io::Error {
 }
 
 impl Stream {
-    pub fn new(
-        source: impl AsyncRead + Send + Sync + Unpin + 'static,
-        sink: impl AsyncWrite + Send + Sync + Unpin + 'static,
-    ) -> Self {
-        Self { source: Box::new(source), sink: Box::new(sink) }
+    fn new(wire: impl Duplex + 'static) -> Self {
+        Self { wire: Box::new(wire) }
     }
 
     /// Sends a frame.
@@ -76,8 +81,20 @@ impl Stream {
         let mut frame = BytesMut::with_capacity(4 + message.encoded_len());
         frame.put_u32_le(message.encoded_len() as u32);
         message.encode(&mut frame).map_err(|_| LinkError::Malformed("a message that cannot be written"))?;
-        timeout(PATIENCE, self.sink.write_all(&frame)).await.map_err(|_| stalled())??;
-        Ok(())
+        let sent = async {
+            self.wire.write_all(&frame).await?;
+            self.wire.flush().await
+        };
+        Ok(timeout(PATIENCE, sent).await.map_err(|_| stalled())??)
+    }
+
+    /// Sends bytes as they are, which are a part of a frame.
+    ///
+    /// # Errors
+    /// Where the connection fails.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        self.wire.write_all(bytes).await?;
+        Ok(self.wire.flush().await?)
     }
 
     /// Says that nothing more comes.
@@ -85,7 +102,7 @@ impl Stream {
     /// # Errors
     /// Where the connection fails.
     pub async fn finish(&mut self) -> Result<(), LinkError> {
-        Ok(self.sink.shutdown().await?)
+        Ok(self.wire.shutdown().await?)
     }
 
     /// The next frame; `None` where the other side has said all. It may take `patience` to begin.
@@ -109,11 +126,11 @@ impl Stream {
     /// Where the connection fails, and what is no frame.
     pub async fn length(&mut self, patience: Duration, max: usize) -> Result<Option<usize>, LinkError> {
         let mut head = [0; 4];
-        let begun = timeout(patience, self.source.read(&mut head)).await.map_err(|_| stalled())??;
+        let begun = timeout(patience, self.wire.read(&mut head)).await.map_err(|_| stalled())??;
         if begun == 0 {
             return Ok(None);
         }
-        timeout(PATIENCE, self.source.read_exact(&mut head[begun..])).await.map_err(|_| stalled())??;
+        timeout(PATIENCE, self.wire.read_exact(&mut head[begun..])).await.map_err(|_| stalled())??;
         let length = u32::from_le_bytes(head) as usize;
         if length <= max { Ok(Some(length)) } else { Err(LinkError::Malformed("a frame that is too large")) }
     }
@@ -123,17 +140,23 @@ impl Stream {
     /// # Errors
     /// As [`Stream::length`].
     pub async fn body<M: Message + Default>(&mut self, length: usize) -> Result<M, LinkError> {
+        decode(self.bytes(length).await?)
+    }
+
+    /// The bytes of a frame whose length is known, for [`decode`].
+    ///
+    /// # Errors
+    /// As [`Stream::length`].
+    pub async fn bytes(&mut self, length: usize) -> Result<Bytes, LinkError> {
         let mut body = BytesMut::with_capacity(length).limit(length);
         let until = Instant::now() + PATIENCE;
         while body.has_remaining_mut() {
-            let read = timeout_at(until, self.source.read_buf(&mut body)).await.map_err(|_| stalled())??;
+            let read = timeout_at(until, self.wire.read_buf(&mut body)).await.map_err(|_| stalled())??;
             if read == 0 {
                 return Err(LinkError::Malformed("a frame that ends early"));
             }
         }
-        let body: Bytes = body.into_inner().freeze();
-        debug_assert_eq!(body.remaining(), length);
-        M::decode(body).map_err(|_| LinkError::Malformed("a frame that is no message"))
+        Ok(body.into_inner().freeze())
     }
 
     /// [`Stream::receive_within`] the usual patience.
@@ -156,6 +179,14 @@ impl Stream {
             Some(reply) => Ok(reply),
         }
     }
+}
+
+/// The message that a frame is.
+///
+/// # Errors
+/// Where it is none.
+pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, LinkError> {
+    M::decode(body).map_err(|_| LinkError::Malformed("a frame that is no message"))
 }
 
 /// A failure in words.

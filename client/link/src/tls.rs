@@ -9,13 +9,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
 };
 use std::{
-    fmt,
+    fmt, io,
     str::FromStr,
     sync::{Arc, OnceLock},
 };
 
-/// What both sides must speak.
-const PROTOCOL: &[u8] = b"holdfast-sync/1";
+/// What both sides must speak over QUIC.
+pub(crate) const PROTOCOL: &[u8] = b"holdfast-sync/1";
 
 /// Years that a certificate is good for: clients know it by itself, and not by its dates.
 const YEARS: i64 = 50;
@@ -72,7 +72,7 @@ impl Identity {
         Fingerprint::of(&CertificateDer::from(self.certificate.as_slice()))
     }
 
-    pub(crate) fn server(&self) -> Result<ServerConfig, LinkError> {
+    pub(crate) fn server(&self, protocol: &[u8]) -> Result<ServerConfig, LinkError> {
         let failed = |error: rustls::Error| LinkError::Tls(error.to_string());
         let certificate = CertificateDer::from(self.certificate.clone());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
@@ -84,7 +84,7 @@ impl Identity {
             .map_err(failed)?;
         // A change that is sent again must not be taken again.
         config.max_early_data_size = 0;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(config)
     }
 }
@@ -106,7 +106,15 @@ impl Pinned {
         Arc::new(Self { known, shown: OnceLock::new(), provider: provider() })
     }
 
-    pub fn client(self: &Arc<Self>) -> Result<ClientConfig, LinkError> {
+    /// Why a connection did not come about.
+    pub fn explain(&self, error: io::Error) -> LinkError {
+        match (self.known, self.shown.get()) {
+            (Some(known), Some(shown)) if *shown != known => LinkError::OtherServer(known),
+            _ => error.into(),
+        }
+    }
+
+    pub fn client(self: &Arc<Self>, protocol: &[u8]) -> Result<ClientConfig, LinkError> {
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| LinkError::Tls(error.to_string()))?
@@ -114,7 +122,7 @@ impl Pinned {
             .with_custom_certificate_verifier(self.clone())
             .with_no_client_auth();
         config.enable_early_data = false;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(config)
     }
 }

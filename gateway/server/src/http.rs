@@ -2,11 +2,13 @@
 
 mod asked;
 mod heard;
+mod links;
 mod metrics_page;
 mod patience;
 mod refusals;
 mod website;
 
+pub use links::PREFIX as LINKS;
 pub use metrics_page::serve_metrics;
 
 use crate::{
@@ -33,6 +35,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use links::Links;
 use refusals::{
     as_s3_refuses, escaped, quote_etag, refusal_of, refuse, refused_at_once, rewritten, slow_down,
 };
@@ -138,7 +141,8 @@ pub async fn serve(
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
     let queries = Arc::new(Semaphore::new(QUERIES_MAX));
     let iam = Iam::new(door.clone());
-    let front = Front { service, iam, door, domains, metrics, forms, queries, requests };
+    let links = Links::new(door.clone());
+    let front = Front { service, iam, links, door, domains, metrics, forms, queries, requests };
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stop = std::pin::pin!(stop);
@@ -230,6 +234,7 @@ struct Front {
     door: S3Door,
     domains: Domains,
     iam: Iam,
+    links: Links,
     metrics: GatewayMetrics,
     forms: Arc<Semaphore>,
     queries: Arc<Semaphore>,
@@ -336,7 +341,9 @@ impl Front {
             request.headers_mut().insert(header::HOST, host);
         }
         let method = request.method().clone();
-        let path = request.uri().path().to_owned();
+        // Who has a link's path has the link: no log has it.
+        let path = request.uri().path();
+        let path = if path.starts_with(LINKS) { LINKS } else { path }.to_owned();
         let id = format!("{:016X}", rand::random::<u64>());
         let origin = request.headers().get(header::ORIGIN).cloned();
         let wanted_method = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -496,6 +503,9 @@ impl Front {
                 extensions: head.extensions.clone(),
             };
             return self.visit(visit, bucket).await;
+        }
+        if !place.by_host && request.uri().path().starts_with(LINKS) {
+            return Ok(self.links.answer(request).await);
         }
         if is_form(&request) {
             return self.take_form(request).await;

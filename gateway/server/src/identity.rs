@@ -87,6 +87,8 @@ pub struct Identities {
     keys: HashMap<String, Key>,
     /// Devices by their ids, with whose they are.
     pub devices: HashMap<String, (String, devices::Device)>,
+    /// Codes by which devices can be paired, by user.
+    pub codes: BTreeMap<String, devices::Code>,
     /// Who vouches for whom, with the account that says so.
     pub providers: Vec<(String, iam::Provider)>,
     /// Users and roles in accounts, by the accounts' digits.
@@ -134,6 +136,12 @@ impl Identities {
                 Err(error) => {
                     tracing::error!(id, %error, "a device's record cannot be read: it opens nothing")
                 }
+            }
+        }
+        for (user, text) in of("code/") {
+            match serde_json::from_str(text) {
+                Ok(code) => drop(identities.codes.insert(user.to_owned(), code)),
+                Err(error) => tracing::error!(user, %error, "a pairing code's record cannot be read"),
             }
         }
         for (id, text) in of("kms/") {

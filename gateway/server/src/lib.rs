@@ -30,6 +30,7 @@ mod placement;
 pub mod replicate;
 pub mod s3;
 mod seal;
+mod seats;
 pub mod sync;
 mod tls;
 mod transfer;

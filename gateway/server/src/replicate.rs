@@ -72,6 +72,13 @@ struct Task<'a> {
     extra: &'a Extra,
 }
 
+impl Task<'_> {
+    /// Whether a key has nothing any more, there as here.
+    fn goes_away(&self) -> bool {
+        self.record.change == Change::Delete
+    }
+}
+
 /// Where a task was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Copied {
@@ -202,11 +209,11 @@ impl Copier {
         well.await.into_iter().all(|is_well| is_well)
     }
 
-    /// What is told of a version from now on; of delete markers there is nothing.
+    /// What is told of a version from now on; of what goes away there is nothing.
     fn tell(&self, task: &Task<'_>, status: Option<&str>) -> Option<Request> {
         let version = Some(name_of(task.version.id, task.extra));
         let change = VersionChange::Document(STATUS.to_owned(), status.map(str::to_owned));
-        (!task.extra.marker).then(|| {
+        (!task.goes_away()).then(|| {
             Request::idempotent(Command::ChangeVersion {
                 bucket: self.bucket.bucket.id,
                 key: task.record.key.clone(),
@@ -222,23 +229,26 @@ impl Copier {
         // Keys that are no text came by another door, and S3 could not name them.
         let Ok(key) = std::str::from_utf8(&task.record.key) else { return Ok(Copied::Never) };
         let is_marker = task.extra.marker;
-        let pending = task.extra.documents.get(STATUS).is_some_and(|status| status == PENDING);
+        let status = task.extra.documents.get(STATUS).map(String::as_str);
         let wanted = match task.record.change {
-            Change::Put => pending && !is_marker,
-            Change::Delete => is_marker,
+            Change::Put => status == Some(PENDING) && !is_marker,
+            // One that was deleted for good is not there any more: a version that is has got another key.
+            Change::Delete => is_marker || status != Some(REPLICA),
+            Change::Move => !is_marker && status != Some(REPLICA),
             // Directories are no objects, and what a file is beside its bytes is for those who sync it.
-            Change::Move | Change::Make | Change::Vanish | Change::Describe => false,
+            Change::Make | Change::Vanish | Change::Describe => false,
         };
         if !wanted {
             return Ok(Copied::Never);
         }
-        let opening = match is_marker {
+        let goes_away = task.goes_away();
+        let opening = match goes_away {
             true => None,
             false => Encryption::of_copy(&self.door, task.extra)
                 .await
                 .map_err(|error| Fault::Source(error.to_string()))?,
         };
-        let goes = |rule: &&Rule| match is_marker {
+        let goes = |rule: &&Rule| match goes_away {
             true => rule.markers,
             false => opening.as_ref().is_none_or(|encryption| encryption.may_be_copied(&self.bucket, rule)),
         };
@@ -249,7 +259,7 @@ impl Copier {
                 None => {
                     Err(Fault::Setup(format!("there is no remote {} for this bucket's owner", rule.remote)))
                 }
-                Some(target) if is_marker => self.delete(task, key, rule, target).await,
+                Some(target) if goes_away => self.delete(task, key, rule, target).await,
                 Some(target) => self.put(task, key, rule, target, opening.as_ref()).await,
             };
             match sent {
@@ -283,7 +293,8 @@ impl Copier {
         let text = |name: &str| there.get(name).and_then(|value| value.to_str().ok());
         let (origin, marker) = (self.origin(), show(name_of(task.version.id, task.extra)));
         let copied = text(SOURCE_HEADER).and_then(|source| source.strip_prefix(&origin));
-        let is_older = copied.is_some_and(|version| version < marker.as_str());
+        // It is the same where it has another key here now.
+        let is_older = copied.is_some_and(|version| version <= marker.as_str());
         let source = match is_older {
             true => None,
             false => self.hidden_source(task).await.map_err(|error| Fault::Source(error.to_string()))?,

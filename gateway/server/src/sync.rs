@@ -5,6 +5,7 @@
 
 mod account;
 mod commit;
+mod link;
 mod names;
 mod read;
 mod sent;
@@ -15,9 +16,12 @@ use crate::{
     engine::EngineError,
     identity::{IdentityError, Who},
     s3::{BucketView, S3Door, Scene},
+    seats::{Seat, Seats},
 };
 use arc_swap::ArcSwapOption;
-use holdfast_client_link::{FRAME_BYTES_MAX, Identity, LinkError, Listener, PATIENCE, Peer, Stream, failure};
+use holdfast_client_link::{
+    FRAME_BYTES_MAX, Identity, LinkError, Listener, PATIENCE, Peer, Stream, decode, failure,
+};
 use holdfast_meta_raft_machine::{
     ask::SharesFor,
     command::Rejection,
@@ -43,15 +47,18 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// Passwords that are checked at once: each takes memory, and guessing is to be slow. And how many wait for that.
 const PASSWORDS_AT_ONCE: usize = 2;
 const PASSWORDS_WAITING: usize = 64;
+const PASSWORDS_OF_ONE: usize = 8;
 
 /// Strangers at once, who have so long to say who they are, in frames of so many bytes, one call at a time.
 const STRANGERS_MAX: usize = 1000;
+const STRANGERS_OF_ONE: usize = 200;
 const STRANGE_FOR: Duration = Duration::from_secs(60);
 const STRANGE_BYTES: usize = 4 << 10;
 
 /// Calls of more bytes than this are charged for: what is made of them takes many times as much.
 const LARGE_CALL: usize = 64 << 10;
 const LARGE_CALLS: usize = FRAME_BYTES_MAX / LARGE_CALL;
+const LARGE_OF_ONE: usize = 4;
 
 /// The sync door of one gateway.
 #[derive(Clone)]
@@ -59,9 +66,13 @@ pub struct SyncDoor {
     s3: S3Door,
     /// Of this cluster's data; see `SignedIn` in the protocol.
     epoch: String,
+    /// What addresses of links begin with.
+    url: String,
     passwords: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
+    seats: Seats,
+    pairing: Seats,
     large: Arc<Semaphore>,
     heads: Arc<Heads>,
     sent: Arc<Sent>,
@@ -212,6 +223,8 @@ struct Session {
     door: SyncDoor,
     address: SocketAddr,
     signed: ArcSwapOption<Signed>,
+    /// Large calls that are read at once.
+    large: Semaphore,
 }
 
 /// A caller at a space.
@@ -233,16 +246,16 @@ impl At {
     /// The same of an object that was found: policies may ask its tags, and it may be somebody else's.
     fn may_of(&self, action: &str, path: Option<&[u8]>, object: Option<&Extra>) -> bool {
         let key = path.map(String::from_utf8_lossy);
-        self.scene.may_sync(action, key.as_deref(), object) || self.is_shared(action, path)
+        self.scene.may_sync(action, key.as_deref(), object, self.is_shared(action, path))
     }
 
-    /// Whether it is shared with the caller, and no policy denies it.
+    /// Whether it is shared with the caller.
     fn is_shared(&self, action: &str, path: Option<&[u8]>) -> bool {
         let path = path.unwrap_or(&self.base);
         let reads = ["s3:ListBucket", "s3:GetObject", "s3:GetObjectVersion"].contains(&action);
         let writes = ["s3:PutObject", "s3:DeleteObject"].contains(&action);
         let lets = |share: &Share| path.starts_with(&share.path) && (reads || writes && share.writes);
-        self.shares.iter().any(lets) && !self.scene.is_denied(action, &String::from_utf8_lossy(path))
+        self.shares.iter().any(lets)
     }
 
     /// A path of the caller's as the bucket has it.
@@ -276,17 +289,20 @@ impl At {
 }
 
 impl SyncDoor {
-    /// The door to what `s3` serves.
+    /// The door to what `s3` serves, at `url`.
     ///
     /// # Errors
     /// Where the metadata does not say which cluster this is.
-    pub async fn new(s3: S3Door) -> Result<(Self, Identity), IdentityError> {
+    pub async fn new(s3: S3Door, url: String) -> Result<(Self, Identity), IdentityError> {
         let Known { epoch, identity } = found(s3.meta()).await?;
         let door = Self {
             epoch,
+            url,
             passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
             waiting: Arc::new(Semaphore::new(PASSWORDS_WAITING)),
             strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            seats: Seats::new(STRANGERS_OF_ONE),
+            pairing: Seats::new(PASSWORDS_OF_ONE),
             large: Arc::new(Semaphore::new(LARGE_CALLS)),
             heads: Arc::new(Heads::new(s3.meta().clone())),
             sent: Arc::default(),
@@ -308,15 +324,20 @@ impl SyncDoor {
             tokio::select! {
                 arriving = listener.accept() => {
                     let Some(arriving) = arriving else { break };
+                    // One whose address may be another's shows first that it is there, where many come.
+                    let crowded = self.strangers.available_permits() < STRANGERS_MAX / 2;
+                    let Some(arriving) = arriving.unless_unseen(crowded) else { continue };
                     let stranger = self.strangers.clone().try_acquire_owned();
-                    let Some(stranger) = stranger.ok().filter(|_| connections.len() < CONNECTIONS_MAX) else {
+                    let seat = self.seats.take(arriving.address());
+                    let free = connections.len() < CONNECTIONS_MAX;
+                    let (Ok(stranger), Some(seat), true) = (stranger, seat, free) else {
                         arriving.refuse();
                         continue;
                     };
                     let door = self.clone();
                     connections.spawn(async move {
                         match arriving.shake().await {
-                            Ok(peer) => door.connection(peer, stranger).await,
+                            Ok(peer) => door.connection(peer, (stranger, seat)).await,
                             Err(error) => tracing::debug!(%error, "a device did not come through"),
                         }
                     });
@@ -327,9 +348,13 @@ impl SyncDoor {
         listener.close();
     }
 
-    async fn connection(self, peer: Peer, stranger: OwnedSemaphorePermit) {
-        let session =
-            Arc::new(Session { door: self, address: peer.address(), signed: ArcSwapOption::empty() });
+    async fn connection(self, peer: Peer, stranger: (OwnedSemaphorePermit, Seat)) {
+        let session = Arc::new(Session {
+            door: self,
+            address: peer.address(),
+            signed: ArcSwapOption::empty(),
+            large: Semaphore::new(LARGE_OF_ONE),
+        });
         // One after another, and soon: who does not say who it is goes.
         let until = Instant::now() + STRANGE_FOR;
         while session.signed.load().is_none() {
@@ -339,6 +364,7 @@ impl SyncDoor {
             }
         }
         drop(stranger);
+        peer.trust();
         // Calls end with their connection.
         let mut calls = JoinSet::new();
         while let Some(stream) = peer.stream().await {
@@ -379,6 +405,10 @@ impl Session {
             Asked::Restore(restore) => self.restore(stream, restore).await,
             Asked::ListTrash(list) => self.list_trash(stream, list).await,
             Asked::ShareFolder(share) => self.share_folder(stream, share).await,
+            Asked::MakeLink(make) => self.make_link(stream, make).await,
+            Asked::ListLinks(list) => self.list_links(stream, list).await,
+            Asked::RemoveLink(remove) => self.remove_link(stream, remove).await,
+            Asked::MakeCode(_) => self.make_code(stream).await,
             Asked::ListShares(list) => self.list_shares(stream, list).await,
         }
     }
@@ -387,14 +417,14 @@ impl Session {
     async fn asked(&self, stream: &mut Stream) -> Result<Option<Asked>, Ended> {
         let max = if self.signed.load().is_some() { FRAME_BYTES_MAX } else { STRANGE_BYTES };
         let Some(length) = stream.length(PATIENCE, max).await? else { return Ok(None) };
-        // Until it is taken to pieces.
-        let charged = match length {
-            ..LARGE_CALL => None,
-            large => Some(self.door.large.acquire_many(large.div_ceil(LARGE_CALL) as u32).await),
-        };
-        let call = stream.body::<Call>(length).await?;
-        drop(charged);
-        Ok(call.call)
+        if length < LARGE_CALL {
+            return Ok(stream.body::<Call>(length).await?.call);
+        }
+        // Whoever is slow keeps nobody waiting but itself.
+        let _own = self.large.acquire().await;
+        let body = stream.bytes(length).await?;
+        let _all = self.door.large.acquire_many(length.div_ceil(LARGE_CALL) as u32).await;
+        Ok(decode::<Call>(body)?.call)
     }
 
     /// The device of this connection, if it is still its user's, and the user may do anything.
@@ -416,7 +446,7 @@ impl Session {
         self.signed()
     }
 
-    /// The caller at a space that it may see.
+    /// The caller at a space that it may see: as things are now, so that whoever goes on for long asks again.
     async fn at(&self, space: &str) -> Result<At, Refused> {
         let (name, base) = space.split_once('/').map_or((space, None), |(name, base)| (name, Some(base)));
         let (bucket, _) = self.door.s3.look(name, None).await?;

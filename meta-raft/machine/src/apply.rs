@@ -7,6 +7,7 @@
 mod chunks;
 mod collect;
 mod hosts;
+mod links;
 mod names;
 mod namespace;
 mod people;
@@ -303,6 +304,9 @@ impl<'a, V: View + ?Sized> Tx<'a, V> {
             Command::ChangeTree { bucket, owner, changes } => self.change_tree(bucket, &owner, changes),
             Command::SetQuota { owner, bytes } => self.set_quota(&owner, bytes),
             Command::Share { bucket, path, user, writes } => self.share(bucket, path, &user, writes),
+            Command::MakeLink { bucket, id, link } => self.make_link(bucket, &id, &link),
+            Command::RemoveLink { bucket, id } => self.remove_link(bucket, &id),
+            Command::CountDownload { bucket, id } => self.count_download(bucket, &id),
         }
     }
 

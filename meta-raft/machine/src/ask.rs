@@ -9,8 +9,8 @@ use crate::{
     people, query,
     records::{
         AccessKey, Account, AdminToken, Archive, Authority, Bucket, BucketConfig, BucketUsage, Chunk,
-        ClassPool, Device, Extra, Header, Host, JournalRecord, Keyring, Pack, Part, Pg, PgBefore3, Pool,
-        Segment, Settings, Shares, Token, Tombstone, Upload, Version, VersionName,
+        ClassPool, Device, Extra, Header, Host, JournalRecord, Keyring, Link, Pack, Part, Pg, PgBefore3,
+        Pool, Segment, Settings, Shares, Token, Tombstone, Upload, Version, VersionName,
     },
 };
 use holdfast_core::{
@@ -418,6 +418,9 @@ questions! {
     /// All shares of a bucket, or all shares with a user.
     false SharesOf { bucket: Option<BucketId>, user: Option<String> } => Vec<(BucketId, String, Shares)>:
         |question, view| people::shares(view, question.bucket, question.user.as_deref());
+    true LinkOf { bucket: BucketId, id: [u8; 32] } => Option<Link>:
+        |question, view| people::link(view, question.bucket, &question.id);
+    false LinksOf { bucket: BucketId } => Vec<([u8; 32], Link)>: |question, view| people::links(view, question.bucket);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use crate::records::{
     AccessKey, Archive, Attributes, Authority, BucketConfig, Checksum, ChecksumAlgorithm, ChunkRef,
-    ClassPool, DeviceSpec, Duty, ENCRYPTION, Etag, Extra, Host, Keyring, LockMode, PartSummary, PgSpec,
+    ClassPool, DeviceSpec, Duty, ENCRYPTION, Etag, Extra, Host, Keyring, Link, LockMode, PartSummary, PgSpec,
     PoolSpec, Retention, SegmentRef, Settings, VersionName, Versioning,
 };
 use holdfast_core::{
@@ -557,6 +557,21 @@ pub enum Command {
         user: String,
         writes: Option<bool>,
     },
+    /// Lets whoever has a link read what it leads to. `id` is BLAKE3 of its secret.
+    MakeLink {
+        bucket: BucketId,
+        id: [u8; 32],
+        link: Box<Link>,
+    },
+    RemoveLink {
+        bucket: BucketId,
+        id: [u8; 32],
+    },
+    /// Takes one from the downloads that a link has left.
+    CountDownload {
+        bucket: BucketId,
+        id: [u8; 32],
+    },
 }
 
 impl Command {
@@ -600,7 +615,12 @@ impl Command {
             }
             Self::NoteCursor { .. } => 5,
             Self::FoundClassPool { .. } | Self::SetDeviceClass { .. } | Self::MoveContent { .. } => 6,
-            Self::ChangeTree { .. } | Self::SetQuota { .. } | Self::Share { .. } => 7,
+            Self::ChangeTree { .. }
+            | Self::SetQuota { .. }
+            | Self::Share { .. }
+            | Self::MakeLink { .. }
+            | Self::RemoveLink { .. }
+            | Self::CountDownload { .. } => 7,
             Self::MakeBucket { .. }
             | Self::ConfigureBucket { .. }
             | Self::PutVersion { .. }

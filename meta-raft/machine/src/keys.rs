@@ -80,6 +80,8 @@ pub enum Table {
     Account = b'T',
     /// What of a bucket is shared, by its user.
     Share = b'U',
+    /// Links to what is in a bucket, by the hashes of their secrets.
+    Link = b'V',
 }
 
 /// A tree of names. Each has directories of its own; a name with versions is in one of them.
@@ -125,6 +127,14 @@ pub fn shares_of(bucket: BucketId) -> Vec<u8> {
 
 pub fn share(bucket: BucketId, user: &str) -> Vec<u8> {
     key(Table::Share, &[&bucket.0.to_be_bytes(), user.as_bytes()])
+}
+
+pub fn links_of(bucket: BucketId) -> Vec<u8> {
+    key(Table::Link, &[&bucket.0.to_be_bytes()])
+}
+
+pub fn link(bucket: BucketId, id: &[u8; 32]) -> Vec<u8> {
+    key(Table::Link, &[&bucket.0.to_be_bytes(), id])
 }
 
 pub fn bucket_name(name: &str) -> Vec<u8> {

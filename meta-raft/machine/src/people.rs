@@ -2,7 +2,7 @@
 
 use crate::{
     keys::{self, Table},
-    records::{Account, Record, Shares},
+    records::{Account, Link, Record, Shares},
 };
 use holdfast_core::{
     ids::BucketId,
@@ -47,4 +47,22 @@ pub fn shares<V: View + ?Sized>(
         }
     }
     Ok(found)
+}
+
+/// A link to what is in a bucket, by the hash of its secret.
+///
+/// # Errors
+/// Where the state cannot be read.
+pub fn link<V: View + ?Sized>(view: &V, bucket: BucketId, id: &[u8; 32]) -> Result<Option<Link>, KvError> {
+    view.get(&keys::link(bucket, id))?.map(|bytes| Link::from_bytes(&bytes)).transpose()
+}
+
+/// All links to what is in a bucket.
+///
+/// # Errors
+/// Where the state cannot be read.
+pub fn links<V: View + ?Sized>(view: &V, bucket: BucketId) -> Result<Vec<([u8; 32], Link)>, KvError> {
+    let found = scan_prefix(view, &keys::links_of(bucket), usize::MAX)?;
+    let links = found.into_iter().filter_map(|(key, value)| Some((keys::tail(&key)?, value)));
+    links.map(|(id, value)| Ok((id, Link::from_bytes(&value)?))).collect()
 }

@@ -65,7 +65,7 @@ pub use cluster::{
     Previous, Token, UsedToken,
 };
 
-pub use people::{Account, Share, Shares};
+pub use people::{Account, Link, Share, Shares};
 pub use settings::{AdminToken, Job, Settings};
 pub use versions::{BucketConfig, ENCRYPTION, Extra, LockMode, Retention, VersionName, Versioning};
 

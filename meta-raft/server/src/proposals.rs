@@ -175,6 +175,7 @@ fn size_of(command: &Command) -> usize {
         }
         Command::SetQuota { owner, .. } => owner.len(),
         Command::Share { path, user, .. } => path.len() + user.len(),
+        Command::MakeLink { link, .. } => link.path.len() + link.creator.len() + KEY_BYTES_MAX,
         Command::SetDeviceClass { class, .. } => class.as_ref().map_or(0, String::len),
         Command::CreatePool { pgs, .. }
         | Command::FoundPool { pgs, .. }
@@ -195,6 +196,8 @@ fn size_of(command: &Command) -> usize {
         | Command::RemoveBucket { .. }
         | Command::DeleteObject { .. }
         | Command::AbortUpload { .. }
+        | Command::RemoveLink { .. }
+        | Command::CountDownload { .. }
         | Command::HoldLease { .. }
         | Command::DropLease { .. }
         | Command::Collect { .. }

@@ -161,6 +161,9 @@ fn permitted(command: &Command, caller: Caller) -> bool {
         | Command::RemoveBucket { .. }
         | Command::ChangeTree { .. }
         | Command::Share { .. }
+        | Command::MakeLink { .. }
+        | Command::RemoveLink { .. }
+        | Command::CountDownload { .. }
         | Command::StartUpload { .. } => gateway,
         Command::ChangeIdentities { .. } | Command::SetQuota { .. } => gateway || operator || meta,
         // Members carry out lifecycle rules, which move objects between pools.
@@ -243,6 +246,8 @@ fn may_know(ask: &Ask, caller: Caller) -> bool {
         | Ask::AccountOf(_)
         | Ask::SharesFor(_)
         | Ask::SharesOf(_)
+        | Ask::LinkOf(_)
+        | Ask::LinksOf(_)
         | Ask::UploadOf(_)
         | Ask::UploadsAfter(_)
         | Ask::PartsOf(_)

@@ -137,6 +137,7 @@ pub fn routes() -> OpenApiRouter<Meta> {
     OpenApiRouter::new()
         .routes(routes!(users, create_user))
         .routes(routes!(change_user, delete_user))
+        .routes(routes!(make_code))
         .routes(routes!(keys, create_key))
         .routes(routes!(delete_key))
         .routes(routes!(policies, put_policy))
@@ -204,11 +205,27 @@ async fn change_user(
     Ok(Json(user.into()))
 }
 
+/// Makes a code by which one device of a user's can be paired.
+#[utoipa::path(post, path = "/v1/users/{user}/code", params(("user" = String, Path)),
+    responses((status = 200, body = CodeShown), (status = 404, body = Problem)))]
+async fn make_code(State(meta): State<Meta>, Path(name): Path<String>) -> Answer<CodeShown> {
+    let code = devices::make_code(&meta, &name, now_ms()).await?;
+    Ok(Json(CodeShown { code, seconds: devices::CODE_SECONDS }))
+}
+
 /// Removes a user with its keys.
 #[utoipa::path(delete, path = "/v1/users/{user}", params(("user" = String, Path)),
     responses((status = 200), (status = 404, body = Problem)))]
 async fn delete_user(State(meta): State<Meta>, Path(name): Path<String>) -> Answer<()> {
     Ok(Json(change::delete_user(&meta, &name).await?))
+}
+
+/// A pairing code.
+#[derive(Serialize, ToSchema)]
+pub struct CodeShown {
+    code: String,
+    /// How long it is good for.
+    seconds: u32,
 }
 
 #[derive(Deserialize, IntoParams)]

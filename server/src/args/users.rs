@@ -75,6 +75,8 @@ pub enum UserCommand {
         #[arg(value_parser = quota)]
         bytes: Quota,
     },
+    /// Makes a code by which one device of a user's can be paired, once and within a quarter of an hour
+    Code { name: String },
     /// Lists users
     List,
     /// Lets none of a user's keys open anything

@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use holdfast_client_link::Listener as SyncListener;
+use holdfast_client_link::{Bound, Listener as SyncListener};
 use holdfast_core::{buffer::BufferPool, ids::HostId, roles::Role};
 use holdfast_gateway_server::{
     Archivist, DeviceSlots, Engine, EngineConfig, GatewayMetrics, Lifecycle, Maintenance, MaintenanceConfig,
@@ -34,7 +34,6 @@ use holdfast_storage_node_server::{Foreground, Revoked, ShardService};
 use prometheus::Registry;
 use std::{
     collections::BTreeMap,
-    net::UdpSocket,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
@@ -187,10 +186,11 @@ pub async fn run(config: HostConfig) -> Result<(), SystemError> {
     if let (Some(listener), Some(door)) = (s3, door) {
         let address = listener.local_addr().map_err(io_at("S3"))?;
         ready.push_str(&format!(" s3={}://{address}", host.config.door.scheme()));
+        let url = host.config.door.url(address);
         if let Some(address) = host.config.sync {
-            let socket = UdpSocket::bind(address).map_err(io_at(format!("listening on {address}")))?;
-            let (sync, identity) = SyncDoor::new(door.clone()).await?;
-            let listener = SyncListener::over(socket, &identity)?;
+            let bound = Bound::to(address).map_err(io_at(format!("listening on {address}")))?;
+            let (sync, identity) = SyncDoor::new(door.clone(), url).await?;
+            let listener = SyncListener::over(bound, &identity)?;
             ready.push_str(&format!(" sync={}", listener.address().map_err(io_at("sync"))?));
             let stop = until(host.stopped.clone());
             running.duties.spawn(async move {

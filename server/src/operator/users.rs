@@ -192,6 +192,9 @@ async fn user(reach: &Reach, json: bool, command: UserCommand) -> Result<(), Sys
             let wanted = UserChange { quota, no_quota: quota.is_none(), ..UserChange::default() };
             change(&name, wanted).await?
         }
+        UserCommand::Code { name } => {
+            reach.send(Method::POST, &format!("/v1/users/{}/code", encoded(&name)), &()).await?
+        }
         UserCommand::List => reach.send(Method::GET, "/v1/users", &()).await?,
         UserCommand::Delete { name } => {
             reach.send(Method::DELETE, &format!("/v1/users/{}", encoded(&name)), &()).await?

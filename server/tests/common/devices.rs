@@ -27,9 +27,7 @@ impl World {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // A port of its own, which it has again when it is started again.
-        let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let sync = free.local_addr().expect("an address").to_string();
-        drop(free);
+        let sync = super::free_address();
         let mut world = Self { dir, server: None, sync };
         world.start();
         world.operate(&["user", "create", "alice", "--password-stdin"]);
@@ -63,11 +61,8 @@ impl World {
 
     pub fn device_of(&self, user: &str, name: &str) -> Device {
         let home = self.dir.path().join(format!("home-{name}"));
-        let device = Device { home, root: self.dir.path().join(name), daemon: None };
-        let mut login = device.command(&["login", &self.sync, "--user", user, "--device", name]);
-        login.arg("--password-stdin");
-        let output = feed(login, PASSWORD);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let device = Device { home, root: self.dir.path().join(name), daemon: None, transport: None };
+        device.login(&self.sync, user, name);
         device
     }
 
@@ -102,6 +97,8 @@ pub struct Device {
     pub home: PathBuf,
     pub root: PathBuf,
     pub daemon: Option<Child>,
+    /// What it goes over, where that is not its choice.
+    pub transport: Option<&'static str>,
 }
 
 impl Drop for Device {
@@ -114,7 +111,16 @@ impl Device {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(hf());
         command.env("HF_HOME", &self.home).args(args);
+        if let Some(transport) = self.transport {
+            command.env("HF_TRANSPORT", transport);
+        }
         command
+    }
+
+    pub fn login(&self, address: &str, user: &str, name: &str) {
+        let login = ["login", address, "--user", user, "--device", name, "--password-stdin"];
+        let output = feed(self.command(&login), PASSWORD);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     pub fn output(&self, args: &[&str]) -> Output {

@@ -18,6 +18,17 @@ use std::{
 pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
 
+/// An address of this machine that is free for UDP and TCP.
+pub fn free_address() -> String {
+    loop {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = tcp.local_addr().expect("an address");
+        if std::net::UdpSocket::bind(address).is_ok() {
+            return address.to_string();
+        }
+    }
+}
+
 /// How long anything that must come about by itself may take on a slow machine.
 pub const SOON: Duration = Duration::from_secs(240);
 

@@ -21,6 +21,21 @@ const DEVICES_MAX: usize = 100;
 /// Bytes of a device's name.
 const NAME_MAX: usize = 64;
 
+/// How long a pairing code is good for, in seconds.
+pub const CODE_SECONDS: u32 = 15 * 60;
+
+/// What codes are made of: nothing that is read as something else. Ten of them are some fifty bits, which a thousand guesses
+/// a second do not find in a quarter of an hour.
+const CODE_LETTERS: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
+const CODE_LENGTH: usize = 10;
+
+/// A pairing code as the metadata keeps it. A user has one at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    hash: String,
+    until_ms: u64,
+}
+
 /// A device as the metadata keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -55,18 +70,53 @@ pub fn hash(password: &str) -> Result<String, IdentityError> {
     Ok(hashed.map_err(|error| IdentityError::Invalid(error.to_string()))?.to_string())
 }
 
+/// Whether a password is the one that was hashed.
+pub fn verify_hash(kept: &str, password: &str) -> bool {
+    let parsed = PasswordHash::new(kept);
+    parsed.is_ok_and(|parsed| Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok())
+}
+
 /// Whether a password is the user's. It takes as long for a user that has none, or is not there.
 pub fn verify(user: Option<&User>, password: &str) -> bool {
     // Of a password that nobody has.
     const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$aG9sZGZhc3Qtbm9ib2R5$\
         AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let kept = user.and_then(|user| user.password.as_deref());
-    let Ok(parsed) = PasswordHash::new(kept.unwrap_or(NOBODYS)) else { return false };
-    let same = Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();
+    let same = verify_hash(kept.unwrap_or(NOBODYS), password);
     same && kept.is_some() && user.is_some_and(|user| !user.disabled)
 }
 
-/// Makes a device one of a user's, and answers it with its secret.
+/// A code as it is compared: however it was typed.
+fn plain(code: &str) -> String {
+    code.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_uppercase()).collect()
+}
+
+/// Makes a code by which one device can be paired, for [`CODE_SECONDS`]. The one before is good no longer.
+///
+/// # Errors
+/// As [`pair`].
+pub async fn make_code(meta: &Meta, user: &str, now_ms: u64) -> Result<String, IdentityError> {
+    let code = random_text(CODE_LETTERS, CODE_LENGTH);
+    let kept = Code { hash: hash(&code)?, until_ms: now_ms + u64::from(CODE_SECONDS) * 1000 };
+    change(meta, |records| {
+        let _user: User = read(records, &format!("user/{user}"), "user")?;
+        write(records, format!("code/{user}"), &kept)
+    })
+    .await?;
+    let (first, last) = code.split_at(CODE_LENGTH / 2);
+    Ok(format!("{first}-{last}"))
+}
+
+/// Whether a code is the user's, and good. It takes as long for a user that has none, or is not there.
+pub fn verify_code(user: Option<&User>, code: Option<&Code>, given: &str, now_ms: u64) -> bool {
+    // As of a user that has it for its password.
+    let hash = code.filter(|code| now_ms < code.until_ms).map(|code| code.hash.clone());
+    let stand_in =
+        User { password: hash, disabled: user.is_none_or(|user| user.disabled), ..User::default() };
+    verify(Some(&stand_in), &plain(given))
+}
+
+/// Makes a device one of a user's, and answers it with its secret. A code that it was paired by is good no longer.
 ///
 /// # Errors
 /// Where it is refused, or the metadata does not answer.
@@ -74,6 +124,7 @@ pub async fn pair(
     meta: &Meta,
     user: &str,
     name: &str,
+    by: Option<&Code>,
     paired_ms: u64,
 ) -> Result<(Device, [u8; 32]), IdentityError> {
     if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
@@ -85,6 +136,14 @@ pub async fn pair(
     let device = Device { id, name: name.to_owned(), secret_hash, paired_ms };
     change(meta, |records| {
         let _user: User = read(records, &format!("user/{user}"), "user")?;
+        if let Some(by) = by {
+            let key = format!("code/{user}");
+            // Somebody else may have been quicker with it.
+            if read::<Code>(records, &key, "pairing code")? != *by {
+                return Err(IdentityError::Unknown("pairing code"));
+            }
+            records.remove(&key);
+        }
         let prefix = key_of(user, "");
         if records.keys().filter(|key| key.starts_with(&prefix)).count() >= DEVICES_MAX {
             return invalid(format!("a user has at most {DEVICES_MAX} devices: revoke one"));
@@ -109,6 +168,18 @@ pub async fn revoke(meta: &Meta, user: &str, id: &str) -> Result<(), IdentityErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_code_is_good_for_a_while_however_it_is_typed() {
+        let user = User::default();
+        let code = Code { hash: hash("ABCDE23456").expect("it is long enough"), until_ms: 1000 };
+        let good = |given: &str, now_ms| verify_code(Some(&user), Some(&code), given, now_ms);
+        assert!(good("ABCDE-23456", 999) && good("abcde 23456", 0));
+        assert!(!good("ABCDE-23456", 1000), "it is late");
+        assert!(!good("ABCDE-23457", 0) && !good("", 0));
+        assert!(!verify_code(None, Some(&code), "ABCDE-23456", 0), "the user is gone");
+        assert!(!verify_code(Some(&user), None, "", 0));
+    }
 
     #[test]
     fn a_password_is_its_users_alone() {

@@ -91,10 +91,22 @@ impl Scene {
 
     /// Whether somebody may do something to what the request is about, or to `key` in its bucket.
     pub fn may(&self, action: &str, grant: Grant, key: Option<&str>, object: Option<&Extra>) -> bool {
+        self.may_given(action, grant, key, object, false)
+    }
+
+    /// The same of what is shared with the caller, perhaps: that lets it do so as a policy of the bucket would.
+    fn may_given(
+        &self,
+        action: &str,
+        grant: Grant,
+        key: Option<&str>,
+        object: Option<&Extra>,
+        shared: bool,
+    ) -> bool {
         let Some(bucket) = &self.bucket else { return false };
         let resource = bucket.resource(key);
         let asked = Asked::new(self, action, &resource, object);
-        allowed(&asked, bucket, grant, object)
+        allowed(&asked, bucket, grant, object, shared)
     }
 
     /// What a device asks of a bucket by the sync door, which knows no headers.
@@ -108,14 +120,19 @@ impl Scene {
         Self { who, bucket: None, object: LookedUp::NotAsked, form: false, facts }
     }
 
-    /// Whether a device may do something, by policies and by grants on the bucket.
-    pub fn may_sync(&self, action: &str, key: Option<&str>, object: Option<&Extra>) -> bool {
+    /// Whether a device may do something, by policies and by grants on the bucket, and by what is shared with its user.
+    pub fn may_sync(&self, action: &str, key: Option<&str>, object: Option<&Extra>, shared: bool) -> bool {
         let grant = match action {
             "s3:ListBucket" | "s3:GetObject" | "s3:GetObjectVersion" => Grant::Read,
             "s3:PutObject" | "s3:DeleteObject" => Grant::Write,
             _ => Grant::None,
         };
-        self.may(action, grant, key, object)
+        self.may_given(action, grant, key, object, shared)
+    }
+
+    /// Whether whatever is written to the bucket is its owner's.
+    pub fn owner_has_all(&self) -> bool {
+        self.bucket.as_ref().is_some_and(|bucket| bucket.ownership == Ownership::BucketOwnerEnforced)
     }
 
     /// Whether policies may say something else of one key than of another that begins with the same prefix.
@@ -280,7 +297,13 @@ fn says(asked: &Asked<'_>, bucket: &BucketView) -> Option<Effect> {
 
 /// The whole decision: a denial anywhere is final; within an account its owner may do everything; across accounts the
 /// resource's side must allow it, and the caller's own policies too where there are any.
-fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<&Extra>) -> bool {
+fn allowed(
+    asked: &Asked<'_>,
+    bucket: &BucketView,
+    grant: Grant,
+    object: Option<&Extra>,
+    shared: bool,
+) -> bool {
     let own = own_policies(asked);
     let restricted = asked.scene.is_restricted();
     let public = bucket.block.restrict_public_buckets && bucket.policy_is_public();
@@ -314,7 +337,7 @@ fn allowed(asked: &Asked<'_>, bucket: &BucketView, grant: Grant, object: Option<
         let by_name = || !stranger && says(&asked.by_name(), bucket) == Some(Effect::Allow);
         return !restricted || own == Some(Effect::Allow) || by_name();
     }
-    let by_resource = policy == Some(Effect::Allow) || granted(asked, bucket, grant, object);
+    let by_resource = shared || policy == Some(Effect::Allow) || granted(asked, bucket, grant, object);
     by_resource && (!restricted || own == Some(Effect::Allow))
 }
 

@@ -15,8 +15,8 @@ use holdfast_meta_raft_machine::{
 };
 use holdfast_meta_raft_server::Meta;
 use holdfast_proto::sync::{
-    Device, Devices, Done, MakeSpace, Pair, Paired, RevokeDevice, SignIn, SignedIn, Space, Spaces,
-    failure::Code, reply::Reply,
+    Device, Devices, Done, MakeSpace, Pair, Paired, PairingCode, RevokeDevice, SignIn, SignedIn, Space,
+    Spaces, failure::Code, reply::Reply,
 };
 use s3s::validation::NameValidation;
 use serde::{Deserialize, Serialize};
@@ -92,22 +92,36 @@ pub async fn renew_epoch(meta: &Meta) -> Result<(), IdentityError> {
 impl Session {
     pub(super) async fn pair(&self, stream: &mut Stream, asked: Pair) -> Answer {
         let door = &self.door;
-        let Ok(_waiting) = door.waiting.try_acquire() else {
+        let seat = door.pairing.take(self.address);
+        let (Ok(_waiting), Some(_seat)) = (door.waiting.try_acquire(), seat) else {
             return Ok(refuse(Code::Busy, "many devices are being paired: try again in a moment")?);
         };
         let _turn = door.passwords.acquire().await;
         door.s3.look("", None).await.map_err(Refused::from)?;
-        let user = door.s3.directory.now().users.get(&asked.user).map(|known| known.user.clone());
-        let name = asked.user.clone();
-        let checked =
-            tokio::task::spawn_blocking(move || devices::verify(user.as_ref(), &asked.password)).await;
-        if !checked.unwrap_or(false) {
+        let identities = door.s3.directory.now();
+        let user = identities.users.get(&asked.user).map(|known| known.user.clone());
+        let (name, Pair { password, code: given, .. }) = (asked.user.clone(), asked.clone());
+        let code = identities.codes.get(&name).filter(|_| !given.is_empty()).cloned();
+        let by = code.clone();
+        let checked = tokio::task::spawn_blocking(move || match given.is_empty() {
+            true => devices::verify(user.as_ref(), &password),
+            false => devices::verify_code(user.as_ref(), code.as_ref(), &given, unix_ms()),
+        });
+        if !checked.await.unwrap_or(false) {
             tracing::warn!(user = name, address = %self.address, "a device was not paired");
-            refuse(Code::NotSignedIn, "the user's name or the password is wrong")?;
+            refuse(Code::NotSignedIn, "the user's name is wrong, or the password or code")?;
         }
-        let (device, secret) = devices::pair(door.meta(), &name, &asked.device, unix_ms()).await?;
+        let paired = devices::pair(door.meta(), &name, &asked.device, by.as_ref(), unix_ms());
+        let (device, secret) = paired.await?;
         tracing::info!(user = name, device = device.name, "a device was paired");
         say(stream, Reply::Paired(Paired { device: device.id, secret: secret.to_vec() })).await
+    }
+
+    pub(super) async fn make_code(&self, stream: &mut Stream) -> Answer {
+        let (signed, _) = self.caller().await?;
+        let code = devices::make_code(self.door.meta(), &signed.user, unix_ms()).await?;
+        let seconds = devices::CODE_SECONDS;
+        say(stream, Reply::Code(PairingCode { code, seconds })).await
     }
 
     pub(super) async fn sign_in(&self, stream: &mut Stream, asked: SignIn) -> Answer {
@@ -132,14 +146,14 @@ impl Session {
             let own = who.canonical() == Some(&config.owner);
             let view = Arc::new(BucketView::new(bucket, config));
             let scene = Scene::of_device(who.clone(), view.clone(), self.address);
-            if view.bucket.name.starts_with('.') || !scene.may_sync("s3:ListBucket", None, None) {
+            if view.bucket.name.starts_with('.') || !scene.may_sync("s3:ListBucket", None, None, false) {
                 continue;
             }
             let usage = self.door.meta().ask(UsageOf { bucket: view.bucket.id }).await?.unwrap_or_default();
             if own {
                 used += usage.bytes;
             }
-            let role = match (own, scene.may_sync("s3:PutObject", Some("*"), None)) {
+            let role = match (own, scene.may_sync("s3:PutObject", Some("*"), None, false)) {
                 (true, _) => "owner",
                 (false, writes) => role(writes),
             };

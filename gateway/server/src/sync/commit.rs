@@ -23,17 +23,25 @@ use holdfast_proto::sync::{
     name_change, reply::Reply,
 };
 use hyper::HeaderMap;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Changes in one commit, and chunks that they name: it is one raft entry.
 const CHANGES_MAX: usize = 512;
 const CHUNKS_MAX: usize = 1 << 20;
+
+/// Chunks in a frame, which has room for fewer whose ids are whole.
+const CHUNKS_OF_FRAME: usize = 128 << 10;
+
+/// How long the chunks of one commit may take to be named.
+const MORE_WITHIN: Duration = Duration::from_secs(120);
 
 /// Times that a commit is tried whose packs' registration is late: a change of leaders may have let it pass them.
 const COMMIT_TRIES: u32 = 4;
 
 /// Reads the chunks of files that have more than one frame holds.
 async fn more_chunks(stream: &mut Stream, changes: &mut [NameChange]) -> Result<(), Ended> {
-    let mut count = 0;
+    let mut count = count_chunks(changes);
     while let Some(CommitChunks { at, chunks }) = stream.receive().await? {
         count += chunks.len();
         let change = changes.get_mut(at as usize).and_then(|change| change.change.as_mut());
@@ -43,6 +51,14 @@ async fn more_chunks(stream: &mut Stream, changes: &mut [NameChange]) -> Result<
         put.chunks.extend(chunks);
     }
     Ok(())
+}
+
+fn count_chunks(changes: &[NameChange]) -> usize {
+    let count = |change: &NameChange| match &change.change {
+        Some(name_change::Change::Put(put)) => put.chunks.len(),
+        _ => 0,
+    };
+    changes.iter().map(count).sum()
 }
 
 /// The paths that a change is about.
@@ -59,13 +75,21 @@ fn paths_of(change: &mut name_change::Change) -> Vec<&mut Vec<u8>> {
 
 impl Session {
     pub(super) async fn commit(&self, stream: &mut Stream, asked: Commit) -> Answer {
-        let at = self.at(&asked.space).await?;
+        let mut at = self.at(&asked.space).await?;
         if asked.changes.is_empty() || asked.changes.len() > CHANGES_MAX {
             refuse(Code::Malformed, format!("a commit has 1 to {CHANGES_MAX} changes"))?;
         }
         let mut asked = asked;
+        if count_chunks(&asked.changes) > CHUNKS_OF_FRAME {
+            refuse(Code::Malformed, "too many chunks in one frame")?;
+        }
         if asked.more {
-            more_chunks(stream, &mut asked.changes).await?;
+            at.demand("s3:PutObject", Some(&at.full(b"*")))?;
+            let _one = self.large.acquire().await;
+            let read = timeout(MORE_WITHIN, more_chunks(stream, &mut asked.changes)).await;
+            read.map_err(|_| Refused(holdfast_client_link::failure(Code::Malformed, "too slow")))??;
+            // Meanwhile it may have been revoked, or the directory moved.
+            at = self.at(&asked.space).await?;
         }
         let mut segments = Vec::new();
         let mut changes = Vec::with_capacity(asked.changes.len());
@@ -90,7 +114,7 @@ impl Session {
             let outcome = engine.meta().submit(requests).await?.pop().unwrap_or(Outcome::Done);
             match outcome.accepted() {
                 Err(Rejection::SegmentGone | Rejection::ChunkGone(_)) if tries < COMMIT_TRIES => {
-                    tokio::time::sleep(std::time::Duration::from_millis(50) * tries).await;
+                    tokio::time::sleep(Duration::from_millis(50) * tries).await;
                     tries += 1;
                 }
                 Err(gone @ (Rejection::SegmentGone | Rejection::ChunkGone(_))) => {
@@ -169,6 +193,9 @@ impl Session {
                 TreeChange::RemoveFile { path: remove.path, on: on(remove.on.ok_or_else(malformed)?) }
             }
             name_change::Change::RemoveDirectory(remove) => {
+                if remove.path == at.base {
+                    return refuse(Code::Denied, "a space is not in itself");
+                }
                 at.demand("s3:DeleteObject", Some(&remove.path))?;
                 TreeChange::RemoveDirectory { node: NodeId(remove.node), path: remove.path }
             }
@@ -182,6 +209,9 @@ impl Session {
         at.demand("s3:PutObject", Some(&moved.to))?;
         // It is read by another name, then.
         at.demand("s3:GetObject", Some(&moved.from))?;
+        if at.may("s3:GetObjectVersion", Some(&moved.to)) {
+            at.demand("s3:GetObjectVersion", Some(&moved.from))?;
+        }
         if !moved.from.ends_with(b"/") {
             return match self.version(at, &at.short(moved.from.clone()), None).await {
                 // Another change of the commit brings it there, which was judged as well.
@@ -208,6 +238,11 @@ impl Session {
         let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.plain)).sum();
         if chunks.len() > CHUNKS_MAX || bytes > OBJECT_BYTES_MAX {
             return refuse(Code::Invalid, "the file is larger than a file may be");
+        }
+        // Each chunk costs as much to keep track of, however small it is.
+        let least = at.bucket.bucket.chunker.min() as u64;
+        if chunks.len() as u64 > bytes / least + 1 {
+            return refuse(Code::Invalid, "the file is cut into smaller chunks than the space's");
         }
         if chunks.iter().any(|chunk| sent.length(domain, chunk.id) != Some(chunk.plain)) {
             let text = "chunks that it leans on were not sent";

@@ -1,7 +1,7 @@
 //! What versions hold, and which there are.
 
 use super::{Answer, At, Refused, Session, refuse, say};
-use crate::engine::MIB;
+use crate::{engine::MIB, s3::replication};
 use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_client_link::{Stream, failure};
@@ -17,6 +17,7 @@ use holdfast_proto::sync::{
     self, Chunk, ChunkRef, Committed, Deleted, Fetch, ListTrash, ListVersions, Manifest, ReadManifest,
     Restore, Trash, Versions, failure::Code, reply::Reply,
 };
+use hyper::HeaderMap;
 
 /// References in one frame.
 const REFS: usize = 4096;
@@ -117,8 +118,9 @@ impl Session {
             refuse(Code::Malformed, "too many ranges")?;
         }
         // Whoever asks for the same again and again is no sync client.
-        let wanted: u64 = asked.ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
-        if wanted > version.bytes.saturating_mul(2) {
+        let mut lengths = asked.ranges.iter().map(|range| range.end.saturating_sub(range.start));
+        let wanted = lengths.try_fold(0u64, |sum, length| sum.checked_add(length));
+        if wanted.is_none_or(|wanted| wanted > version.bytes.saturating_mul(2)) {
             refuse(Code::Malformed, "more than all of it")?;
         }
         let mut since = 0;
@@ -225,9 +227,14 @@ impl Session {
             parts: version.parts,
         };
         let on = (!newest_extra.marker).then_some((newest.node, newest.id));
-        let extra = Extra { documents: extra.documents, tags: extra.tags, ..Extra::default() };
+        let owner = at.scene.writer();
+        let mut extra =
+            Extra { owner: owner.clone(), documents: extra.documents, tags: extra.tags, ..Extra::default() };
+        let key = String::from_utf8_lossy(&asked.path);
+        replication::mark(&at.scene, &HeaderMap::new(), &at.bucket, &key, None, &mut extra)
+            .map_err(Refused::from)?;
         let change = TreeChange::Put { path: asked.path, on, object: Box::new(object), extra };
-        let (bucket, owner) = (at.bucket.bucket.id, at.scene.writer());
+        let bucket = at.bucket.bucket.id;
         let command = Command::ChangeTree { bucket, owner, changes: vec![change] };
         let Outcome::Changed(done) = self.door.s3.engine.run(command).await? else {
             return Ok(refuse(Code::Internal, "the metadata answered something else")?);

@@ -8,7 +8,10 @@ use crate::{
 use holdfast_core::ids::{ChunkId, DomainId};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,13 +25,18 @@ const AGE_MAX: Duration = Duration::from_secs(12 * 3600);
 
 /// Devices that have sent something lately.
 #[derive(Default)]
-pub(super) struct Sent(Mutex<HashMap<String, Arc<SentBy>>>);
+pub(super) struct Sent {
+    devices: Mutex<HashMap<String, Arc<SentBy>>>,
+    /// Chunks that are remembered of all.
+    total: Arc<AtomicUsize>,
+}
 
 /// What one device has sent, or may read.
 pub(super) struct SentBy {
     known: Mutex<Known>,
     /// Keeps what it sent from being collected before it is committed.
     lease: tokio::sync::Mutex<Option<(LeaseKeeper, Instant)>>,
+    total: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -36,6 +44,8 @@ struct Known {
     chunks: HashMap<(DomainId, ChunkId), Chunk>,
     /// How many of them are uncommitted: a commit must not have to look at all.
     uncommitted: usize,
+    /// And how many bytes those are.
+    uncommitted_bytes: u64,
     touched: Option<Instant>,
 }
 
@@ -48,33 +58,50 @@ struct Chunk {
 
 impl Sent {
     pub fn by(&self, device: &Signed) -> Arc<SentBy> {
-        let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = devices.get(&device.device) {
-            let known = known.clone();
-            known.known().touched = Some(Instant::now());
-            return known;
-        }
-        // The ones that were heard of least lately make room; whoever is at work goes on with what it has.
-        let mut sizes: Vec<(Option<Instant>, usize, String)> = devices
-            .iter()
-            .map(|(name, by)| {
-                let known = by.known();
-                (known.touched, known.chunks.len() + 1, name.clone())
-            })
-            .collect();
-        sizes.sort();
-        let mut all: usize = sizes.iter().map(|(_, size, _)| size).sum();
-        for (_, size, name) in sizes {
-            if all <= REMEMBERED_BY_ALL {
-                break;
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match devices.get(&device.device) {
+            Some(known) => {
+                known.known().touched = Some(Instant::now());
+                known.clone()
             }
-            all -= size;
-            devices.remove(&name);
+            None => {
+                let known = Known { touched: Some(Instant::now()), ..Known::default() };
+                let (lease, total) = (tokio::sync::Mutex::default(), self.total.clone());
+                let fresh = Arc::new(SentBy { known: Mutex::new(known), lease, total });
+                devices.insert(device.device.clone(), fresh.clone());
+                fresh
+            }
+        };
+        if self.total.load(Ordering::Relaxed) + devices.len() > REMEMBERED_BY_ALL {
+            make_room(&mut devices, &known);
         }
-        let known = Known { touched: Some(Instant::now()), ..Known::default() };
-        let fresh = Arc::new(SentBy { known: Mutex::new(known), lease: tokio::sync::Mutex::default() });
-        devices.insert(device.device.clone(), fresh.clone());
-        fresh
+        known
+    }
+}
+
+/// Forgets devices that were heard of least lately, but for one; whoever is at work goes on with what it has.
+fn make_room(devices: &mut HashMap<String, Arc<SentBy>>, but: &Arc<SentBy>) {
+    let size = |(name, by): (&String, &Arc<SentBy>)| {
+        let known = by.known();
+        (known.touched, known.chunks.len() + 1, name.clone())
+    };
+    let mut sizes: Vec<(Option<Instant>, usize, String)> =
+        devices.iter().filter(|(_, by)| !Arc::ptr_eq(by, but)).map(size).collect();
+    sizes.sort();
+    let mut all = but.known().chunks.len() + sizes.iter().map(|(_, size, _)| size).sum::<usize>();
+    for (_, size, name) in sizes {
+        if all <= REMEMBERED_BY_ALL / 2 {
+            break;
+        }
+        all -= size;
+        devices.remove(&name);
+    }
+}
+
+impl Drop for SentBy {
+    fn drop(&mut self) {
+        let chunks = self.known().chunks.len();
+        self.total.fetch_sub(chunks, Ordering::Relaxed);
     }
 }
 
@@ -85,19 +112,34 @@ impl SentBy {
 
     fn add(&self, domain: DomainId, chunks: impl IntoIterator<Item = (ChunkId, u32)>, uncommitted: bool) {
         let mut known = self.known();
+        let before = known.chunks.len();
         for (id, bytes) in chunks {
             if known.chunks.len() >= REMEMBERED_MAX {
                 // What was named lately is asked for once more.
                 known.chunks.retain(|_, chunk| chunk.uncommitted);
                 if known.chunks.len() >= REMEMBERED_MAX {
-                    return;
+                    break;
                 }
             }
             let chunk = known.chunks.entry((domain, id)).or_insert(Chunk { bytes, uncommitted: false });
-            let begins = uncommitted && !chunk.uncommitted;
-            chunk.uncommitted |= uncommitted;
-            known.uncommitted += usize::from(begins);
+            if uncommitted && !chunk.uncommitted {
+                chunk.uncommitted = true;
+                known.uncommitted += 1;
+                known.uncommitted_bytes += u64::from(bytes);
+            }
         }
+        self.count(before, known.chunks.len());
+    }
+
+    /// Takes note of how many chunks are remembered that were `before`.
+    fn count(&self, before: usize, now: usize) {
+        self.total.fetch_add(now.saturating_sub(before), Ordering::Relaxed);
+        self.total.fetch_sub(before.saturating_sub(now), Ordering::Relaxed);
+    }
+
+    /// Bytes that it has sent and nothing leans on yet.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.known().uncommitted_bytes
     }
 
     /// It may read these.
@@ -123,8 +165,9 @@ impl SentBy {
     /// Some of it is gone, nobody knows what: all is to be sent again that no version has.
     pub fn forget(&self) {
         let mut known = self.known();
+        self.count(known.chunks.len(), 0);
         known.chunks.clear();
-        known.uncommitted = 0;
+        (known.uncommitted, known.uncommitted_bytes) = (0, 0);
     }
 
     /// A commit leans on these now. What ends with that is the lease, where nothing else needs it.
@@ -138,8 +181,12 @@ impl SentBy {
             let mut known = self.known();
             for id in chunks {
                 let chunk = known.chunks.get_mut(&(domain, id));
-                let ends = chunk.is_some_and(|chunk| std::mem::take(&mut chunk.uncommitted));
-                known.uncommitted -= usize::from(ends);
+                let ends = chunk.filter(|chunk| chunk.uncommitted).map(|chunk| {
+                    chunk.uncommitted = false;
+                    u64::from(chunk.bytes)
+                });
+                known.uncommitted -= usize::from(ends.is_some());
+                known.uncommitted_bytes -= ends.unwrap_or_default();
             }
             known.uncommitted > 0
         };

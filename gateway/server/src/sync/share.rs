@@ -2,7 +2,10 @@
 
 use super::{Answer, At, Refused, Session, refuse, say};
 use holdfast_client_link::Stream;
-use holdfast_core::ids::{BucketId, NodeId};
+use holdfast_core::{
+    ids::{BucketId, NodeId},
+    limits::KEY_BYTES_MAX,
+};
 use holdfast_meta_raft_machine::{
     ask::{NamesAfter, SharesOf},
     command::{Command, Rejection},
@@ -11,6 +14,12 @@ use holdfast_meta_raft_machine::{
 use holdfast_proto::sync::{
     Done, ListShares, Share, ShareFolder, Shares, Space, failure::Code, reply::Reply,
 };
+
+/// Bytes of a user's name.
+const NAME_MAX: usize = 64;
+
+/// What is shared with one user that a list shows: it is one frame.
+const SHOWN_MAX: usize = 1000;
 
 /// What a share is called that lets its user change what is in it, or only see it.
 pub(super) fn role(writes: bool) -> &'static str {
@@ -27,12 +36,12 @@ pub(super) fn space_id(at: &At, directory: Option<NodeId>) -> u64 {
 
 impl Session {
     /// The caller at a space whose owner it is, which alone may share it.
-    async fn at_own(&self, space: &str) -> Result<At, Refused> {
+    pub(super) async fn at_own(&self, space: &str) -> Result<At, Refused> {
         let at = self.at(space).await?;
-        if at.scene.may_sync("s3:PutBucketPolicy", None, None) {
-            return Ok(at);
+        if !at.scene.may_sync("s3:PutBucketPolicy", None, None, false) {
+            refuse(Code::Denied, "a space is shared by whoever owns it")?;
         }
-        refuse(Code::Denied, "a space is shared by whoever owns it")
+        Ok(at)
     }
 
     pub(super) async fn share_folder(&self, stream: &mut Stream, asked: ShareFolder) -> Answer {
@@ -46,6 +55,15 @@ impl Session {
         if writes.is_some() && !self.door.s3.directory.now().users.contains_key(&asked.user) {
             refuse(Code::NotFound, format!("there is no user {}", asked.user))?;
         }
+        if writes.is_some() && !at.scene.owner_has_all() {
+            // What guests write would be theirs for ever, and not the owner's to read.
+            let text = "what is written to this bucket belongs to whoever writes it: set its object ownership to \
+                BucketOwnerEnforced, by S3, to share it";
+            refuse(Code::Invalid, text)?;
+        }
+        if asked.user.len() > NAME_MAX || asked.path.len() > KEY_BYTES_MAX {
+            refuse(Code::Malformed, "a name that is too long")?;
+        }
         let mut path = at.full(&asked.path);
         if !path.is_empty() && !path.ends_with(b"/") {
             path.push(b'/');
@@ -55,7 +73,7 @@ impl Session {
         match self.door.s3.engine.run(command).await {
             Ok(_) => say(stream, Reply::Done(Done {})).await,
             Err(crate::engine::EngineError::Rejected(Rejection::NoSuchKey)) => {
-                Ok(refuse(Code::NotFound, "there is no such directory")?)
+                Ok(refuse(Code::NotFound, "there is no such directory, or it is not shared with that user")?)
             }
             Err(error) => Err(error.into()),
         }
@@ -73,6 +91,7 @@ impl Session {
                 role: role(share.writes).to_owned(),
             };
             shares.extend(kept.into_iter().map(shown));
+            shares.truncate(2 * SHOWN_MAX);
         }
         say(stream, Reply::Shares(Shares { shares })).await
     }
@@ -119,6 +138,9 @@ impl Session {
                     false => self.directory(bucket, &share.path).await?.map(|node| node.0),
                 };
                 let Some(id) = id else { continue };
+                if spaces.len() == SHOWN_MAX {
+                    return Ok(spaces);
+                }
                 spaces.push(Space { name, id, role: role(share.writes).to_owned(), bytes: 0, files: 0 });
             }
         }

@@ -12,7 +12,8 @@ use holdfast_core::{
     limits::{PACK_BYTES, PACK_CHUNKS_MAX},
 };
 use holdfast_meta_raft_machine::{
-    ask::{Deduplicates, SegmentOf},
+    ask::{AccountOf, Deduplicates, SegmentOf},
+    command::Rejection,
     records::{Content, ENCRYPTION, Extra, Version},
 };
 use holdfast_proto::sync::{Chunk, Done, Had, Have, Upload, failure::Code, reply::Reply};
@@ -30,6 +31,9 @@ const SEGMENTS_MAX: usize = 4096;
 
 /// How long a device may be quiet until memory that was given to it goes to others.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes of one device that no commit leans on: more than the largest file has.
+const UNCOMMITTED_MAX: u64 = 2 << 40;
 
 /// Packs of one upload that are written at once.
 const WRITING_MAX: usize = 3;
@@ -105,11 +109,26 @@ impl Session {
         Ok(())
     }
 
+    /// Refuses chunks for a space whose owner may not store them; what is sent and never committed counts, too.
+    async fn check_room(&self, at: &At, sent: &SentBy) -> Result<(), Refused> {
+        let waiting = sent.uncommitted_bytes();
+        let owner = at.bucket.config.owner.clone();
+        let account = self.door.meta().ask(AccountOf { owner }).await?;
+        if account.is_some_and(|account| account.used.saturating_add(waiting) > account.quota) {
+            return Err(Rejection::OverQuota.into());
+        }
+        match waiting > UNCOMMITTED_MAX {
+            true => refuse(Code::Quota, "too much was sent that no commit leans on"),
+            false => Ok(()),
+        }
+    }
+
     pub(super) async fn upload(&self, stream: &mut Stream, asked: Upload) -> Answer {
         let mut at = self.at(&asked.space).await?;
         at.demand("s3:PutObject", Some(&at.full(b"*")))?;
         let engine = self.door.s3.engine.clone();
         let sent = self.door.sent.by(&at.who);
+        self.check_room(&at, &sent).await?;
         let mut writing = JoinSet::new();
         let mut batch = Batch::default();
         loop {
@@ -143,6 +162,7 @@ impl Session {
                 // Whoever lost the right to write meanwhile does not go on.
                 at = self.at(&asked.space).await?;
                 at.demand("s3:PutObject", Some(&at.full(b"*")))?;
+                self.check_room(&at, &sent).await?;
                 if writing.len() >= WRITING_MAX {
                     stored(writing.join_next().await)?;
                 }

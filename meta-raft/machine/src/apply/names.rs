@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 /// Components of all paths of a command: each may be a directory that is made.
 const COMPONENTS_MAX: usize = 20_000;
 
-/// Names below a directory that are looked at when it is moved.
+/// Names below directories that are looked at when a command moves them.
 const BELOW_MAX: usize = 200_000;
 
 impl<V: View + ?Sized> Tx<'_, V> {
@@ -30,18 +30,30 @@ impl<V: View + ?Sized> Tx<'_, V> {
         owner: &str,
         changes: Vec<TreeChange>,
     ) -> Step<Outcome> {
-        let components = |change: &TreeChange| change.path().iter().filter(|byte| **byte == b'/').count() + 1;
+        let slashes = |path: &[u8]| path.iter().filter(|byte| **byte == b'/').count() + 1;
+        let components = |change: &TreeChange| match change {
+            TreeChange::Move { from, to, .. } => slashes(from) + slashes(to),
+            other => slashes(other.path()),
+        };
         if changes.iter().map(components).sum::<usize>() > COMPONENTS_MAX {
             return Err(Rejection::TooLarge.into());
         }
         let mut done = Vec::with_capacity(changes.len());
+        let mut looks = BELOW_MAX;
         for (at, change) in changes.into_iter().enumerate() {
-            done.push(self.change_name(bucket, owner, change, at as u32)?);
+            done.push(self.change_name(bucket, owner, change, at as u32, &mut looks)?);
         }
         Ok(Outcome::Changed(done))
     }
 
-    fn change_name(&mut self, bucket: BucketId, owner: &str, change: TreeChange, at: u32) -> Step<Changed> {
+    fn change_name(
+        &mut self,
+        bucket: BucketId,
+        owner: &str,
+        change: TreeChange,
+        at: u32,
+        looks: &mut usize,
+    ) -> Step<Changed> {
         let overtaken = Rejection::Overtaken { at };
         check_name(change.path())?;
         match change {
@@ -49,6 +61,8 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 if !path.ends_with(b"/") || self.is_taken(bucket, &path)? {
                     return Err(overtaken.into());
                 }
+                // What was deleted here was in another directory.
+                self.clear_hidden(bucket, &path)?;
                 let node = self.next_node();
                 let entry = DirEntry::Kept { node, children: 0 };
                 let parent = self.attach(bucket, Tree::Live, &path, &entry)?;
@@ -69,7 +83,10 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 };
                 Ok(Changed { node: done.node, version: Some(done.version) })
             }
-            TreeChange::Move { node, from, to } => self.move_name(bucket, node, &from, &to, overtaken),
+            TreeChange::Move { node, from, to } => {
+                let moved = self.move_name(bucket, node, (&from, &to), looks)?;
+                moved.ok_or_else(|| overtaken.into())
+            }
             TreeChange::Describe { path, on, name, text } => {
                 let walk = self.walk(Tree::Live, bucket, &path)?;
                 self.check_on(&walk, on, overtaken)?;
@@ -129,34 +146,32 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
         let Some((name, _)) = self.entry_in(Tree::Live, bucket, path)? else { return Ok(()) };
         self.detach(bucket, Tree::Live, path, &name)?;
-        self.move_shares(bucket, path, None)?;
+        self.move_readers(bucket, path, None)?;
         self.journal(bucket, Change::Vanish, (node, VersionId(0)), NodeId::ROOT, path)
     }
 
+    /// Gives a name to what has another; `None` where it has not, or the name is taken.
     fn move_name(
         &mut self,
         bucket: BucketId,
         node: NodeId,
-        from: &[u8],
-        to: &[u8],
-        overtaken: Rejection,
-    ) -> Step<Changed> {
+        (from, to): (&[u8], &[u8]),
+        looks: &mut usize,
+    ) -> Step<Option<Changed>> {
         let is_directory = from.ends_with(b"/");
         let inside = is_directory && to.starts_with(from);
         if to.ends_with(b"/") != is_directory || inside || self.is_taken(bucket, to)? {
-            return Err(overtaken.into());
+            return Ok(None);
         }
         // What is locked stays where it is known.
         if self.config(bucket)?.object_lock {
             return Err(Rejection::BucketState.into());
         }
         self.clear_hidden(bucket, to)?;
-        let (name, entry) = self.entry_in(Tree::Live, bucket, from)?.ok_or_else(|| overtaken.clone())?;
-        if entry.node() != node {
-            return Err(overtaken.into());
-        }
+        let found = self.entry_in(Tree::Live, bucket, from)?;
+        let Some((name, entry)) = found.filter(|(_, entry)| entry.node() == node) else { return Ok(None) };
         if is_directory && to.len() > from.len() {
-            self.check_below(bucket, node, to.len())?;
+            self.check_below(bucket, node, to.len(), looks)?;
         }
         self.detach(bucket, Tree::Live, from, &name)?;
         let parent = self.attach(bucket, Tree::Live, to, &entry)?;
@@ -165,26 +180,42 @@ impl<V: View + ?Sized> Tx<'_, V> {
                 // Whoever looks at keys sees one go and another come.
                 self.journal(bucket, Change::Delete, (node, current.version), parent, from)?;
                 self.journal(bucket, Change::Move, (node, current.version), parent, to)?;
+                self.move_links(bucket, from, Some(to))?;
                 Some(current.version)
             }
             DirEntry::Directory { .. } | DirEntry::Kept { .. } => {
-                self.move_shares(bucket, from, Some(to))?;
+                self.move_hidden(bucket, from, to)?;
+                self.move_readers(bucket, from, Some(to))?;
                 self.journal(bucket, Change::Move, (node, VersionId(0)), parent, to)?;
                 None
             }
         };
-        Ok(Changed { node, version })
+        Ok(Some(Changed { node, version }))
+    }
+
+    /// Has what was deleted from a directory go with it.
+    fn move_hidden(&mut self, bucket: BucketId, from: &[u8], to: &[u8]) -> Step<()> {
+        if self.config(bucket)?.versioning == Versioning::Off {
+            return Ok(());
+        }
+        let Some((name, entry)) = self.entry_in(Tree::Hidden, bucket, from)? else { return Ok(()) };
+        self.detach(bucket, Tree::Hidden, from, &name)?;
+        self.attach(bucket, Tree::Hidden, to, &entry).map(drop)
     }
 
     /// Refuses to have a directory at a path of `length` bytes where keys in it would be too long. Of very large ones only
-    /// a part is looked at: a rename must not take longer than others can wait.
-    fn check_below(&self, bucket: BucketId, directory: NodeId, length: usize) -> Step<()> {
-        let (mut open, mut looked) = (vec![(directory, length)], 0);
+    /// a part is looked at: a rename must not take longer than others can wait, and nor must many of one command, which
+    /// share what is left of `looks`.
+    fn check_below(&self, bucket: BucketId, directory: NodeId, length: usize, looks: &mut usize) -> Step<()> {
+        if *looks == 0 {
+            return Err(Rejection::TooLarge.into());
+        }
+        let mut open = vec![(directory, length)];
         while let Some((node, above)) = open.pop() {
             let base = keys::dir(Tree::Live, bucket, node);
             let (end, mut too_long, mut failed) = (prefix_end(&base), false, None);
             self.kv.scan(&base, &end, &mut |key, value| {
-                looked += 1;
+                *looks -= 1;
                 let length = above + key.len() - keys::DIR_PREFIX_LEN;
                 too_long |= length > KEY_BYTES_MAX;
                 match DirEntry::from_bytes(value) {
@@ -194,7 +225,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
                     Ok(DirEntry::File { .. }) => {}
                     Err(error) => failed = Some(error),
                 }
-                let go_on = !too_long && failed.is_none() && looked < BELOW_MAX;
+                let go_on = !too_long && failed.is_none() && *looks > 0;
                 if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             if let Some(error) = failed {
@@ -203,7 +234,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             if too_long {
                 return Err(Rejection::BadKey.into());
             }
-            if looked >= BELOW_MAX {
+            if *looks == 0 {
                 break;
             }
         }
@@ -245,12 +276,19 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let Some((name, entry)) = self.entry_in(Tree::Hidden, bucket, path)? else { return Ok(()) };
         let (parent, bare) = split(path);
         let bare = bare.strip_suffix(b"/").unwrap_or(bare);
-        let number = self.header.next_version;
-        self.header.next_version += 1;
         let slash: &[u8] = if path.ends_with(b"/") { b"/" } else { b"" };
-        let mark = format!(" (deleted {number})").into_bytes();
-        let room = KEY_BYTES_MAX.saturating_sub(parent.len() + mark.len() + slash.len());
-        let aside = [parent, &bare[..bare.len().min(room)], &mark, slash].concat();
+        let aside = loop {
+            let number = self.header.next_version;
+            self.header.next_version += 1;
+            let mark = format!(" (deleted {number})").into_bytes();
+            let room = KEY_BYTES_MAX.saturating_sub(parent.len() + mark.len() + slash.len());
+            let aside = [parent, &bare[..bare.len().min(room)], &mark, slash].concat();
+            // Somebody may have called something so.
+            let hidden = self.entry_in(Tree::Hidden, bucket, &aside)?;
+            if hidden.is_none() && self.entry_in(Tree::Live, bucket, &aside)?.is_none() {
+                break aside;
+            }
+        };
         self.detach(bucket, Tree::Hidden, path, &name)?;
         self.attach(bucket, Tree::Hidden, &aside, &entry).map(drop)
     }

@@ -59,6 +59,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         self.kv.delete(keys::bucket_usage(bucket.id));
         self.remove(keys::bucket_config(bucket.id))?;
         self.forget_shares(bucket.id)?;
+        self.forget_links(bucket.id)?;
         for (key, _) in scan_prefix(&self.kv, &keys::cursors_of(bucket.id), usize::MAX)? {
             self.kv.delete(key);
         }

@@ -4,15 +4,17 @@ use super::{Step, Tx};
 use crate::{
     command::{Outcome, Rejection},
     keys::{self, Table},
-    records::{Account, BucketUsage, Record, Share, Shares},
+    records::{Account, BucketUsage, Part, Record, Share, Shares},
 };
 use holdfast_core::{
     ids::BucketId,
     kv::{View, scan_prefix},
+    limits::PARTS_MAX,
 };
 
-/// Shares of one bucket.
-const SHARES_MAX: usize = 10_000;
+/// Users that a bucket is shared with, and what is shared of it with one of them.
+const SHARED_WITH_MAX: usize = 1000;
+const SHARES_MAX: usize = 100;
 
 impl<V: View + ?Sized> Tx<'_, V> {
     /// Limits what an owner may store, in bytes, or no longer does.
@@ -37,22 +39,40 @@ impl<V: View + ?Sized> Tx<'_, V> {
             let id =
                 key[prefix.len()..].try_into().map(u64::from_be_bytes).map_err(|_| Rejection::Malformed)?;
             if self.config(BucketId(id))?.owner == owner {
-                used += BucketUsage::from_bytes(&value)?.bytes;
+                used += BucketUsage::from_bytes(&value)?.bytes + self.uploaded(BucketId(id))?;
             }
         }
         Ok(used)
     }
 
-    /// Writes what a bucket holds, and what its owner does with that.
-    pub(super) fn write_usage(&mut self, bucket: BucketId, usage: &BucketUsage) -> Step<()> {
-        let before = self.usage(bucket)?.bytes;
-        if before != usage.bytes {
+    /// Bytes of parts of uploads that are not completed.
+    fn uploaded(&self, bucket: BucketId) -> Step<u64> {
+        let mut bytes = 0;
+        for (key, _) in scan_prefix(&self.kv, &keys::uploads_of(bucket), usize::MAX)? {
+            let Some((_, id)) = keys::parse_upload(&key) else { continue };
+            for (_, part) in scan_prefix(&self.kv, &keys::parts_of(id), usize::from(PARTS_MAX))? {
+                bytes += Part::from_bytes(&part)?.bytes;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Counts bytes of a bucket's owner that come in the place of others.
+    pub(super) fn charge(&mut self, bucket: BucketId, before: u64, now: u64) -> Step<()> {
+        if before != now {
             let key = keys::account(&self.config(bucket)?.owner);
             if let Some(account) = self.read::<Account>(&key)? {
-                let used = (account.used + usage.bytes).saturating_sub(before);
+                let used = (account.used + now).saturating_sub(before);
                 self.write(key, &Account { used, ..account });
             }
         }
+        Ok(())
+    }
+
+    /// Writes what a bucket holds, and what its owner does with that.
+    pub(super) fn write_usage(&mut self, bucket: BucketId, usage: &BucketUsage) -> Step<()> {
+        let before = self.usage(bucket)?.bytes;
+        self.charge(bucket, before, usage.bytes)?;
         self.write(keys::bucket_usage(bucket), usage);
         Ok(())
     }
@@ -79,16 +99,25 @@ impl<V: View + ?Sized> Tx<'_, V> {
             return Err(Rejection::Malformed.into());
         }
         let key = keys::share(bucket, user);
-        let Shares(mut shares) = self.read(&key)?.unwrap_or_default();
+        let known = self.read::<Shares>(&key)?;
+        let is_new = known.is_none();
+        let Shares(mut shares) = known.unwrap_or_default();
+        let before = shares.len();
         shares.retain(|share| share.path != path);
-        if let Some(writes) = writes {
-            if !path.is_empty() {
-                self.keep_directory(bucket, &path)?;
+        match writes {
+            Some(writes) => {
+                if !path.is_empty() {
+                    self.keep_directory(bucket, &path)?;
+                }
+                let with = scan_prefix(&self.kv, &keys::shares_of(bucket), SHARED_WITH_MAX)?.len();
+                if shares.len() >= SHARES_MAX || is_new && with == SHARED_WITH_MAX {
+                    return Err(Rejection::TooLarge.into());
+                }
+                shares.push(Share { path, writes });
             }
-            if scan_prefix(&self.kv, &keys::shares_of(bucket), SHARES_MAX)?.len() == SHARES_MAX {
-                return Err(Rejection::TooLarge.into());
-            }
-            shares.push(Share { path, writes });
+            // Whoever thinks that it ends something must know that it does not.
+            None if shares.len() == before => return Err(Rejection::NoSuchKey.into()),
+            None => {}
         }
         match shares.is_empty() {
             true => self.kv.delete(key),
@@ -97,8 +126,14 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(Outcome::Done)
     }
 
+    /// Has what others may read go with its directory to another place; with `to` of `None`, it ends.
+    pub(super) fn move_readers(&mut self, bucket: BucketId, from: &[u8], to: Option<&[u8]>) -> Step<()> {
+        self.move_shares(bucket, from, to)?;
+        self.move_links(bucket, from, to)
+    }
+
     /// Has what is shared go with its directory to another place; with `to` of `None`, it is shared no longer.
-    pub(super) fn move_shares(&mut self, bucket: BucketId, from: &[u8], to: Option<&[u8]>) -> Step<()> {
+    fn move_shares(&mut self, bucket: BucketId, from: &[u8], to: Option<&[u8]>) -> Step<()> {
         for (key, value) in scan_prefix(&self.kv, &keys::shares_of(bucket), usize::MAX)? {
             let Shares(shares) = Shares::from_bytes(&value)?;
             if !shares.iter().any(|share| share.path.starts_with(from)) {

@@ -54,9 +54,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
         }
         self.reference(&part.segments)?;
         let part_key = keys::part(id, number);
-        if let Some(replaced) = self.read::<Part>(&part_key)? {
+        let replaced = self.read::<Part>(&part_key)?;
+        if let Some(replaced) = &replaced {
             self.release_later(&replaced.segments);
         }
+        self.charge(bucket, replaced.map_or(0, |part| part.bytes), part.bytes)?;
+        self.check_quota(bucket)?;
         self.write(part_key, &part);
         Ok(Outcome::Done)
     }
@@ -139,9 +142,12 @@ impl<V: View + ?Sized> Tx<'_, V> {
     }
 
     fn remove_upload(&mut self, bucket: BucketId, upload_key: Vec<u8>, id: UploadId) -> Step<()> {
-        for (key, _) in scan_prefix(&self.kv, &keys::parts_of(id), usize::from(PARTS_MAX))? {
+        let mut bytes = 0;
+        for (key, value) in scan_prefix(&self.kv, &keys::parts_of(id), usize::from(PARTS_MAX))? {
+            bytes += Part::from_bytes(&value)?.bytes;
             self.kv.delete(key);
         }
+        self.charge(bucket, bytes, 0)?;
         self.kv.delete(upload_key);
         self.remove(keys::upload_extra(id))?;
         let mut usage = self.usage(bucket)?;

@@ -428,6 +428,39 @@ fn nobody_stores_more_than_a_quota_by_more_than_nothing() {
     let delete = Command::DeleteObject { bucket: two, key: b"fits".into(), condition: Condition::Always };
     machine.run(1, delete);
     assert_eq!(account(&machine), Some(Account { used: 50, quota: 100 }));
+    // What is uploaded in parts counts from the part on.
+    let id = UploadId([9; 16]);
+    let create = Command::CreateUpload {
+        bucket: one,
+        key: b"parts".into(),
+        id,
+        attributes: crate::records::Attributes::default(),
+        checksum: None,
+    };
+    assert_eq!(machine.run(1, create), Outcome::Done);
+    let part = |machine: &mut Machine, number, bytes| {
+        let part = Command::PutPart {
+            bucket: one,
+            key: b"parts".into(),
+            id,
+            number,
+            bytes,
+            md5: [0; 16],
+            checksum: None,
+            segments: Vec::new(),
+        };
+        machine.run(1, part)
+    };
+    assert_eq!(part(&mut machine, 1, 30), Outcome::Done);
+    assert_eq!(part(&mut machine, 2, 20), Outcome::Done);
+    assert_eq!(part(&mut machine, 1, 31), Outcome::Rejected(Rejection::OverQuota));
+    assert_eq!(account(&machine), Some(Account { used: 100, quota: 100 }));
+    machine.run(1, Command::SetQuota { owner: "alice".into(), bytes: None });
+    machine.run(1, Command::SetQuota { owner: "alice".into(), bytes: Some(100) });
+    assert_eq!(account(&machine), Some(Account { used: 100, quota: 100 }), "it is counted again");
+    assert_eq!(part(&mut machine, 1, 10), Outcome::Done);
+    assert_eq!(machine.run(1, Command::AbortUpload { bucket: one, key: b"parts".into(), id }), Outcome::Done);
+    assert_eq!(account(&machine), Some(Account { used: 50, quota: 100 }));
     // Others are not limited, and in the end nobody is.
     assert!(matches!(put(&mut machine, BUCKET, b"another owner's", 1000), Outcome::Committed(_)));
     machine.run(1, Command::SetQuota { owner: "alice".into(), bytes: None });
@@ -465,6 +498,66 @@ fn what_is_shared_goes_with_its_directory() {
     let remove = TreeChange::RemoveDirectory { node: node(b"a/b/"), path: b"c/d/b/".into() };
     assert!(matches!(machine.change(remove), Outcome::Changed(_)));
     assert_eq!(paths(&machine, "bob"), [b"c/".to_vec()], "what is made anew of its name is not shared");
+    let gone = machine.run(1, share(b"c/d/b/", "bob", None));
+    assert_eq!(gone, Outcome::Rejected(Rejection::NoSuchKey), "whoever ends nothing is told");
     machine.run(1, share(b"c/", "bob", None));
     assert!(paths(&machine, "bob").is_empty());
+}
+
+#[test]
+fn what_was_deleted_from_a_directory_goes_with_it() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let Outcome::Bucket(bucket) = machine.run(
+        0,
+        Command::MakeBucket {
+            name: "kept".into(),
+            domain: DomainId(0),
+            chunker: ChunkerProfile::V1,
+            config: crate::records::BucketConfig {
+                versioning: crate::records::Versioning::Enabled,
+                ..Default::default()
+            },
+        },
+    ) else {
+        panic!("it is made")
+    };
+    let all = |machine: &mut Machine, changes| {
+        let Outcome::Changed(done) =
+            machine.run(1, Command::ChangeTree { bucket, owner: String::new(), changes })
+        else {
+            panic!("it is made")
+        };
+        done
+    };
+    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
+    let put = |path: &[u8]| TreeChange::Put {
+        path: path.into(),
+        on: None,
+        object: Box::new(object(b"secret")),
+        extra: Extra::default(),
+    };
+    let done = all(&mut machine, vec![make(b"p/"), put(b"p/secret"), put(b"p/other")]);
+    let on = |at: usize| (done[at].node, done[at].version.expect("a file"));
+    all(&mut machine, vec![TreeChange::RemoveFile { path: b"p/secret".into(), on: on(1) }]);
+    all(&mut machine, vec![TreeChange::Move { node: done[0].node, from: b"p/".into(), to: b"old/".into() }]);
+    let history = |machine: &Machine, prefix: &[u8]| -> Vec<Vec<u8>> {
+        let wanted = ListRequest { prefix: prefix.to_vec(), max: 100, ..ListRequest::default() };
+        let page = list_versions(&machine.store, bucket, &wanted, None).expect("memory reads");
+        page.items
+            .into_iter()
+            .filter_map(|item| match item {
+                VersionItem::Version(shown) => Some(shown.key),
+                VersionItem::CommonPrefix(_) => None,
+            })
+            .collect()
+    };
+    assert!(history(&machine, b"p/").is_empty());
+    assert_eq!(history(&machine, b"old/secret").len(), 2, "its marker, and what was deleted");
+    // A directory that is made anew has no past.
+    all(&mut machine, vec![TreeChange::RemoveFile { path: b"old/other".into(), on: on(2) }]);
+    all(&mut machine, vec![TreeChange::RemoveDirectory { node: done[0].node, path: b"old/".into() }]);
+    all(&mut machine, vec![make(b"old/"), put(b"old/new")]);
+    assert_eq!(history(&machine, b"old/"), [b"old/new".to_vec()]);
+    assert_eq!(history(&machine, b"old (deleted").len(), 4, "and nothing is lost");
 }
