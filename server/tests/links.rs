@@ -60,7 +60,9 @@ fn a_file_is_downloaded_by_whoever_has_its_link() {
     let page = curl(&[&url]);
     assert_eq!(page.status, "200");
     assert!(page.text().contains("3\u{a0}000\u{a0}000 bytes"), "{}", page.text());
-    assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'")));
+    assert!(
+        page.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'"))
+    );
     assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
     let file = curl(&[&format!("{url}/large")]);
     assert!(file.body == common::noise(5, 3_000_000), "{}", file.status);
@@ -114,7 +116,12 @@ fn a_directorys_link_leads_to_what_is_in_it_and_nowhere_else() {
     // Another secret, another space's name, other methods.
     let (before, secret) = url.rsplit_once('/').expect("a secret");
     let other: String = secret.chars().rev().collect();
-    for wrong in [format!("{before}/{other}"), url.replace("/docs/", "/none/"), format!("{before}/"), format!("{before}/x")] {
+    for wrong in [
+        format!("{before}/{other}"),
+        url.replace("/docs/", "/none/"),
+        format!("{before}/"),
+        format!("{before}/x"),
+    ] {
         assert_eq!(curl(&[&wrong]).status, "404", "{wrong}");
     }
     for method in ["PUT", "DELETE", "POST"] {

@@ -7,9 +7,9 @@ use holdfast_client_link::{Connection, LinkError, Stream, Transport};
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
     Call, Chunk, ChunkRef, Commit, CommitChunks, Fetch, Have, ListDevices, ListNames, ListSpaces, ListTrash,
-    ListVersions, MakeCode, MakeDirectory, MakeSpace, Move, NameChange, NamedVersion, Pair, Put, ReadChanges,
-    ReadManifest, Restore, RevokeDevice, ShareFolder, SignIn, Upload, VersionOf, call::Call as Asked,
-    failure::Code, name_change::Change, reply::Reply,
+    ListVersions, MakeCode, MakeDirectory, MakeSpace, Move, NameChange, NamedVersion, Pair, Piece, Put,
+    Range, ReadChanges, ReadManifest, ReadSignatures, Restore, RevokeDevice, Run, ShareFolder, SignIn,
+    Upload, VersionOf, call::Call as Asked, failure::Code, name_change::Change, reply::Reply,
 };
 use std::{io::Write, process::Stdio, time::Duration};
 
@@ -115,7 +115,10 @@ async fn send(
 ) -> Result<Option<Reply>, LinkError> {
     let mut stream = begin(connection, Asked::Upload(Upload { space: space.into() })).await;
     for (id, data) in chunks {
-        stream.send(&Chunk { id: id.to_vec(), data: data.to_vec().into() }).await.expect("it is sent");
+        stream
+            .send(&Chunk { id: id.to_vec(), data: data.to_vec().into(), base: None })
+            .await
+            .expect("it is sent");
     }
     stream.finish().await.expect("it is sent");
     stream.reply(PATIENCE).await
@@ -131,7 +134,7 @@ fn commit(space: &str, change: Change) -> Asked {
 
 fn put(path: &[u8], data: &[u8]) -> Change {
     let chunk = ChunkRef { id: ChunkId::of(data).as_bytes().to_vec(), bytes: data.len() as u32 };
-    Change::Put(Put { path: path.to_vec(), on: None, chunks: vec![chunk], properties: None })
+    Change::Put(Put { path: path.to_vec(), chunks: vec![chunk], ..Put::default() })
 }
 
 #[tokio::test]
@@ -216,10 +219,13 @@ async fn what_is_no_call_is_refused_and_harms_nobody() {
     empty.send(&Call { call: None }).await.expect("it is sent");
     assert_eq!(empty.reply(PATIENCE).await.expect_err("it is refused").code(), Some(Code::Malformed));
     let mut noise = alice.stream().await.expect("a stream");
-    noise.send(&Chunk { id: vec![0xff; 100], data: vec![0xff; 1000].into() }).await.expect("it is sent");
+    noise
+        .send(&Chunk { id: vec![0xff; 100], data: vec![0xff; 1000].into(), base: None })
+        .await
+        .expect("it is sent");
     assert_eq!(noise.reply(PATIENCE).await.expect_err("it is refused").code(), Some(Code::Malformed));
     let mut huge = alice.stream().await.expect("a stream");
-    let sent = huge.send(&Chunk { id: Vec::new(), data: vec![0; 5 << 20].into() }).await;
+    let sent = huge.send(&Chunk { data: vec![0; 5 << 20].into(), ..Chunk::default() }).await;
     let answer = huge.reply(PATIENCE).await;
     assert!(sent.is_err() || answer.is_err());
     // Chunks that are not what they say, or are none.
@@ -239,7 +245,7 @@ async fn what_is_no_call_is_refused_and_harms_nobody() {
         assert_eq!(code(&alice, commit("docs", put(path, data))).await, Some(Code::Invalid), "{path:?}");
     }
     let longer = ChunkRef { id: ChunkId::of(data).as_bytes().to_vec(), bytes: 5 };
-    let lie = Put { path: b"x".to_vec(), on: None, chunks: vec![longer], properties: None };
+    let lie = Put { path: b"x".to_vec(), chunks: vec![longer], ..Put::default() };
     assert_eq!(code(&alice, commit("docs", Change::Put(lie))).await, Some(Code::ChunksGone));
     let none = Commit { space: "docs".into(), changes: vec![NameChange { change: None }], more: false };
     assert_eq!(code(&alice, Asked::Commit(none)).await, Some(Code::Malformed));
@@ -491,4 +497,71 @@ async fn whoever_is_unshared_in_the_middle_of_a_commit_commits_nothing() {
     assert_eq!(door.server.client().request("HEAD", "/docs/team/file", &[], b"").status, 404);
     // And what nobody shared cannot be taken back.
     assert_eq!(self::code(&alice, share("")).await, Some(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_and_deltas_lean_on_what_may_be_read_alone() {
+    let door = Door::open(&["alice", "bob"]);
+    let (alice, bob) = (door.signed_in("alice").await, door.signed_in("bob").await);
+    for (who, space) in [(&alice, "docs"), (&bob, "bobs")] {
+        call(who, Asked::MakeSpace(MakeSpace { name: space.into(), versions: 3 })).await.expect("it is made");
+    }
+    let data = common::noise(1, 300_000);
+    let id = ChunkId::of(&data);
+    send(&alice, "docs", &[(id.as_bytes(), &data)]).await.expect("it is stored");
+    let Ok(Some(Reply::Committed(done))) = call(&alice, commit("docs", put(b"secret", &data))).await else {
+        panic!("it is committed")
+    };
+    let of = VersionOf { node: done.outcomes[0].node, version: done.outcomes[0].version.expect("a file") };
+    let range = Range { start: 0, end: 300_000 };
+    let piece = |range| Piece { path: b"secret".to_vec(), of: Some(of), range: Some(range) };
+    let signatures = |space: &str, range| {
+        let (space, path) = (space.to_owned(), b"secret".to_vec());
+        Asked::ReadSignatures(ReadSignatures { space, path, of: Some(of), ranges: vec![range] })
+    };
+    // The signature of what another may not read would tell what it is.
+    for space in ["docs", "bobs"] {
+        assert_eq!(code(&bob, signatures(space, range)).await, Some(Code::NotFound), "{space}");
+    }
+    for wrong in
+        [Range { start: 5, end: 5 }, Range { start: 0, end: 300_001 }, Range { start: 1, end: u64::MAX }]
+    {
+        assert_eq!(code(&alice, signatures("docs", wrong)).await, Some(Code::Malformed), "{wrong:?}");
+    }
+    // The delta that says: all of it.
+    let begin_delta = [0x72, 0x73, 0x02, 0x36];
+    let copy = [&[0x4f, 0, 0, 0, 0][..], &300_000u32.to_be_bytes()].concat();
+    let all = [&begin_delta[..], &copy, &[0]].concat();
+    let bomb = [&begin_delta[..], &copy.repeat(10_000), &[0]].concat();
+    let upload = async |who: &Connection, space: &str, delta: &[u8]| {
+        let mut stream = begin(who, Asked::Upload(Upload { space: space.into() })).await;
+        let (id, data) = (id.as_bytes().to_vec(), delta.to_vec().into());
+        stream.send(&Chunk { id, data, base: Some(piece(range)) }).await.expect("it is sent");
+        stream.finish().await.expect("it is sent");
+        stream.reply(PATIENCE).await.err().and_then(|error| error.code())
+    };
+    assert_eq!(upload(&bob, "bobs", &all).await, Some(Code::NotFound));
+    for wrong in [&b"nonsense"[..], &[], &all[..7], &all.repeat(20), &bomb] {
+        assert_eq!(upload(&alice, "docs", wrong).await, Some(Code::Malformed), "{} bytes", wrong.len());
+    }
+    assert_eq!(upload(&alice, "docs", &all).await, None);
+    // Runs of what is not there, of nothing, of more than there is.
+    let run = |first, count| Run { first, count };
+    let wrong = [
+        vec![run(Some(0), 2)],
+        vec![run(Some(1), 1)],
+        vec![run(Some(u32::MAX), u32::MAX)],
+        vec![run(None, 1)],
+        vec![run(None, u32::MAX)],
+    ];
+    for runs in wrong {
+        let put = Put { path: b"secret".to_vec(), on: Some(of), runs: runs.clone(), ..Put::default() };
+        let refused = code(&alice, commit("docs", Change::Put(put))).await;
+        assert!(matches!(refused, Some(Code::Malformed | Code::Invalid)), "{runs:?}: {refused:?}");
+    }
+    let stolen =
+        Put { path: b"secret".to_vec(), on: Some(of), runs: vec![run(Some(0), 1)], ..Put::default() };
+    assert_eq!(code(&bob, commit("bobs", Change::Put(stolen.clone()))).await, Some(Code::Overtaken));
+    assert!(call(&alice, commit("docs", Change::Put(stolen))).await.is_ok(), "it is hers");
+    assert_eq!(door.server.client().request("GET", "/docs/secret", &[], b"").body, data);
 }

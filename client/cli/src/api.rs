@@ -11,9 +11,9 @@ use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
     self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, Link, ListDevices,
     ListLinks, ListNames, ListShares, ListSpaces, ListTrash, ListVersions, MadeLink, MakeCode, MakeLink,
-    MakeSpace, Manifest, NameChange, NamedVersion, Names, Outcome, Pair, Paired, PairingCode, Range,
-    ReadChanges, ReadManifest, RemoveLink, Restore, RevokeDevice, Share, ShareFolder, SignIn, Spaces, Trash,
-    Upload, Version, VersionOf, call::Call as Asked, name_change, reply::Reply,
+    MakeSpace, Manifest, NameChange, NamedVersion, Names, Outcome, Pair, Paired, PairingCode, Piece, Range,
+    ReadChanges, ReadManifest, ReadSignatures, RemoveLink, Restore, RevokeDevice, Share, ShareFolder, SignIn,
+    Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked, name_change, reply::Reply,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -306,6 +306,25 @@ impl Api {
         Ok(Receiving { api: self, stream })
     }
 
+    /// Signatures of parts of a version, as librsync writes them.
+    pub async fn signatures(
+        &self,
+        space: &str,
+        path: &[u8],
+        of: VersionOf,
+        ranges: Vec<Range>,
+    ) -> Result<Vec<Bytes>> {
+        let read = ReadSignatures { space: space.to_owned(), path: path.to_vec(), of: Some(of), ranges };
+        let mut stream = self.say(Asked::ReadSignatures(read)).await?;
+        stream.finish().await?;
+        let mut signatures = Vec::new();
+        while let Some(reply) = self.next(&mut stream, PATIENCE).await? {
+            let Reply::Chunk(chunk) = reply else { return unexpected() };
+            signatures.push(chunk.data);
+        }
+        Ok(signatures)
+    }
+
     pub async fn versions(&self, space: &str, path: &[u8]) -> Result<Vec<Version>> {
         let list = ListVersions { space: space.to_owned(), path: path.to_vec() };
         let Reply::Versions(versions) = self.call(Asked::ListVersions(list)).await? else {
@@ -383,8 +402,16 @@ pub struct Sending<'a> {
 
 impl Sending<'_> {
     pub async fn chunk(&mut self, id: ChunkId, data: Bytes) -> Result<()> {
-        self.api.limits.up(data.len()).await;
-        let chunk = Chunk { id: id.as_bytes().to_vec(), data };
+        self.send(Chunk { id: id.as_bytes().to_vec(), data, base: None }).await
+    }
+
+    /// A chunk as what it differs in from a part of a version.
+    pub async fn delta(&mut self, id: ChunkId, delta: Bytes, base: Piece) -> Result<()> {
+        self.send(Chunk { id: id.as_bytes().to_vec(), data: delta, base: Some(base) }).await
+    }
+
+    async fn send(&mut self, chunk: Chunk) -> Result<()> {
+        self.api.limits.up(chunk.data.len()).await;
         if let Err(error) = self.stream.send(&chunk).await {
             // Whoever refuses says why.
             self.api.next(&mut self.stream, Duration::from_secs(1)).await?;

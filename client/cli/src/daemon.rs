@@ -8,6 +8,7 @@ use crate::{
     error::{Result, at, plain},
     home::Home,
 };
+use holdfast_client_link::traffic;
 use notify::{EventKind, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -57,6 +58,9 @@ pub struct Shown {
     /// Files that are not synced, and why; of very many, some.
     pub problems: BTreeMap<String, String>,
     pub files: usize,
+    /// Bytes that the daemon has sent and received since it was started, for all directories.
+    pub sent: u64,
+    pub received: u64,
     /// Directories of the space that are not kept here.
     pub unselected: Vec<String>,
     /// Where that was asked for: files that both sides changed and somebody decides about, and conflicted copies.
@@ -488,7 +492,8 @@ async fn answer(
     }
     let show = |worker: &Worker| {
         let asked = worker.hub.asked.load(Ordering::Acquire);
-        Shown { asked, ..worker.shown.borrow().clone() }
+        let (sent, received) = traffic();
+        Shown { asked, sent, received, ..worker.shown.borrow().clone() }
     };
     let mut shown: Vec<Shown> = workers.values().map(show).collect();
     shown.sort_by(|a, b| a.directory.cmp(&b.directory));

@@ -28,6 +28,7 @@ mod dirty;
 mod local;
 mod remote;
 mod selection;
+mod send;
 
 pub use conflicts::Keep;
 pub use dirty::Dirty;
@@ -72,6 +73,8 @@ pub struct Engine {
     pub dirty: Dirty,
     /// Somebody has said that so much may be deleted.
     pub confirmed: bool,
+    /// What files build on cannot be leant on: all is told of them.
+    whole: bool,
 }
 
 impl Engine {
@@ -103,6 +106,7 @@ impl Engine {
             listed_to: 0,
             dirty: Dirty::All,
             confirmed: false,
+            whole: false,
         })
     }
 
@@ -194,7 +198,11 @@ impl Engine {
         }
         self.confirmed = false;
         self.store.keep()?;
-        Ok(if self.store.is_open()? { Passed::Again } else { Passed::Done })
+        if self.store.is_open()? {
+            return Ok(Passed::Again);
+        }
+        self.whole = false;
+        Ok(Passed::Done)
     }
 
     /// Has both sides agree about some nodes, as far as that goes.

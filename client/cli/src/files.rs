@@ -165,7 +165,8 @@ async fn upload(api: &Api, from: &Path, to: &str) -> Result<()> {
         link: false,
     };
     let chunks = cut.chunks.iter().map(reference).collect();
-    let put = Put { path: path.as_bytes().to_vec(), on, chunks, properties: Some(properties) };
+    let (path, properties, runs) = (path.as_bytes().to_vec(), Some(properties), Vec::new());
+    let put = Put { path, on, chunks, properties, runs };
     commit(api, space, Change::Put(put)).await
 }
 

@@ -14,6 +14,7 @@ mod home;
 mod limits;
 mod links;
 mod look;
+mod runs;
 mod scan;
 mod state;
 mod store;

@@ -18,7 +18,11 @@ use holdfast_proto::{
     Message,
     sync::{Failure, Reply, failure::Code, reply},
 };
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -34,6 +38,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a connection may take to be made.
 const TRANSIT: Duration = Duration::from_secs(10);
+
+static SENT: AtomicU64 = AtomicU64::new(0);
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of all frames that this process has sent and received, without what carries them.
+pub fn traffic() -> (u64, u64) {
+    (SENT.load(Ordering::Relaxed), RECEIVED.load(Ordering::Relaxed))
+}
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -85,7 +97,9 @@ impl Stream {
             self.wire.write_all(&frame).await?;
             self.wire.flush().await
         };
-        Ok(timeout(PATIENCE, sent).await.map_err(|_| stalled())??)
+        timeout(PATIENCE, sent).await.map_err(|_| stalled())??;
+        SENT.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sends bytes as they are, which are a part of a frame.
@@ -156,6 +170,7 @@ impl Stream {
                 return Err(LinkError::Malformed("a frame that ends early"));
             }
         }
+        RECEIVED.fetch_add(length as u64 + 4, Ordering::Relaxed);
         Ok(body.into_inner().freeze())
     }
 

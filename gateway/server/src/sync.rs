@@ -5,6 +5,7 @@
 
 mod account;
 mod commit;
+mod delta;
 mod link;
 mod names;
 mod read;
@@ -405,6 +406,7 @@ impl Session {
             Asked::Restore(restore) => self.restore(stream, restore).await,
             Asked::ListTrash(list) => self.list_trash(stream, list).await,
             Asked::ShareFolder(share) => self.share_folder(stream, share).await,
+            Asked::ReadSignatures(read) => self.read_signatures(stream, read).await,
             Asked::MakeLink(make) => self.make_link(stream, make).await,
             Asked::ListLinks(list) => self.list_links(stream, list).await,
             Asked::RemoveLink(remove) => self.remove_link(stream, remove).await,

@@ -1,6 +1,6 @@
 //! Changes that the server is to make: files are sent, then changes committed, some at a time, each time all or none.
 
-use super::{Engine, Means, key, node_of};
+use super::{Engine, key, node_of};
 use crate::{
     api::reference,
     chunks,
@@ -11,8 +11,8 @@ use crate::{
 use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::{
-    Describe, MakeDirectory, Move, NameChange, NamedVersion, Outcome, Properties, Put, RemoveDirectory,
-    RemoveFile, VersionOf, failure::Code, name_change::Change,
+    Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
+    VersionOf, failure::Code, name_change::Change,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -198,7 +198,7 @@ impl Engine {
         }
         let bytes = cut.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
         let chunks = cut.iter().map(reference).collect();
-        Ok((Put { path, on, chunks, properties: Some(self.properties(id)) }, bytes))
+        Ok((Put { path, on, chunks, properties: Some(self.properties(id)), runs: Vec::new() }, bytes))
     }
 
     /// Sends and commits a batch. Whether what comes after it can be committed, too.
@@ -207,8 +207,13 @@ impl Engine {
         if changes.is_empty() {
             return Ok(true);
         }
-        match self.send(&steps, &changes).await {
-            Ok(()) => {}
+        let sent = async {
+            let told = self.shorten(&steps, &changes).await?;
+            self.send(&steps, &told).await?;
+            Ok(told.into_iter().map(|told| told.change).collect())
+        };
+        let told = match sent.await {
+            Ok(told) => told,
             // A file was changed while it was read.
             Err(Error::Changed(_)) => {
                 for id in steps.iter().map(id_of) {
@@ -218,7 +223,7 @@ impl Engine {
                 return Ok(false);
             }
             Err(error) => return self.refused(steps, changes, becoming, error).await,
-        }
+        };
         // Whoever is stopped before the answer knows by this what to make of what it hears.
         for id in steps.iter().map(id_of) {
             if let Some(node) = becoming.tree.get(id) {
@@ -226,7 +231,7 @@ impl Engine {
             }
         }
         self.store.keep()?;
-        let outcomes = match self.means.api.commit(&self.means.space, changes.clone()).await {
+        let outcomes = match self.means.api.commit(&self.means.space, told).await {
             Ok(outcomes) => outcomes,
             Err(error) => return self.refused(steps, changes, becoming, error).await,
         };
@@ -245,7 +250,10 @@ impl Engine {
         error: Error,
     ) -> Result<bool> {
         match error.code() {
-            Some(Code::ChunksGone) => Ok(false),
+            Some(Code::ChunksGone) => {
+                self.whole = true;
+                Ok(false)
+            }
             Some(Code::Overtaken | Code::Invalid | Code::Denied | Code::Quota) => {
                 if let [step] = steps.as_slice() {
                     let id = id_of(step);
@@ -306,57 +314,6 @@ impl Engine {
         if matches!(change.change, Some(Change::Put(_))) {
             self.state.cut.remove(&id);
         }
-    }
-
-    /// Sends the chunks of files that the server does not have.
-    async fn send(&mut self, steps: &[Step], changes: &[NameChange]) -> Result<()> {
-        let mut wanted: Vec<(ChunkId, u32)> = Vec::new();
-        let mut seen = HashSet::new();
-        let mut where_from: HashMap<ChunkId, (Id, u64)> = HashMap::new();
-        let mut versions = Vec::new();
-        for (step, change) in steps.iter().zip(changes) {
-            let Some(Change::Put(put)) = &change.change else { continue };
-            let path = key(&self.state.trees.remote, id_of(step));
-            versions.extend(put.on.map(|of| NamedVersion { path, of: Some(of) }));
-            let mut offset = 0;
-            for chunk in &put.chunks {
-                let Some(id) = ChunkId::from_slice(&chunk.id) else { continue };
-                if seen.insert(id) {
-                    wanted.push((id, chunk.bytes));
-                    where_from.insert(id, (id_of(step), offset));
-                }
-                offset += u64::from(chunk.bytes);
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let Means { api, disk, space } = self.means.clone();
-        let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
-        versions.truncate(64);
-        let known = api.have(&space, &ids, &versions).await?;
-        let mut missing = wanted.into_iter().zip(known).filter(|(_, known)| !known).peekable();
-        if missing.peek().is_none() {
-            return Ok(());
-        }
-        let mut sending = api.upload(&space).await?;
-        for ((id, bytes), _) in missing {
-            let Some((file, offset)) = where_from.get(&id).copied() else { continue };
-            let names = disk_names(&self.state.trees.local, file);
-            let changed = |_| Error::Changed(crate::state::shown(&names));
-            let is_link =
-                self.state.trees.local.get(file).is_some_and(|node| matches!(node.kind, Kind::Link { .. }));
-            let data = match is_link {
-                true => disk.read_link(&names).map_err(changed)?.into(),
-                false => {
-                    let (file, _) = disk.read(&names).map_err(changed)?;
-                    tokio::task::block_in_place(|| chunks::read(&file, offset, (id, bytes)))
-                        .map_err(changed)?
-                }
-            };
-            sending.chunk(id, data).await?;
-        }
-        sending.finish().await
     }
 }
 

@@ -91,6 +91,13 @@ impl Session {
             // Meanwhile it may have been revoked, or the directory moved.
             at = self.at(&asked.space).await?;
         }
+        let mut room = CHUNKS_MAX;
+        for (number, change) in asked.changes.iter_mut().enumerate() {
+            if let Some(name_change::Change::Put(put)) = &mut change.change {
+                let count = self.write_out(&at, put, number as u32, room).await?;
+                room = room.saturating_sub(count);
+            }
+        }
         let mut segments = Vec::new();
         let mut changes = Vec::with_capacity(asked.changes.len());
         for (number, change) in asked.changes.into_iter().enumerate() {

@@ -142,7 +142,7 @@ impl Session {
                 }
                 while !piece.is_empty() {
                     let data = piece.split_to(piece.len().min(PIECE));
-                    say(stream, Reply::Chunk(Chunk { id: Vec::new(), data })).await?;
+                    say(stream, Reply::Chunk(Chunk { data, ..Chunk::default() })).await?;
                 }
             }
         }
@@ -261,7 +261,7 @@ impl Session {
 }
 
 /// This door has no keys of clients.
-fn check_plain(extra: &Extra) -> Result<(), Refused> {
+pub(super) fn check_plain(extra: &Extra) -> Result<(), Refused> {
     match extra.documents.contains_key(ENCRYPTION) {
         true => refuse(Code::Invalid, "the file is encrypted, and can be read by S3 alone"),
         false => Ok(()),

@@ -145,18 +145,22 @@ impl Session {
             };
             let Some(chunk) = next else { break };
             let id = chunk_id(&chunk.id)?;
-            let fits = !chunk.data.is_empty() && chunk.data.len() <= at.bucket.bucket.chunker.max();
-            if !fits || ChunkId::of(&chunk.data) != id {
-                refuse(Code::Malformed, "a chunk is not what its id says")?;
-            }
             if batch.memory.is_none() {
                 // Memory for what arrives, and for the pack that it fills: past the budget, devices wait.
                 let memory = engine.shared.upload_memory.clone();
                 let memory = memory.acquire_many_owned((2 * PACK_BYTES / MIB) as u32).await;
                 batch.memory = Some(memory.map_err(|_| EngineError::ShuttingDown)?);
             }
-            batch.bytes += chunk.data.len();
-            batch.chunks.push((id, chunk.data));
+            let data = match chunk.base {
+                Some(base) => self.patched(&at, chunk.data, base).await?,
+                None => chunk.data,
+            };
+            let fits = !data.is_empty() && data.len() <= at.bucket.bucket.chunker.max();
+            if !fits || ChunkId::of(&data) != id {
+                refuse(Code::Malformed, "a chunk is not what its id says")?;
+            }
+            batch.bytes += data.len();
+            batch.chunks.push((id, data));
             if batch.bytes >= PACK_BYTES || batch.chunks.len() >= PACK_CHUNKS_MAX {
                 sent.keep(&engine.shared).await?;
                 // Whoever lost the right to write meanwhile does not go on.
