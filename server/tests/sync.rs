@@ -451,3 +451,24 @@ fn where_udp_is_blocked_tcp_takes_over_by_itself() {
     agree(&[&a, &c]);
     assert!(c.log().contains("Tcp"));
 }
+
+#[test]
+fn a_directory_becomes_a_file_and_a_file_a_directory() {
+    let world = World::new();
+    let [mut a, b] = world.devices(["laptop", "desk"]);
+    a.write("one/in/side", "deep");
+    a.write("two", "a file");
+    agree(&[&a, &b]);
+    // While nobody looks, so that both are found at once.
+    a.kill();
+    fs::remove_dir_all(a.root.join("one")).expect("it is deleted");
+    fs::remove_file(a.root.join("two")).expect("it is deleted");
+    a.write("one", "a file now");
+    a.write("two/in/side", "a directory now");
+    a.start();
+    agree(&[&a, &b]);
+    let now = ["one=a file now", "two/", "two/in/", "two/in/side=a directory now"];
+    assert_eq!(b.tree(), now);
+    let keys: Vec<String> = world.client().list("docs", "");
+    assert_eq!(keys, ["one", "two/in/side"], "nothing is left aside");
+}

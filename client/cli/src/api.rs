@@ -11,9 +11,10 @@ use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
     self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, Link, ListDevices,
     ListLinks, ListNames, ListShares, ListSpaces, ListTrash, ListVersions, MadeLink, MakeCode, MakeLink,
-    MakeSpace, Manifest, NameChange, NamedVersion, Names, Outcome, Pair, Paired, PairingCode, Piece, Range,
-    ReadChanges, ReadManifest, ReadSignatures, RemoveLink, Restore, RevokeDevice, Share, ShareFolder, SignIn,
-    Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked, name_change, reply::Reply,
+    MakeSpace, Manifest, NameChange, NameVersion, NamedVersion, Names, Outcome, Pair, Paired, PairingCode,
+    Piece, Range, ReadChanges, ReadManifest, ReadSignatures, RemoveLink, Restore, RestoreTo, Restored,
+    RevokeDevice, Share, ShareFolder, SignIn, Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked,
+    name_change, reply::Reply,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -202,8 +203,7 @@ impl Api {
         Ok(spaces)
     }
 
-    pub async fn make_space(&self, name: &str, versions: u32) -> Result<()> {
-        let make = MakeSpace { name: name.to_owned(), versions };
+    pub async fn make_space(&self, make: MakeSpace) -> Result<()> {
         self.call(Asked::MakeSpace(make)).await.map(drop)
     }
 
@@ -336,6 +336,20 @@ impl Api {
     pub async fn restore(&self, space: &str, path: &[u8], version: Option<u64>) -> Result<()> {
         let restore = Restore { space: space.to_owned(), path: path.to_vec(), version };
         self.call(Asked::Restore(restore)).await.map(drop)
+    }
+
+    /// Calls a version something, so that it is kept; nothing, where the name is empty.
+    pub async fn name_version(&self, space: &str, path: &[u8], version: u64, name: &str) -> Result<()> {
+        let (space, path, name) = (space.to_owned(), path.to_vec(), name.to_owned());
+        self.call(Asked::NameVersion(NameVersion { space, path, version, name })).await.map(drop)
+    }
+
+    /// Makes some of what is below a path what it was at a moment: how many files, and where to go on.
+    pub async fn restore_to(&self, space: &str, path: &[u8], at_ms: u64, after: Vec<u8>) -> Result<Restored> {
+        let (space, path) = (space.to_owned(), path.to_vec());
+        let asked = Asked::RestoreTo(RestoreTo { space, path, at_ms, after });
+        let Reply::Restored(restored) = self.call(asked).await? else { return unexpected() };
+        Ok(restored)
     }
 
     pub async fn trash(&self, space: &str, after: Vec<u8>) -> Result<Trash> {

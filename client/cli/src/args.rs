@@ -67,15 +67,24 @@ pub enum Command {
         /// SPACE/PATH
         place: String,
     },
-    /// Lists the versions of a file
+    /// Lists the versions of a file, or names one, so that it is kept
     Versions {
         /// SPACE/PATH
         place: String,
+        /// The version that is to have the name
+        #[arg(long, requires = "name")]
+        version: Option<u64>,
+        /// A name, or nothing, for one that is to be as the others
+        #[arg(long, requires = "version")]
+        name: Option<String>,
     },
-    /// Brings back a version of a file, or one that was deleted
+    /// Brings back a version of a file, or one that was deleted; with --at, all of a directory or space as it was
     Restore {
-        /// SPACE/PATH
+        /// SPACE/PATH, or with --at SPACE alone
         place: String,
+        /// A moment, as 2026-11-23T10:00:00Z, or how long ago that was, as 90m or 2d
+        #[arg(long, conflicts_with = "version")]
+        at: Option<String>,
         /// As "hf versions" numbers them; the newest there was, where it is not given
         #[arg(long)]
         version: Option<u64>,
@@ -122,6 +131,12 @@ pub enum SpacesCommand {
         /// How many versions of each file are kept
         #[arg(long, default_value_t = 30)]
         versions: u32,
+        /// Days after which what is not the newest version goes, whatever their number
+        #[arg(long)]
+        days: Option<u32>,
+        /// Seconds that versions are apart that are kept for more than a day
+        #[arg(long, default_value_t = 60)]
+        spacing: u32,
     },
 }
 

@@ -10,10 +10,10 @@ use crate::{
     error::{Error, Result, plain},
     look::Looked,
     scan::{IGNORE_FILE, Ignored, scan, scan_some},
-    state::{Info, Local, Remote, State, key_of, names_of, shown},
+    state::{Local, Remote, State, key_of, shown},
     store::{Life, Store},
 };
-use holdfast_client_sync::{Conflicts, Id, Label, Part, Side, Tree, merge_part, steps};
+use holdfast_client_sync::{Conflicts, Id, Label, Part, Place, Side, Tree, merge_part, steps};
 use holdfast_core::ids::NodeId;
 use holdfast_proto::sync::{Change, change, failure::Code};
 use std::{
@@ -281,6 +281,7 @@ impl Engine {
         let mut state = std::mem::take(&mut self.state);
         state.trees.agree();
         let State { trees, infos, unread, names, problems, tried, .. } = state;
+        let mut unsure = Vec::new();
         // What could not be read is as it was found.
         let local: Vec<Id> = ids.iter().copied().filter(|id| !unread.contains(id)).collect();
         for id in &local {
@@ -293,11 +294,15 @@ impl Engine {
         }
         for id in local {
             let Some(node) = trees.local.get(id) else { continue };
-            let now = match infos.get(&id) {
-                Some(info) => Local::of(node, *info, false),
-                None => Local::of(node, Info::default(), true),
-            };
-            self.store.put_local(id, &now)?;
+            let info = infos.get(&id).copied();
+            // Nobody looks at what is aside: if it is not what it was, it is read again.
+            let strange =
+                node.place.is_aside() && tried.contains(&id) || info.is_none_or(|info| info.is_unknown());
+            let unread = strange && !node.kind.is_directory();
+            self.store.put_local(id, &Local::of(node, info.unwrap_or_default(), unread))?;
+            if unread {
+                unsure.push(id);
+            }
         }
         for id in &ids {
             if let Id::Known(NodeId(node)) = id {
@@ -314,6 +319,10 @@ impl Engine {
                 None if here == there => self.store.close(id)?,
                 why => self.store.leave(id, pass, tried.contains(&id), why)?,
             }
+        }
+        // Whether both sides are the same is known when they have been read.
+        for id in unsure {
+            self.store.leave(id, pass, true, None)?;
         }
         self.store.keep()
     }
@@ -511,7 +520,26 @@ fn node_of(id: Id, made: &std::collections::HashMap<Id, u64>) -> Option<u64> {
     }
 }
 
+/// What a name is called between two moves of one commit; nobody ever sees it.
+const ASIDE: &str = ".holdfast-aside-";
+
+/// What the server calls the last name of a place, which may be aside.
+fn server_name(place: &Place) -> Vec<u8> {
+    match place.is_aside() {
+        true => format!("{ASIDE}{}", String::from_utf8_lossy(&place.name).replace('\0', "-")).into_bytes(),
+        false => place.name.clone(),
+    }
+}
+
+/// The names from the root down to a node, as the server has them in the middle of a commit.
+fn server_names(tree: &Tree, id: Id) -> Names {
+    let name = |id: Id| tree.get(id).map(|node| server_name(&node.place));
+    let mut names: Names = name(id).into_iter().chain(tree.above(id).filter_map(name)).collect();
+    names.reverse();
+    names
+}
+
 /// The key of a node of a tree.
 fn key(tree: &Tree, id: Id) -> Vec<u8> {
-    key_of(&names_of(tree, id), tree.is_directory(id))
+    key_of(&server_names(tree, id), tree.is_directory(id))
 }

@@ -16,6 +16,7 @@ use std::{
     io::Write,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// A place as SPACE/PATH, or as SPACE:PATH, where the space may be a directory of another's.
@@ -225,8 +226,37 @@ pub async fn versions(api: &Api, text: &str) -> Result<()> {
     for version in api.versions(space, path.as_bytes()).await? {
         let what = if version.deleted { "deleted".to_owned() } else { format!("{} bytes", version.bytes) };
         let now = if version.latest { "  (now)" } else { "" };
-        println!("{:>12}  {}  {what}{now}", version.version, moment(version.modified_ms));
+        let name = if version.name.is_empty() { String::new() } else { format!("  \"{}\"", version.name) };
+        println!("{:>12}  {}  {what}{now}{name}", version.version, moment(version.modified_ms));
     }
+    Ok(())
+}
+
+/// A moment, in milliseconds since 1970: as it is, or as how long ago it was.
+fn moment_of(text: &str) -> Result<u64> {
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+    let at = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    match since {
+        Some(since) => Ok(since.as_millis() as u64),
+        None => plain(format!("{text} is no moment: write 2026-11-23T10:00:00Z, or how long ago, as 90m")),
+    }
+}
+
+/// Makes all that is below a place what it was.
+pub async fn restore_to(api: &Api, text: &str, at: &str) -> Result<()> {
+    let (space, path) = space_and_path(text);
+    let at_ms = moment_of(at)?;
+    let (mut after, mut files) = (Vec::new(), 0);
+    loop {
+        let done = api.restore_to(space, path.as_bytes(), at_ms, after).await?;
+        files += done.files;
+        match done.after {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    println!("{files} files are as they were at {}", moment(at_ms));
     Ok(())
 }
 

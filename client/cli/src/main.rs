@@ -24,6 +24,7 @@ use api::Api;
 use args::{Args, Command, DevicesCommand, SpacesCommand};
 use clap::Parser;
 use error::{Result, at};
+use holdfast_proto::sync::MakeSpace;
 use home::Home;
 use std::process::ExitCode;
 
@@ -74,8 +75,8 @@ async fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
-        Command::Spaces { command: Some(SpacesCommand::Create { name, versions }) } => {
-            api()?.make_space(&name, versions).await
+        Command::Spaces { command: Some(SpacesCommand::Create { name, versions, days, spacing }) } => {
+            api()?.make_space(MakeSpace { name, versions, days, spacing }).await
         }
         Command::Sync(command) => syncing::run(&home, command).await,
         Command::Daemon => daemon::run(&home).await,
@@ -84,8 +85,13 @@ async fn run(command: Command) -> Result<()> {
         Command::Cp { from, to } => files::copy(&api()?, &from, &to).await,
         Command::Mv { from, to } => files::rename(&api()?, &from, &to).await,
         Command::Rm { place } => files::remove(&api()?, &place).await,
-        Command::Versions { place } => files::versions(&api()?, &place).await,
-        Command::Restore { place, version } => {
+        Command::Versions { place, version: Some(version), name: Some(name) } => {
+            let (space, path) = files::place(&place)?;
+            api()?.name_version(space, path.as_bytes(), version, &name).await
+        }
+        Command::Versions { place, .. } => files::versions(&api()?, &place).await,
+        Command::Restore { place, at: Some(moment), .. } => files::restore_to(&api()?, &place, &moment).await,
+        Command::Restore { place, version, .. } => {
             let (space, path) = files::place(&place)?;
             api()?.restore(space, path.as_bytes(), version).await
         }

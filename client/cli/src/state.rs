@@ -6,6 +6,9 @@ use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::Name;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// When no file has been changed.
+const NEVER: i64 = i64::MIN;
+
 /// What a local file was when it was looked at: as long as it is the same, so are its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Info {
@@ -22,6 +25,15 @@ impl Info {
     pub fn of(stat: &Stat) -> Self {
         let Stat { inode, device, size, mtime_ns, ctime_ns, .. } = *stat;
         Self { inode, device, size, mtime_ns, ctime_ns, racy: false }
+    }
+
+    /// What is somewhere that nobody has looked at yet: no file that there is looks so.
+    pub fn unknown(stat: &Stat) -> Self {
+        Self { ctime_ns: NEVER, ..Self::of(stat) }
+    }
+
+    pub fn is_unknown(&self) -> bool {
+        self.ctime_ns == NEVER
     }
 
     /// Whether a file has not been written since.

@@ -19,7 +19,7 @@ use holdfast_meta_raft_machine::{
     records::{Bucket, BucketConfig, Content},
 };
 use holdfast_meta_raft_server::{MetaError, MetaHandle};
-use rules::{Action, Day, Rule, actions, gives_up, moves};
+use rules::{Action, Day, Keeping, Rule, actions, gives_up, moves};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -29,6 +29,11 @@ const PAGE: usize = 1000;
 /// The longest and the shortest time between two passes.
 const PACE_MAX: Duration = Duration::from_secs(60 * 60);
 const PACE_MIN: Duration = Duration::from_millis(500);
+
+/// The document of a bucket that says how far apart its versions are, in seconds; and that of a version with a name, which
+/// no rule takes.
+pub const SPACING: &str = "spacing";
+pub const VERSION_NAME: &str = "name";
 
 /// Versions that are moved to another storage class at the same time.
 const MOVING_MAX: usize = 4;
@@ -127,7 +132,9 @@ impl Lifecycle {
                 whole.push(std::mem::take(&mut history));
             }
             let held = self.held(bucket, config, &whole).await?;
-            let commands = whole.iter().flat_map(|history| self.decide(bucket, rules, history, &held));
+            let keeping = self.keeping(bucket, config, &whole).await?;
+            let commands =
+                whole.iter().flat_map(|history| self.decide(bucket, (rules, &keeping), history, &held));
             let commands = commands.collect();
             if !self.goes_on(bucket, config).await? {
                 return Ok(done);
@@ -140,6 +147,22 @@ impl Lifecycle {
                 return Ok(done);
             }
         }
+    }
+
+    /// What is kept whatever rules say, and which versions are too many.
+    async fn keeping(
+        &self,
+        bucket: &Bucket,
+        config: &BucketConfig,
+        histories: &[Vec<VersionShown>],
+    ) -> Result<Keeping, MetaError> {
+        let spacing = config.documents.get(SPACING).and_then(|text| text.parse::<u64>().ok());
+        let names = self.documents(bucket, histories, VERSION_NAME).await?;
+        let all = histories.iter().flatten().zip(names);
+        Ok(Keeping {
+            spacing_ms: spacing.map(|seconds| seconds.saturating_mul(1000)),
+            pinned: all.filter_map(|(shown, name)| name.map(|_| shown.id)).collect(),
+        })
     }
 
     /// Versions that are still to be copied to another cluster: no rule touches them before.
@@ -267,13 +290,13 @@ impl Lifecycle {
     fn decide(
         &self,
         bucket: &Bucket,
-        rules: &[Rule],
+        (rules, keeping): (&[Rule], &Keeping),
         history: &[VersionShown],
         held: &BTreeSet<VersionId>,
     ) -> Vec<Command> {
         let Some(newest) = history.first() else { return Vec::new() };
         let mut commands = Vec::new();
-        for action in actions(rules, history, unix_ms(), self.day) {
+        for action in actions(rules, keeping, history, unix_ms(), self.day) {
             let (version, demand, precondition) = match action {
                 Action::Expire if held.contains(&newest.id) => continue,
                 Action::Remove(_, id) if held.contains(&id) => continue,

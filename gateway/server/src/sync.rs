@@ -9,6 +9,7 @@ mod delta;
 mod link;
 mod names;
 mod read;
+mod restore;
 mod sent;
 mod share;
 mod store;
@@ -406,6 +407,8 @@ impl Session {
             Asked::Restore(restore) => self.restore(stream, restore).await,
             Asked::ListTrash(list) => self.list_trash(stream, list).await,
             Asked::ShareFolder(share) => self.share_folder(stream, share).await,
+            Asked::NameVersion(name) => self.name_version(stream, name).await,
+            Asked::RestoreTo(restore) => self.restore_to(stream, restore).await,
             Asked::ReadSignatures(read) => self.read_signatures(stream, read).await,
             Asked::MakeLink(make) => self.make_link(stream, make).await,
             Asked::ListLinks(list) => self.list_links(stream, list).await,

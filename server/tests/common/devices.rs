@@ -21,14 +21,20 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub server: Option<Server>,
     pub sync: String,
+    options: &'static [&'static str],
 }
 
 impl World {
     pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same of a server with more options.
+    pub fn with(options: &'static [&'static str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // A port of its own, which it has again when it is started again.
         let sync = super::free_address();
-        let mut world = Self { dir, server: None, sync };
+        let mut world = Self { dir, server: None, sync, options };
         world.start();
         world.operate(&["user", "create", "alice", "--password-stdin"]);
         world
@@ -47,8 +53,8 @@ impl World {
     }
 
     pub fn start(&mut self) {
-        self.server =
-            Some(Server::start(&self.data(), &["--ec", "2+1", "--devices", "3", "--sync", &self.sync]));
+        let options = [&["--ec", "2+1", "--devices", "3", "--sync", &self.sync], self.options].concat();
+        self.server = Some(Server::start(&self.data(), &options));
     }
 
     pub fn client(&self) -> Client {
@@ -145,9 +151,11 @@ impl Device {
     }
 
     pub fn start(&mut self) {
-        let log = fs::File::create(self.home.join("log")).expect("a log");
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(self.home.join("log")).expect("a log");
+        let level = std::env::var("HOLDFAST_HF_LOG").unwrap_or_else(|_| "info".to_owned());
         let mut daemon = self.command(&["daemon"]);
-        let daemon = daemon.env("HF_LOG", "info").stdout(Stdio::null()).stderr(log).spawn();
+        let daemon = daemon.env("HF_LOG", level).stdout(Stdio::null()).stderr(log).spawn();
         self.daemon = Some(daemon.expect("it starts"));
         eventually("the daemon answers", || self.home.join("daemon.sock").exists());
     }

@@ -3,7 +3,7 @@
 use super::{Engine, Means};
 use crate::{
     chunks,
-    disk::{Disk, Names, Stat, Temporary},
+    disk::{Class, Disk, Names, Stat, Temporary},
     error::{Error, Result, at},
     state::{Info, RemoteFile, aside_names, disk_names, key_of, names_of, shown},
 };
@@ -184,13 +184,14 @@ impl Engine {
         let about = goal.clone().or(here.clone()).unwrap_or_default();
         let mut left = None;
         let done = self.on_disk(step, id, here, goal, ready, &mut left);
+        tracing::debug!(at = shown(&about), ?step, done = ?done.as_ref().map(drop), "a step on the disk");
         if let Some(left) = left {
             self.means.disk.discard(&left);
         }
         match done {
-            Ok(Some(stat)) => {
+            Ok(Some(info)) => {
                 if step.carry_out(&mut self.state.trees.local).is_ok() {
-                    self.state.infos.insert(id, Info::of(&stat));
+                    self.state.infos.insert(id, info);
                 }
                 Ok(())
             }
@@ -213,7 +214,7 @@ impl Engine {
         goal: Option<Names>,
         ready: Option<Temporary>,
         left: &mut Option<Temporary>,
-    ) -> Result<Option<Stat>> {
+    ) -> Result<Option<Info>> {
         let about = goal.clone().or(here.clone()).unwrap_or_default();
         // Somebody else was there meanwhile.
         let overtaken =
@@ -234,17 +235,18 @@ impl Engine {
         };
         match (step, here, goal) {
             (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
-                self.means.disk.make_directory(&goal).map(Some).map_err(failed)
+                self.means.disk.make_directory(&goal).map(|made| Some(Info::of(&made))).map_err(failed)
             }
             (Step::Create { .. }, None, Some(goal)) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
                 let placed = self.means.disk.place(temporary, &goal).map_err(failed)?;
                 let written = temporary.stat;
                 *left = None;
-                Ok(Some(as_written(&written, placed)))
+                Ok(Some(as_written(&written, &placed)))
             }
             (Step::Move { .. }, Some(here), Some(goal)) => {
-                self.means.disk.relocate(&here, &goal).map(Some).map_err(failed)
+                let moved = self.means.disk.relocate(&here, &goal).map_err(failed)?;
+                Ok(Some(as_known(info, &moved)))
             }
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
@@ -253,10 +255,11 @@ impl Engine {
                 let placed = placed.ok_or_else(changed)?;
                 let written = temporary.stat;
                 *left = None;
-                Ok(Some(as_written(&written, placed)))
+                Ok(Some(as_written(&written, &placed)))
             }
             (Step::Mark { executable, .. }, Some(here), _) => {
-                self.means.disk.mark(&here, *executable).map(Some).map_err(failed)
+                let marked = self.means.disk.mark(&here, *executable).map_err(failed)?;
+                Ok(Some(as_known(info, &marked)))
             }
             (Step::Remove { .. }, Some(here), _) => {
                 if self.state.trees.local.is_directory(id) {
@@ -276,10 +279,20 @@ impl Engine {
     }
 }
 
-/// What a file is at its place. Where somebody wrote to it since it was written aside, it looks like none that was ever seen.
-fn as_written(written: &Stat, placed: Stat) -> Stat {
-    let same = Info::of(written).is_but_moved(&placed);
-    if same { placed } else { Stat { ctime_ns: 0, ..placed } }
+/// What a file is at its place. Somebody may have written to it since it was written aside.
+fn as_written(written: &Stat, placed: &Stat) -> Info {
+    let written = Info::of(written);
+    if written.is_but_moved(placed) { Info::of(placed) } else { Info::unknown(placed) }
+}
+
+/// What something is that was moved or marked. Somebody may have written to it, or put another in its place, since it was
+/// looked at: what is there then is not what is known.
+fn as_known(info: Option<Info>, now: &Stat) -> Info {
+    match info {
+        _ if now.class == Class::Directory => Info::of(now),
+        Some(info) if info.is_but_moved(now) => Info { racy: info.racy, ..Info::of(now) },
+        Some(_) | None => Info::unknown(now),
+    }
 }
 
 type Have = (Option<File>, HashMap<ChunkId, u64>);
@@ -313,4 +326,39 @@ fn assemble(
     }
     let write = |out: &mut File| chunks.iter().try_for_each(|chunk| out.write_all(&piece(*chunk)?));
     disk.write_aside(write, file.mtime_ns, file.executable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_to_behind_our_back_is_not_what_is_known() {
+        let stat = Stat {
+            class: Class::File,
+            inode: 1,
+            device: 2,
+            size: 3,
+            mtime_ns: 4,
+            ctime_ns: 5,
+            executable: false,
+        };
+        let moved = Stat { ctime_ns: 6, ..stat };
+        let known = Info::of(&stat);
+        assert_eq!(as_known(Some(known), &moved), Info::of(&moved));
+        assert_eq!(as_written(&stat, &moved), Info::of(&moved));
+        let racy = Info { racy: true, ..known };
+        assert!(as_known(Some(racy), &moved).racy, "what may have changed within a tick may still have");
+        let others = [
+            Stat { inode: 9, ..moved },
+            Stat { size: 9, ..moved },
+            Stat { mtime_ns: 9, ..moved },
+            Stat { device: 9, ..moved },
+        ];
+        for other in others {
+            for info in [as_known(Some(known), &other), as_known(None, &other), as_written(&stat, &other)] {
+                assert!(info.is_unknown() && !info.is(&other), "{other:?}");
+            }
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! Changes that the server is to make: files are sent, then changes committed, some at a time, each time all or none.
 
-use super::{Engine, key, node_of};
+use super::{Engine, key, node_of, server_name, server_names};
 use crate::{
     api::reference,
     chunks,
     disk::Names,
     error::{Error, Result, at},
-    state::{Remote, RemoteFile, disk_names, names_of},
+    state::{Remote, RemoteFile, disk_names},
 };
 use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::ids::{ChunkId, NodeId};
@@ -19,9 +19,6 @@ use std::collections::{HashMap, HashSet};
 /// Changes in one commit, and bytes of files in it.
 const BATCH: usize = 400;
 const BATCH_BYTES: u64 = 64 << 20;
-
-/// What a name is called between two moves of one commit; nobody ever sees it.
-const ASIDE: &str = ".holdfast-aside-";
 
 /// A change, and the bytes that it may have to be sent.
 type Planned = (NameChange, u64);
@@ -37,6 +34,18 @@ struct Batch {
     bytes: u64,
     /// How many names are aside.
     aside: HashSet<Id>,
+}
+
+impl Batch {
+    fn add(&mut self, step: Step, change: NameChange) {
+        match &step {
+            Step::Move { id, to } if to.is_aside() => drop(self.aside.insert(*id)),
+            Step::Move { id, .. } | Step::Remove { id } => drop(self.aside.remove(id)),
+            Step::Create { .. } | Step::Edit { .. } | Step::Mark { .. } => {}
+        }
+        self.steps.push(step);
+        self.changes.push(change);
+    }
 }
 
 /// The server's tree as it becomes.
@@ -72,14 +81,7 @@ impl Engine {
                         // What it leans on was left out.
                         continue;
                     }
-                    if let Step::Move { id, to } = &step {
-                        match to.is_aside() {
-                            true => drop(batch.aside.insert(*id)),
-                            false => drop(batch.aside.remove(id)),
-                        }
-                    }
-                    batch.changes.push(change);
-                    batch.steps.push(step);
+                    batch.add(step, change);
                     batch.bytes += bytes;
                 }
                 Ok(None) => {}
@@ -97,12 +99,8 @@ impl Engine {
     fn plan(&self, becoming: &Becoming, step: &Step) -> std::result::Result<Option<Planned>, Failed> {
         let tree = &becoming.tree;
         let place_key = |place: &Place, is_directory: bool| -> Vec<u8> {
-            let mut names = names_of(tree, place.parent);
-            let aside = String::from_utf8_lossy(&place.name).replace('\0', "-");
-            names.push(match place.is_aside() {
-                true => format!("{ASIDE}{aside}").into_bytes(),
-                false => place.name.clone(),
-            });
+            let mut names = server_names(tree, place.parent);
+            names.push(server_name(place));
             crate::state::key_of(&names, is_directory)
         };
         let here = |id: Id| disk_names(&self.state.trees.local, id);
@@ -203,9 +201,17 @@ impl Engine {
 
     /// Sends and commits a batch. Whether what comes after it can be committed, too.
     async fn flush(&mut self, batch: &mut Batch, becoming: &mut Becoming) -> Result<bool> {
-        let Batch { steps, changes, .. } = std::mem::take(batch);
+        let Batch { steps, changes, aside, .. } = std::mem::take(batch);
         if changes.is_empty() {
             return Ok(true);
+        }
+        // What is aside and does not get to where it goes stays where it is: all of it is thought about again.
+        if !aside.is_empty() {
+            for id in steps.iter().map(id_of) {
+                let names = disk_names(&self.state.trees.local, id);
+                self.note(id, &names, &Error::Changed(String::new()));
+            }
+            return Ok(false);
         }
         let sent = async {
             let told = self.shorten(&steps, &changes).await?;
@@ -222,7 +228,9 @@ impl Engine {
                 }
                 return Ok(false);
             }
-            Err(error) => return self.refused(steps, changes, becoming, error).await,
+            Err(error) => {
+                return self.refused(Batch { steps, changes, ..Batch::default() }, becoming, error).await;
+            }
         };
         // Whoever is stopped before the answer knows by this what to make of what it hears.
         for id in steps.iter().map(id_of) {
@@ -233,37 +241,37 @@ impl Engine {
         self.store.keep()?;
         let outcomes = match self.means.api.commit(&self.means.space, told).await {
             Ok(outcomes) => outcomes,
-            Err(error) => return self.refused(steps, changes, becoming, error).await,
+            Err(error) => {
+                return self.refused(Batch { steps, changes, ..Batch::default() }, becoming, error).await;
+            }
         };
         for ((step, change), outcome) in steps.iter().zip(&changes).zip(&outcomes) {
+            tracing::debug!(?step, ?outcome, "a step on the server");
             self.committed(step, change, outcome, becoming);
         }
         Ok(true)
     }
 
     /// Finds what of a batch it is that cannot be: it keeps nothing else from being. Whether to go on.
-    async fn refused(
-        &mut self,
-        steps: Vec<Step>,
-        changes: Vec<NameChange>,
-        becoming: &mut Becoming,
-        error: Error,
-    ) -> Result<bool> {
+    async fn refused(&mut self, batch: Batch, becoming: &mut Becoming, error: Error) -> Result<bool> {
+        tracing::debug!(%error, steps = ?batch.steps, "refused by the server");
+        let Batch { steps, changes, .. } = batch;
         match error.code() {
             Some(Code::ChunksGone) => {
                 self.whole = true;
                 Ok(false)
             }
             Some(Code::Overtaken | Code::Invalid | Code::Denied | Code::Quota) => {
-                if let [step] = steps.as_slice() {
-                    let id = id_of(step);
-                    let names = disk_names(&self.state.trees.local, id);
-                    self.note(id, &names, &error);
+                let parts = apart(steps, changes);
+                if let [alone] = parts.as_slice() {
+                    for id in alone.steps.iter().map(id_of) {
+                        let names = disk_names(&self.state.trees.local, id);
+                        self.note(id, &names, &error);
+                    }
                     return Ok(true);
                 }
-                for (step, change) in steps.into_iter().zip(changes) {
-                    let mut one = Batch { steps: vec![step], changes: vec![change], ..Batch::default() };
-                    if !Box::pin(self.flush(&mut one, becoming)).await? {
+                for mut part in parts {
+                    if !Box::pin(self.flush(&mut part, becoming)).await? {
                         return Ok(false);
                     }
                 }
@@ -317,6 +325,21 @@ impl Engine {
     }
 }
 
+/// Changes that can be made one without the other: those that take something aside go with those that take it on.
+fn apart(steps: Vec<Step>, changes: Vec<NameChange>) -> Vec<Batch> {
+    let (mut parts, mut part) = (Vec::new(), Batch::default());
+    for (step, change) in steps.into_iter().zip(changes) {
+        part.add(step, change);
+        if part.aside.is_empty() {
+            parts.push(std::mem::take(&mut part));
+        }
+    }
+    if !part.steps.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
 /// The node that a step is about.
 pub(super) fn id_of(step: &Step) -> Id {
     match step {
@@ -345,5 +368,30 @@ pub(super) fn renamed(step: Step, made: &HashMap<Id, Id>) -> Step {
         Step::Edit { id, kind } => Step::Edit { id: now(id), kind },
         Step::Mark { id, executable } => Step::Mark { id: now(id), executable },
         Step::Remove { id } => Step::Remove { id: now(id) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_aside_is_never_left_there() {
+        let place = |name: &str| Place { parent: Id::Root, name: name.as_bytes().to_vec() };
+        let moved = |id, name: &str| Step::Move { id: Id::Known(NodeId(id)), to: place(name) };
+        let removed = |id| Step::Remove { id: Id::Known(NodeId(id)) };
+        let steps = [
+            moved(1, "a"),
+            moved(2, "\0-1-b"),
+            moved(3, "b"),
+            moved(2, "c"),
+            moved(4, "\0-2-d"),
+            removed(4),
+            removed(5),
+        ];
+        assert!(place("\0-1-b").is_aside());
+        let changes = steps.iter().map(|_| NameChange::default()).collect();
+        let parts: Vec<usize> = apart(steps.to_vec(), changes).iter().map(|part| part.steps.len()).collect();
+        assert_eq!(parts, [1, 3, 2, 1]);
     }
 }

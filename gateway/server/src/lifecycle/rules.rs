@@ -7,6 +7,7 @@ use s3s::dto::{
     BucketLifecycleConfiguration, ExpirationStatus, LifecycleRule, NoncurrentVersionTransition, Tag,
     Transition,
 };
+use std::collections::BTreeSet;
 
 /// How long a day is, in milliseconds. A real one ends at midnight; shorter ones are for trying rules out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,17 +226,68 @@ pub fn moves<'a>(
     versions.filter_map(coldest).collect()
 }
 
+/// Which versions are too near to ones before them to be kept, once they are a day old: of a program's that saves every
+/// second, one in `spacing_ms`. What is there, and what was deleted last, is not among them, nor what is `pinned`.
+fn crowded(
+    history: &[VersionShown],
+    spacing_ms: u64,
+    pinned: &BTreeSet<VersionId>,
+    now_ms: u64,
+    day: Day,
+) -> BTreeSet<usize> {
+    let (mut crowded, mut before) = (BTreeSet::new(), None);
+    for (at, version) in history.iter().enumerate().skip(1).rev() {
+        let is_last = history[..at].iter().all(|newer| newer.marker);
+        let aged = day.after(history[at - 1].modified_ms, 1) <= now_ms;
+        let is_near = before.is_some_and(|before| version.modified_ms < before + spacing_ms);
+        let stays = version.marker || is_last || pinned.contains(&version.id) || !aged;
+        if is_near && !stays {
+            crowded.insert(at);
+        } else {
+            before = Some(version.modified_ms);
+        }
+    }
+    crowded
+}
+
+/// What a bucket wants of its versions beside its rules.
+#[derive(Debug, Clone, Default)]
+pub struct Keeping {
+    /// See [`crowded`].
+    pub spacing_ms: Option<u64>,
+    /// Versions that no rule takes.
+    pub pinned: BTreeSet<VersionId>,
+}
+
 /// What is to be done with a key, whose versions are given from the newest to the oldest.
-pub fn actions(rules: &[Rule], history: &[VersionShown], now_ms: u64, day: Day) -> Vec<Action> {
+pub fn actions(
+    rules: &[Rule],
+    keeping: &Keeping,
+    history: &[VersionShown],
+    now_ms: u64,
+    day: Day,
+) -> Vec<Action> {
     let Some(newest) = history.first() else { return Vec::new() };
-    let mut actions = Vec::new();
+    let crowded = match keeping.spacing_ms {
+        Some(spacing) => crowded(history, spacing, &keeping.pinned, now_ms, day),
+        None => BTreeSet::new(),
+    };
+    let (mut actions, mut newer) = (Vec::new(), 0);
     for (at, version) in history.iter().enumerate().skip(1) {
+        if crowded.contains(&at) {
+            actions.push(Action::Remove(version.name, version.id));
+            continue;
+        }
+        newer += 1;
+        if keeping.pinned.contains(&version.id) {
+            continue;
+        }
         // From when on it was not the current one any more.
         let since_ms = history[at - 1].modified_ms;
         let gone = rules.iter().any(|rule| {
             let about = rule.is_about(&version.key, version.bytes, &version.tags);
             let wanted = rule.expire_noncurrent.filter(|_| about);
-            wanted.is_some_and(|(days, kept)| at > kept && day.after(since_ms, days) <= now_ms)
+            wanted.is_some_and(|(days, kept)| newer > kept && day.after(since_ms, days) <= now_ms)
         });
         if gone {
             actions.push(Action::Remove(version.name, version.id));
@@ -334,22 +386,22 @@ mod tests {
     fn current_versions_expire_by_age_date_and_filter() {
         let rules = [Rule { expire: Some(When::Days(3)), ..rule() }];
         let history = [shown(1, 5000, false)];
-        assert_eq!(actions(&rules, &history, 7999, DAY), []);
-        assert_eq!(actions(&rules, &history, 8000, DAY), [Action::Expire]);
+        assert_eq!(actions(&rules, &Keeping::default(), &history, 7999, DAY), []);
+        assert_eq!(actions(&rules, &Keeping::default(), &history, 8000, DAY), [Action::Expire]);
         for strange in [
             Rule { prefix: b"other".to_vec(), ..rules[0].clone() },
             Rule { larger_than: Some(100), ..rules[0].clone() },
             Rule { smaller_than: Some(100), ..rules[0].clone() },
             Rule { tags: vec![("kind".into(), "other".into())], ..rules[0].clone() },
         ] {
-            assert_eq!(actions(&[strange], &history, 99_999, DAY), []);
+            assert_eq!(actions(&[strange], &Keeping::default(), &history, 99_999, DAY), []);
         }
         let tagged =
             Rule { tags: vec![("kind".into(), "log".into())], larger_than: Some(99), ..rules[0].clone() };
-        assert_eq!(actions(&[tagged], &history, 8000, DAY), [Action::Expire]);
+        assert_eq!(actions(&[tagged], &Keeping::default(), &history, 8000, DAY), [Action::Expire]);
         let dated = [Rule { expire: Some(When::Date(6000)), ..rule() }];
-        assert_eq!(actions(&dated, &history, 5999, DAY), []);
-        assert_eq!(actions(&dated, &history, 6000, DAY), [Action::Expire]);
+        assert_eq!(actions(&dated, &Keeping::default(), &history, 5999, DAY), []);
+        assert_eq!(actions(&dated, &Keeping::default(), &history, 6000, DAY), [Action::Expire]);
     }
 
     #[test]
@@ -357,25 +409,64 @@ mod tests {
         let history =
             [shown(4, 9000, false), shown(3, 8000, false), shown(2, 2000, false), shown(1, 1000, false)];
         let rules = [Rule { expire_noncurrent: Some((2, 0)), ..rule() }];
-        assert_eq!(actions(&rules, &history, 9999, DAY), [id(1)], "replaced at 2000");
-        assert_eq!(actions(&rules, &history, 10_000, DAY), [id(2), id(1)], "replaced at 8000");
-        assert_eq!(actions(&rules, &history, 11_000, DAY), [id(3), id(2), id(1)]);
+        assert_eq!(actions(&rules, &Keeping::default(), &history, 9999, DAY), [id(1)], "replaced at 2000");
+        assert_eq!(
+            actions(&rules, &Keeping::default(), &history, 10_000, DAY),
+            [id(2), id(1)],
+            "replaced at 8000"
+        );
+        assert_eq!(actions(&rules, &Keeping::default(), &history, 11_000, DAY), [id(3), id(2), id(1)]);
         let rules = [Rule { expire_noncurrent: Some((2, 2)), ..rule() }];
-        assert_eq!(actions(&rules, &history, 99_000, DAY), [id(1)], "two are kept");
+        assert_eq!(actions(&rules, &Keeping::default(), &history, 99_000, DAY), [id(1)], "two are kept");
+    }
+
+    #[test]
+    fn of_versions_that_crowd_each_other_some_are_kept() {
+        // Saved every 10 ms for a while, and then again.
+        let times = [9000, 5000, 2050, 2040, 2030, 2020, 2010, 2000, 1000];
+        let history: Vec<_> =
+            times.iter().enumerate().map(|(at, time)| shown(100 - at as u64, *time, false)).collect();
+        let rules = [Rule { expire_noncurrent: Some((1, 29)), ..rule() }];
+        let keeping = |pinned: &[u64]| Keeping {
+            spacing_ms: Some(25),
+            pinned: pinned.iter().map(|id| VersionId(*id)).collect(),
+        };
+        let gone = |keeping: &Keeping, now: u64| -> Vec<u64> {
+            let removed = |action: Action| match action {
+                Action::Remove(_, id) => Some(id.0),
+                Action::Expire | Action::Uncover(..) => None,
+            };
+            actions(&rules, keeping, &history, now, DAY).into_iter().filter_map(removed).collect()
+        };
+        assert_eq!(gone(&keeping(&[]), 2999), [0; 0], "nothing is a day old");
+        assert_eq!(gone(&keeping(&[]), 99_000), [98, 97, 95, 94]);
+        // What has a name stays, and others are held against it.
+        assert_eq!(gone(&keeping(&[95]), 99_000), [97, 96, 94]);
+        // As often as it is looked at again.
+        let left: Vec<_> = history
+            .iter()
+            .filter(|version| !gone(&keeping(&[]), 99_000).contains(&version.id.0))
+            .cloned()
+            .collect();
+        assert_eq!(actions(&rules, &keeping(&[]), &left, 99_000, DAY), []);
     }
 
     #[test]
     fn a_marker_goes_when_nothing_is_under_it() {
         let alone = [shown(2, 5000, true)];
         let rules = [Rule { expire_markers: true, ..rule() }];
-        assert_eq!(actions(&rules, &alone, 5000, DAY), [marker(2)]);
+        assert_eq!(actions(&rules, &Keeping::default(), &alone, 5000, DAY), [marker(2)]);
         let over_one = [shown(2, 5000, true), shown(1, 1000, false)];
-        assert_eq!(actions(&rules, &over_one, 99_000, DAY), []);
+        assert_eq!(actions(&rules, &Keeping::default(), &over_one, 99_000, DAY), []);
         let both = [Rule { expire_noncurrent: Some((1, 0)), ..rules[0].clone() }];
-        assert_eq!(actions(&both, &over_one, 6000, DAY), [id(1)], "it may be held: the marker waits");
+        assert_eq!(
+            actions(&both, &Keeping::default(), &over_one, 6000, DAY),
+            [id(1)],
+            "it may be held: the marker waits"
+        );
         let by_age = [Rule { expire: Some(When::Days(1)), ..rule() }];
-        assert_eq!(actions(&by_age, &alone, 5999, DAY), []);
-        assert_eq!(actions(&by_age, &alone, 6000, DAY), [marker(2)]);
+        assert_eq!(actions(&by_age, &Keeping::default(), &alone, 5999, DAY), []);
+        assert_eq!(actions(&by_age, &Keeping::default(), &alone, 6000, DAY), [marker(2)]);
     }
 
     #[test]

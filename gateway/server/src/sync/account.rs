@@ -4,6 +4,7 @@ use super::{Answer, Refused, Session, Signed, refuse, say, share::role};
 use crate::{
     clock::unix_ms,
     identity::{IdentityError, change::change, devices},
+    lifecycle::SPACING,
     s3::{BucketNames, BucketView, Scene},
 };
 use holdfast_client_link::{Identity, Stream};
@@ -24,6 +25,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Versions that a space keeps of each file, at most.
 const VERSIONS_MAX: u32 = 10_000;
+
+/// Seconds that versions may be apart, at most.
+const SPACING_MAX: u32 = 3600;
 
 /// A space's ownership controls, as S3 writes them.
 const OWNERSHIP: &str = "<OwnershipControls><Rule><ObjectOwnership>BucketOwnerEnforced</ObjectOwnership></Rule>\
@@ -177,20 +181,27 @@ impl Session {
             let text = "a space's name has 3 to 63 lower-case letters, digits, hyphens and dots";
             refuse(Code::Invalid, text)?;
         }
+        if asked.days == Some(0) || asked.spacing > SPACING_MAX {
+            refuse(Code::Invalid, "versions are kept for a day at least, and are an hour apart at most")?;
+        }
         if !(1..=VERSIONS_MAX).contains(&asked.versions) {
             refuse(Code::Invalid, format!("a file has 1 to {VERSIONS_MAX} versions"))?;
         }
         if !Scene::of_nothing(who.clone(), self.address).may_make(&asked.name, &["s3:CreateBucket"]) {
             refuse(Code::Denied, "you may not make spaces")?;
         }
+        let spacing = (asked.spacing > 0).then(|| (SPACING.to_owned(), asked.spacing.to_string()));
         let config = BucketConfig {
             owner: who.canonical().unwrap_or_default().to_owned(),
             versioning: Versioning::Enabled,
             documents: BTreeMap::from([
-                ("lifecycle".to_owned(), keeps(asked.versions)),
+                ("lifecycle".to_owned(), keeps(asked.versions, asked.days)),
                 // What somebody writes to a space is the space's.
                 ("ownership".to_owned(), OWNERSHIP.to_owned()),
-            ]),
+            ])
+            .into_iter()
+            .chain(spacing)
+            .collect(),
             ..BucketConfig::default()
         };
         let (domain, chunker) = (PoolId::FIRST.domain(), ChunkerProfile::V1);
@@ -228,17 +239,24 @@ impl Session {
     }
 }
 
-/// The lifecycle rule of a space that keeps so many versions of each file, as S3 writes it.
-fn keeps(versions: u32) -> String {
+/// The lifecycle rules of a space that keeps so many versions of each file, and perhaps for so many days, as S3 writes them.
+fn keeps(versions: u32, days: Option<u32>) -> String {
     let older = versions - 1;
     let newer = match older {
         0 => String::new(),
         some => format!("<NewerNoncurrentVersions>{some}</NewerNoncurrentVersions>"),
     };
+    let aged = days.map(|days| {
+        format!(
+            "<Rule><ID>age</ID><Status>Enabled</Status><Filter></Filter><NoncurrentVersionExpiration>\
+             <NoncurrentDays>{days}</NoncurrentDays></NoncurrentVersionExpiration></Rule>"
+        )
+    });
+    let aged = aged.unwrap_or_default();
     format!(
         "<LifecycleConfiguration><Rule><ID>versions</ID><Status>Enabled</Status><Filter></Filter>\
          <NoncurrentVersionExpiration><NoncurrentDays>1</NoncurrentDays>{newer}</NoncurrentVersionExpiration>\
-         </Rule></LifecycleConfiguration>"
+         </Rule>{aged}</LifecycleConfiguration>"
     )
 }
 
@@ -248,10 +266,10 @@ mod tests {
 
     #[test]
     fn a_spaces_rule_is_one_that_lifecycle_reads() {
-        for versions in [1, 30] {
-            let documents = BTreeMap::from([("lifecycle".to_owned(), keeps(versions))]);
+        for (versions, days, rules) in [(1, None, 1), (30, None, 1), (30, Some(90), 2)] {
+            let documents = BTreeMap::from([("lifecycle".to_owned(), keeps(versions, days))]);
             let config = BucketConfig { documents, ..BucketConfig::default() };
-            assert_eq!(crate::s3::lifecycle_of(&config).len(), 1, "{versions}");
+            assert_eq!(crate::s3::lifecycle_of(&config).len(), rules, "{versions}");
         }
     }
 }

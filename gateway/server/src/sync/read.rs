@@ -1,23 +1,19 @@
-//! What versions hold, and which there are.
+//! What versions hold.
 
 use super::{Answer, At, Refused, Session, refuse, say};
-use crate::{engine::MIB, s3::replication};
+use crate::engine::MIB;
 use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_client_link::{Stream, failure};
 use holdfast_core::ids::{ChunkId, NodeId, VersionId};
 use holdfast_meta_raft_machine::{
-    ask::{InlineBytes, LookedUp, Object, SegmentOf, VersionListing, VersionsOf},
-    command::{Command, NewContent, NewObject, Outcome, TreeChange},
-    list::{ListRequest, VersionItem, VersionShown},
+    ask::{InlineBytes, LookedUp, SegmentOf, VersionsOf},
     names::FileShown,
-    records::{Content, ENCRYPTION, Extra, FILE, Version, VersionName},
+    records::{Content, ENCRYPTION, Extra, FILE, Version},
 };
 use holdfast_proto::sync::{
-    self, Chunk, ChunkRef, Committed, Deleted, Fetch, ListTrash, ListVersions, Manifest, ReadManifest,
-    Restore, Trash, Versions, failure::Code, reply::Reply,
+    self, Chunk, ChunkRef, Fetch, Manifest, ReadManifest, failure::Code, reply::Reply,
 };
-use hyper::HeaderMap;
 
 /// References in one frame.
 const REFS: usize = 4096;
@@ -29,10 +25,7 @@ const PIECE: usize = MIB;
 /// Bytes that are sent until it is looked again whether they may be.
 const LOOK_AGAIN: usize = 16 * MIB;
 
-/// Names, or versions, that are looked at for one answer.
-const PAGE: usize = 1000;
-
-fn missing() -> Refused {
+pub(super) fn missing() -> Refused {
     Refused(failure(Code::NotFound, "there is no such file, or no such version of it"))
 }
 
@@ -105,7 +98,7 @@ impl Session {
         say(stream, Reply::Manifest(Manifest { chunks: refs, file: first, node })).await
     }
 
-    async fn inline(&self, at: &At, version: &Version) -> Result<Bytes, Refused> {
+    pub(super) async fn inline(&self, at: &At, version: &Version) -> Result<Bytes, Refused> {
         let question = InlineBytes { bucket: at.bucket.bucket.id, node: version.node, version: version.id };
         Ok(self.door.meta().ask(question).await?.ok_or_else(missing)?.into())
     }
@@ -147,116 +140,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// A page of the versions of a space, behind a key and one of its versions.
-    async fn history(
-        &self,
-        at: &At,
-        prefix: &[u8],
-        after: Vec<u8>,
-        marker: Option<VersionName>,
-    ) -> Result<(Vec<VersionShown>, bool), Refused> {
-        let wanted = ListRequest { prefix: prefix.to_vec(), after, max: PAGE, ..ListRequest::default() };
-        let question = VersionListing { bucket: at.bucket.bucket.id, wanted, after: marker };
-        let page = self.door.meta().ask(question).await?;
-        let versions = page.items.into_iter().filter_map(|item| match item {
-            VersionItem::Version(shown) => Some(shown),
-            VersionItem::CommonPrefix(_) => None,
-        });
-        Ok((versions.collect(), page.truncated))
-    }
-
-    pub(super) async fn list_versions(&self, stream: &mut Stream, asked: ListVersions) -> Answer {
-        let at = self.at(&asked.space).await?;
-        let asked = ListVersions { path: at.full(&asked.path), ..asked };
-        at.demand("s3:GetObject", Some(&asked.path))?;
-        let (shown, _) = self.history(&at, &asked.path, Vec::new(), None).await?;
-        let mine: Vec<_> = shown.into_iter().filter(|shown| shown.key == asked.path).collect();
-        if mine.is_empty() {
-            return Err(missing().into());
-        }
-        let name = &at.bucket.bucket.name;
-        let (_, newest) = self.door.s3.look(name, Some((asked.path, None))).await.map_err(Refused::from)?;
-        let LookedUp::Found(newest) = newest else { return Err(missing().into()) };
-        let versions = mine.into_iter().map(|shown| sync::Version {
-            version: shown.id.0,
-            node: newest.version.node.0,
-            bytes: shown.bytes,
-            modified_ms: shown.modified_ms,
-            deleted: shown.marker,
-            latest: shown.latest,
-        });
-        say(stream, Reply::Versions(Versions { versions: versions.collect() })).await
-    }
-
-    /// Writes a version once more, above all others: its bytes are where they are.
-    pub(super) async fn restore(&self, stream: &mut Stream, asked: Restore) -> Answer {
-        let at = self.at(&asked.space).await?;
-        let asked = Restore { path: at.full(&asked.path), ..asked };
-        at.demand("s3:GetObject", Some(&asked.path))?;
-        at.demand("s3:PutObject", Some(&asked.path))?;
-        let name = &at.bucket.bucket.name;
-        let (_, newest) =
-            self.door.s3.look(name, Some((asked.path.clone(), None))).await.map_err(Refused::from)?;
-        let LookedUp::Found(newest) = newest else { return Err(missing().into()) };
-        let Object { version: newest, extra: newest_extra, .. } = *newest;
-        let (shown, _) = self.history(&at, &asked.path, Vec::new(), None).await?;
-        let mine = shown.into_iter().filter(|shown| shown.key == asked.path && !shown.marker);
-        let wanted = match asked.version {
-            Some(id) => mine.into_iter().find(|shown| shown.id.0 == id),
-            None => mine.into_iter().next(),
-        };
-        let id = wanted.ok_or_else(missing)?.id;
-        let question = VersionsOf { bucket: at.bucket.bucket.id, wanted: vec![(newest.node, id)] };
-        let found = self.door.meta().ask(question).await?.into_iter().next().flatten();
-        let (version, mut extra) = found.ok_or_else(missing)?;
-        at.demand_object("s3:GetObjectVersion", &asked.path, &extra)?;
-        // What was told of a copy elsewhere is not so of this one.
-        extra.documents.retain(|name, _| !name.starts_with("replica"));
-        let content = match &version.content {
-            Content::Inline => NewContent::Inline(self.inline(&at, &version).await?.to_vec()),
-            Content::Segments(segments) => NewContent::Segments(segments.clone()),
-        };
-        let object = NewObject {
-            bytes: version.bytes,
-            etag: version.etag,
-            content,
-            attributes: version.attributes,
-            checksum: version.checksum,
-            parts: version.parts,
-        };
-        let on = (!newest_extra.marker).then_some((newest.node, newest.id));
-        let owner = at.scene.writer();
-        let mut extra =
-            Extra { owner: owner.clone(), documents: extra.documents, tags: extra.tags, ..Extra::default() };
-        let key = String::from_utf8_lossy(&asked.path);
-        replication::mark(&at.scene, &HeaderMap::new(), &at.bucket, &key, None, &mut extra)
-            .map_err(Refused::from)?;
-        let change = TreeChange::Put { path: asked.path, on, object: Box::new(object), extra };
-        let bucket = at.bucket.bucket.id;
-        let command = Command::ChangeTree { bucket, owner, changes: vec![change] };
-        let Outcome::Changed(done) = self.door.s3.engine.run(command).await? else {
-            return Ok(refuse(Code::Internal, "the metadata answered something else")?);
-        };
-        let outcomes = done
-            .iter()
-            .map(|done| sync::Outcome { node: done.node.0, version: done.version.map(|id| id.0) })
-            .collect();
-        say(stream, Reply::Committed(Committed { outcomes })).await
-    }
-
-    pub(super) async fn list_trash(&self, stream: &mut Stream, asked: ListTrash) -> Answer {
-        let at = self.at(&asked.space).await?;
-        // Behind all versions of the key that the page before ended with.
-        let marker = (!asked.after.is_empty()).then_some(VersionName::Id(VersionId(0)));
-        let (shown, truncated) = self.history(&at, &at.base, asked.after, marker).await?;
-        let after = shown.last().filter(|_| truncated).map(|last| last.key.clone());
-        let deleted = shown
-            .into_iter()
-            .filter(|shown| shown.latest && shown.marker)
-            .map(|shown| Deleted { path: at.short(shown.key), deleted_ms: shown.modified_ms });
-        say(stream, Reply::Trash(Trash { deleted: deleted.collect(), after })).await
     }
 }
 

@@ -417,6 +417,9 @@ fn a_removal_takes_only_what_it_demands() {
         | other @ Command::ChangeTree { .. }
         | other @ Command::SetQuota { .. }
         | other @ Command::Share { .. }
+        | other @ Command::MakeLink { .. }
+        | other @ Command::RemoveLink { .. }
+        | other @ Command::CountDownload { .. }
         | other @ Command::MoveContent { .. } => panic!("{other:?}"),
     };
     let refused = Outcome::Rejected(Rejection::PreconditionFailed);
