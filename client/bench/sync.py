@@ -7,6 +7,7 @@ It needs target/release/holdfast and target/release/hf ("make build"), and space
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -26,17 +27,16 @@ class Device:
 
     daemon = None
 
-    def __init__(self, world, name, address):
+    def __init__(self, world, name, address, transport=""):
         self.home, self.root = world / f"home-{name}", world / name
+        self.env = dict(os.environ, HF_HOME=str(self.home), HF_TRANSPORT=transport)
         self.run("login", address, "--user", "alice", "--password-stdin", "--device", name, text=PASSWORD)
 
     def run(self, *args, text=None):
-        env = dict(os.environ, HF_HOME=str(self.home))
-        return subprocess.run([BIN / "hf", *args], env=env, input=text, text=True, check=True, capture_output=True).stdout
+        return subprocess.run([BIN / "hf", *args], env=self.env, input=text, text=True, check=True, capture_output=True).stdout
 
     def start(self):
-        env = dict(os.environ, HF_HOME=str(self.home))
-        self.daemon = subprocess.Popen([BIN / "hf", "daemon"], env=env, stdout=subprocess.PIPE)
+        self.daemon = subprocess.Popen([BIN / "hf", "daemon"], env=self.env, stdout=subprocess.PIPE)
         self.daemon.stdout.readline()
 
     def stop(self):
@@ -46,6 +46,17 @@ class Device:
 
     def wait(self):
         self.run("sync", "wait", "--timeout", "3000")
+
+    def sent(self):
+        return json.loads(self.run("sync", "status", "--json"))[0]["sent"]
+
+    def cost(self, change):
+        """KiB that are sent for a change, until it is synced, and how long that takes."""
+        before, begun = self.sent(), time.perf_counter()
+        change()
+        self.wait()
+        took = time.perf_counter() - begun
+        return f"{(self.sent() - before) / 1024:.1f} KiB in {took:.1f} s"
 
     def cpu(self):
         fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -81,14 +92,17 @@ def main():
     args = parser.parse_args()
     world = Path(tempfile.mkdtemp(prefix="holdfast-sync-"))
     command = [BIN / "holdfast", "dev", "--data", world / "data", "--s3", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    keys = dict(HOLDFAST_ACCESS_KEY="bench-access-key", HOLDFAST_SECRET_KEY="bench-secret-key")
+    env = dict(os.environ, **keys)
+    server = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     devices = []
     try:
         line = next(line for line in server.stdout if line.startswith("ready "))
-        address = re.search(r"sync=(\S+)", line)[1]
+        address, s3 = re.search(r"sync=(\S+)", line)[1], re.search(r"s3=(\S+)", line)[1]
         create = [BIN / "holdfast", "user", "create", "alice", "--password-stdin", "--data", world / "data"]
         subprocess.run(create, input=PASSWORD, text=True, check=True, stdout=subprocess.DEVNULL)
         measure(world, address, args, devices)
+        measure_large(world, address, s3, args, devices)
     finally:
         for device in devices:
             device.stop()
@@ -150,19 +164,83 @@ def measure(world, address, args, devices):
     say(f"CPU of a save among {args.files} files", f"{(one.cpu() - before) / 20 * 1000:.0f} ms", "20 ms among a million")
     say("memory of the client", f"{one.memory_mib():.0f} MiB", "300 MiB with a million files")
 
-    large = one.root / "large"
-    part = world / "part"
-    part.write_bytes(random.Random(2).randbytes(1 << 20))
-    with open(world / "large", "wb") as file:
-        for _ in range(args.large_mib):
-            file.write(chance.randbytes(1 << 20))
-    begun = time.perf_counter()
-    (world / "large").rename(large)
+    one.stop()
+    one.start()
     one.wait()
-    say(f"{args.large_mib} MiB in one file up", f"{args.large_mib / (time.perf_counter() - begun):.0f} MiB/s", "half of what S3 PUT reaches")
+    begun, sent = time.perf_counter(), one.sent()
+    one.wait()
+    took = time.perf_counter() - begun
+    say("a second run over the same tree", f"{(one.sent() - sent) / 1024:.1f} KiB in {took:.2f} s", "sends nothing, reads no file")
+
+
+def noise(path, mib, seed):
+    chance = random.Random(seed)
+    with open(path, "wb") as file:
+        for _ in range(mib):
+            file.write(chance.randbytes(1 << 20))
+    return path
+
+
+def by_s3(s3, path, to, *way):
+    """MiB a second that curl sends or receives."""
+    sign = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", "bench-access-key:bench-secret-key"]
+    plain = ["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]
+    begun = time.perf_counter()
+    subprocess.run(["curl", "-sSf", *sign, *plain, *way, f"{s3}/{to}"], check=True, stdout=subprocess.DEVNULL)
+    return path.stat().st_size / (1 << 20) / (time.perf_counter() - begun)
+
+
+def measure_large(world, address, s3, args, devices):
+    one, two = devices
+    mib, large = args.large_mib, one.root / "large"
+    source = noise(world / "large", mib, 2)
+    begun = time.perf_counter()
+    shutil.copyfile(source, world / "copy")
+    say(f"{mib} MiB, cp", f"{mib / (time.perf_counter() - begun):.0f} MiB/s", "-")
+    by_s3(s3, source, "plain", "-X", "PUT")
+    put = by_s3(s3, source, "plain/copy", "-T", str(source))
+    # Another one: what the server has already is not stored again.
+    noise(source, mib, 3)
+    begun = time.perf_counter()
+    source.rename(large)
+    one.wait()
+    up = mib / (time.perf_counter() - begun)
+    say(f"{mib} MiB in one file up", f"{up:.0f} MiB/s", f"half of what S3 PUT reaches: {put / 2:.0f}")
+    get = by_s3(s3, large, "plain/copy", "-o", str(world / "copy"))
     begun = time.perf_counter()
     two.wait()
-    say("the same down", f"{args.large_mib / (time.perf_counter() - begun):.0f} MiB/s", "half of what S3 GET reaches")
+    down = mib / (time.perf_counter() - begun)
+    say("the same down", f"{down:.0f} MiB/s", f"half of what S3 GET reaches: {get / 2:.0f}")
+
+    def page():
+        with open(large, "r+b") as file:
+            file.seek(large.stat().st_size // 2 // 4096 * 4096)
+            file.write(random.Random(4).randbytes(4096))
+
+    def insert():
+        data = large.read_bytes()
+        (world / "inserted").write_bytes(b"!" + data)
+        (world / "inserted").rename(large)
+
+    say(f"a page of 4 KiB changed in {mib} MiB", one.cost(page), "64 KiB")
+    say("1 byte inserted at its front", one.cost(insert), "two chunks (2048 KiB)")
+    two.stop()
+    rates = {}
+    for transport in ["quic", "tcp"]:
+        device = Device(world, transport, address, transport)
+        devices.append(device)
+        one.run("spaces", "create", f"bench-{transport}")
+        device.run("sync", "add", f"bench-{transport}", str(device.root))
+        noise(world / "next", mib, transport)
+        device.start()
+        device.wait()
+        begun = time.perf_counter()
+        (world / "next").rename(device.root / "next")
+        device.wait()
+        rates[transport] = mib / (time.perf_counter() - begun)
+        device.stop()
+    ratio = rates["quic"] / rates["tcp"]
+    say("up over QUIC and over TCP", f"{rates['quic']:.0f} and {rates['tcp']:.0f} MiB/s: {ratio:.2f}", "0.9")
 
 
 if __name__ == "__main__":

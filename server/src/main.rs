@@ -27,6 +27,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Threads for blocking disk reads. More only wait for the same disks.
 const BLOCKING_THREADS: usize = 64;
 
+/// What writes down whole requests and frames, with all that is secret in them.
+const QUIET: &str = "s3s=off,tungstenite=info,tokio_tungstenite=info";
+
 fn main() -> ExitCode {
     // What is kept here is nobody else's: keys are in files, and in the metadata too.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
     let wanted = std::env::var("HOLDFAST_LOG")
         .ok()
         .filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
-    let filter = EnvFilter::new(format!("{},s3s=off", wanted.as_deref().unwrap_or("info")));
+    let filter = EnvFilter::new(format!("{},{QUIET}", wanted.as_deref().unwrap_or("info")));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

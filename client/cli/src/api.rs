@@ -48,10 +48,30 @@ pub struct Listed {
     pub chunks: Vec<(ChunkId, u32)>,
 }
 
+/// Which cluster it is, and which starts of its gateways it remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    epoch: String,
+    known: Arc<[String]>,
+}
+
+impl Life {
+    /// What is written down of it.
+    pub fn text(&self) -> String {
+        format!("{}/{}", self.epoch, self.known.last().map_or("", String::as_str))
+    }
+
+    /// Whether it goes on from what was written down of one: of the same cluster, which has forgotten nothing since.
+    pub fn follows(&self, text: &str) -> bool {
+        let (epoch, life) = text.split_once('/').unwrap_or((text, ""));
+        epoch == self.epoch && (life.is_empty() || self.known.iter().any(|known| known == life))
+    }
+}
+
 #[derive(Clone)]
 pub struct Api {
     account: Arc<Account>,
-    open: Arc<Mutex<Option<(Connection, String)>>>,
+    open: Arc<Mutex<Option<(Connection, Life)>>>,
     limits: Arc<Limits>,
 }
 
@@ -123,11 +143,11 @@ impl Api {
         &self.account
     }
 
-    /// The connection, signed in, and the epoch of the cluster behind it.
-    async fn connection(&self) -> Result<(Connection, String)> {
+    /// The connection, signed in, and which life of which cluster is behind it.
+    async fn connection(&self) -> Result<(Connection, Life)> {
         let mut open = self.open.lock().await;
-        if let Some((connection, epoch)) = open.as_ref() {
-            return Ok((connection.clone(), epoch.clone()));
+        if let Some((connection, life)) = open.as_ref() {
+            return Ok((connection.clone(), life.clone()));
         }
         let known = Some(self.account.fingerprint()?);
         let connection = Connection::open(&self.account.server, known, transport()?).await?;
@@ -142,12 +162,13 @@ impl Api {
             return unexpected();
         };
         connection.greet(Call { call: Some(signing_in) });
-        *open = Some((connection.clone(), signed.epoch.clone()));
-        Ok((connection, signed.epoch))
+        let life = Life { epoch: signed.epoch, known: signed.lives.into() };
+        *open = Some((connection.clone(), life.clone()));
+        Ok((connection, life))
     }
 
     /// Which cluster, and which life of it, this is.
-    pub async fn epoch(&self) -> Result<String> {
+    pub async fn life(&self) -> Result<Life> {
         Ok(self.connection().await?.1)
     }
 
@@ -461,6 +482,29 @@ impl Receiving<'_> {
                 Ok(Some(chunk.data))
             }
             Some(_) => Err(Error::Link(LinkError::Malformed("an answer to another question"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_has_forgotten_is_another() {
+        let life = |epoch: &str, known: &[&str]| Life {
+            epoch: epoch.to_owned(),
+            known: known.iter().map(|life| (*life).to_owned()).collect(),
+        };
+        let now = life("e", &["1", "2", "3"]);
+        assert_eq!(now.text(), "e/3");
+        for text in ["e/1", "e/3", "e", "e/"] {
+            assert!(now.follows(text), "{text}");
+        }
+        // Set back to before its second start, and started again.
+        let back = life("e", &["1", "4"]);
+        for text in ["e/2", "e/3", "other/1", ""] {
+            assert!(!back.follows(text), "{text}");
         }
     }
 }

@@ -281,19 +281,28 @@ impl Disk {
         &self,
         temporary: &Temporary,
         names: &[Vec<u8>],
+        day: &str,
         expected: impl Fn(&Stat) -> bool,
     ) -> io::Result<Option<Stat>> {
         let (tmp, (parent, name)) = (self.internal(b"tmp")?, self.parent(names)?);
-        let temporary = temporary.name.as_slice();
-        let exchange = || renameat_with(&tmp, temporary, &parent, name, RenameFlags::EXCHANGE);
-        exchange()?;
-        let old = Stat::of(&statat(&tmp, temporary, AtFlags::SYMLINK_NOFOLLOW)?);
+        // What was there comes to where nobody clears it: who is stopped in between loses nothing.
+        let (today, held) = (self.trash_of(day)?, self.unique(name));
+        let held = held.as_slice();
+        renameat_with(&tmp, temporary.name.as_slice(), &today, held, RenameFlags::NOREPLACE)?;
+        let exchange = || renameat_with(&today, held, &parent, name, RenameFlags::EXCHANGE);
+        let back = || renameat_with(&today, held, &tmp, temporary.name.as_slice(), RenameFlags::NOREPLACE);
+        if let Err(error) = exchange() {
+            back()?;
+            return Err(error.into());
+        }
+        let old = Stat::of(&statat(&today, held, AtFlags::SYMLINK_NOFOLLOW)?);
         if !expected(&old) {
             exchange()?;
+            back()?;
             return Ok(None);
         }
         fsync(&parent)?;
-        unlinkat(&tmp, temporary, AtFlags::empty())?;
+        unlinkat(&today, held, AtFlags::empty())?;
         Ok(Some(Stat::of(&statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?)))
     }
 
@@ -323,33 +332,40 @@ impl Disk {
     /// # Errors
     /// Where the file system fails.
     pub fn trash(&self, names: &[Vec<u8>], day: &str, expected: impl Fn(&Stat) -> bool) -> io::Result<bool> {
-        let (today, (parent, name)) = (self.trash_of(day)?, self.parent(names)?);
-        let kept = self.unique(name);
-        renameat_with(&parent, name, &today, kept.as_slice(), RenameFlags::NOREPLACE)?;
-        let is = expected(&Stat::of(&statat(&today, kept.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?));
-        if !is {
-            renameat_with(&today, kept.as_slice(), &parent, name, RenameFlags::NOREPLACE)?;
-            return Ok(false);
-        }
-        fsync(&parent)?;
-        Ok(true)
+        Ok(self.take_to_trash(names, day, expected)?.is_some())
     }
 
     /// Removes a file, if it is what `expected` says, as [`Disk::replace`]. Whether it was.
     ///
     /// # Errors
     /// Where the file system fails.
-    pub fn remove_file(&self, names: &[Vec<u8>], expected: impl Fn(&Stat) -> bool) -> io::Result<bool> {
-        let (tmp, (parent, name)) = (self.internal(b"tmp")?, self.parent(names)?);
-        let held = self.unique(name);
-        renameat_with(&parent, name, &tmp, held.as_slice(), RenameFlags::NOREPLACE)?;
-        if !expected(&Stat::of(&statat(&tmp, held.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?)) {
-            renameat_with(&tmp, held.as_slice(), &parent, name, RenameFlags::NOREPLACE)?;
-            return Ok(false);
-        }
-        unlinkat(&tmp, held.as_slice(), AtFlags::empty())?;
-        fsync(&parent)?;
+    pub fn remove_file(
+        &self,
+        names: &[Vec<u8>],
+        day: &str,
+        expected: impl Fn(&Stat) -> bool,
+    ) -> io::Result<bool> {
+        let Some((today, kept)) = self.take_to_trash(names, day, expected)? else { return Ok(false) };
+        unlinkat(&today, kept.as_slice(), AtFlags::empty())?;
         Ok(true)
+    }
+
+    /// Takes a file to the local trash, and back where it was not what `expected` says; `None` then.
+    fn take_to_trash(
+        &self,
+        names: &[Vec<u8>],
+        day: &str,
+        expected: impl Fn(&Stat) -> bool,
+    ) -> io::Result<Option<(OwnedFd, Vec<u8>)>> {
+        let (today, (parent, name)) = (self.trash_of(day)?, self.parent(names)?);
+        let kept = self.unique(name);
+        renameat_with(&parent, name, &today, kept.as_slice(), RenameFlags::NOREPLACE)?;
+        if !expected(&Stat::of(&statat(&today, kept.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?)) {
+            renameat_with(&today, kept.as_slice(), &parent, name, RenameFlags::NOREPLACE)?;
+            return Ok(None);
+        }
+        fsync(&parent)?;
+        Ok(Some((today, kept)))
     }
 
     /// Copies a file, durably, to a place where nothing is.

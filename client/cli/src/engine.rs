@@ -329,12 +329,14 @@ impl Engine {
 
     /// Takes over what the server has, as far as it changed.
     async fn hear(&mut self) -> Result<()> {
-        let epoch = self.means.api.epoch().await?;
+        let served = self.means.api.life().await?;
         let life = self.store.life()?;
-        if life.epoch != epoch {
-            // Another cluster, or another life of this one: what was agreed with the other says nothing of this one.
+        if !served.follows(&life.epoch) {
+            // Another cluster, or one that was set back: what was agreed with the other says nothing of this one.
             self.begin_anew()?;
-            self.store.set_life(&Life { epoch, ..self.store.life()? })?;
+        }
+        if life.epoch != served.text() {
+            self.store.set_life(&Life { epoch: served.text(), ..self.store.life()? })?;
         }
         while let Some(cursor) = self.store.life()?.cursor {
             let page = self.means.api.changes(&self.root.space, cursor, Duration::ZERO).await?;

@@ -4,12 +4,14 @@ use crate::{
     api::{Api, reference},
     chunks,
     error::{Result, at, plain},
+    progress,
     state::Remote,
 };
 use holdfast_proto::sync::{
     Move, NameChange, NamedVersion, Properties, Put, Range, RemoveDirectory, RemoveFile, VersionOf,
     failure::Code, name_change::Change,
 };
+use indicatif::ProgressBar;
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
@@ -84,7 +86,7 @@ pub async fn list(api: &Api, text: &str) -> Result<()> {
     if any { Ok(()) } else { plain(format!("there is no {text}")) }
 }
 
-async fn write_to(api: &Api, text: &str, sink: &mut impl Write) -> Result<()> {
+async fn write_to(api: &Api, text: &str, sink: &mut impl Write, shown: bool) -> Result<()> {
     let (space, path) = place(text)?;
     let listed = api.manifest(space, path.as_bytes(), None).await?;
     let bytes: u64 = listed.chunks.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
@@ -93,6 +95,7 @@ async fn write_to(api: &Api, text: &str, sink: &mut impl Write) -> Result<()> {
     }
     let of = VersionOf { node: listed.node, version: listed.file.version };
     let mut receiving = api.fetch(space, path.as_bytes(), of, vec![Range { start: 0, end: bytes }]).await?;
+    let bar = if shown { progress::bytes(bytes, text) } else { ProgressBar::hidden() };
     let (mut chunks, mut held) = (listed.chunks.into_iter().peekable(), bytes::BytesMut::new());
     while let Some(data) = receiving.next().await? {
         held.extend_from_slice(&data);
@@ -104,6 +107,7 @@ async fn write_to(api: &Api, text: &str, sink: &mut impl Write) -> Result<()> {
                 return plain(format!("what was received of {text} is damaged"));
             }
             sink.write_all(&chunk).map_err(at(text))?;
+            bar.inc(chunk.len() as u64);
             chunks.next();
         }
     }
@@ -112,7 +116,7 @@ async fn write_to(api: &Api, text: &str, sink: &mut impl Write) -> Result<()> {
 
 pub async fn cat(api: &Api, text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    write_to(api, text, &mut out).await?;
+    write_to(api, text, &mut out, false).await?;
     out.flush().map_err(at("standard output"))
 }
 
@@ -124,7 +128,7 @@ pub async fn copy(api: &Api, from: &str, to: &str) -> Result<()> {
             let to = if Path::new(to).is_dir() { Path::new(to).join(name) } else { to.into() };
             let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let mut file = tempfile::NamedTempFile::new_in(dir).map_err(at(dir))?;
-            write_to(api, from, &mut file).await?;
+            write_to(api, from, &mut file, true).await?;
             file.as_file().sync_all().map_err(at(&to))?;
             file.persist(&to).map_err(|error| at(&to)(error.error))?;
             Ok(())
@@ -151,12 +155,14 @@ async fn upload(api: &Api, from: &Path, to: &str) -> Result<()> {
     let versions: Vec<_> = on.map(|of| NamedVersion { path: path_bytes, of: Some(of) }).into_iter().collect();
     let known = api.have(space, &ids, &versions).await?;
     if known.iter().any(|known| !known) {
+        let bar = progress::bytes(metadata.len(), to);
         let (mut sending, mut offset, mut sent) = (api.upload(space).await?, 0, HashSet::new());
         for (chunk, known) in cut.chunks.iter().zip(known) {
             if !known && sent.insert(chunk.0) {
                 sending.chunk(chunk.0, chunks::read(&file, offset, *chunk).map_err(at(from))?).await?;
             }
             offset += u64::from(chunk.1);
+            bar.set_position(offset);
         }
         sending.finish().await?;
     }

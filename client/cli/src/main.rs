@@ -14,6 +14,7 @@ mod home;
 mod limits;
 mod links;
 mod look;
+mod progress;
 mod runs;
 mod scan;
 mod state;
@@ -29,7 +30,11 @@ use home::Home;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HF_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = std::env::var("HF_LOG").ok().filter(|text| !text.is_empty());
+    // These write down whole frames, with the device's secret.
+    let quiet = "tungstenite=info,tokio_tungstenite=info";
+    let filter = format!("{},{quiet}", filter.as_deref().unwrap_or("warn"));
+    let filter = tracing_subscriber::EnvFilter::new(filter);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -9,6 +9,7 @@ use crate::{
     error::{Result, at, plain},
     home::Home,
     limits::{Rate, Rates},
+    progress,
     store::Store,
 };
 use std::{
@@ -174,8 +175,11 @@ async fn wait(home: &Home, patience: Duration) -> Result<()> {
         let before = asked.iter().find(|root| root.directory == shown.directory);
         before.map_or(1, |root| root.asked)
     };
+    let shown_to_whoever_waits = progress::waiting();
     loop {
         let now = order(home, &Order::Status).await?.unwrap_or_default();
+        shown_to_whoever_waits.set_message(progress::line(&now));
+        shown_to_whoever_waits.tick();
         let answered = |shown: &&Shown| shown.answered >= wanted(shown);
         let is_final = |shown: &Shown| ["synced", "problems"].contains(&shown.state.as_str());
         if now.iter().all(|shown| answered(&shown) && is_final(shown)) {

@@ -116,7 +116,7 @@ impl Stream {
     /// # Errors
     /// Where the connection fails.
     pub async fn finish(&mut self) -> Result<(), LinkError> {
-        Ok(self.wire.shutdown().await?)
+        Ok(timeout(PATIENCE, self.wire.shutdown()).await.map_err(|_| stalled())??)
     }
 
     /// The next frame; `None` where the other side has said all. It may take `patience` to begin.

@@ -1,6 +1,7 @@
 //! QUIC: one connection, a stream for each call, and the connection goes on where a laptop changes networks.
 
 use crate::{Fingerprint, Identity, LinkError, Stream, TRANSIT, tls::Pinned};
+use aws_lc_rs::hmac;
 use quinn::{
     ClientConfig, Endpoint, EndpointConfig, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
@@ -42,12 +43,12 @@ fn transport(calls: u32, window: u32) -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-fn endpoint(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+fn endpoint(socket: UdpSocket, server: Option<ServerConfig>, config: EndpointConfig) -> io::Result<Endpoint> {
     let with_buffers = socket2::SockRef::from(&socket);
     // The system may give less: then more is lost, and sent again.
     let _less = with_buffers.set_recv_buffer_size(SOCKET);
     let _less = with_buffers.set_send_buffer_size(SOCKET);
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
+    Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
 }
 
 /// Connects to a gateway whose certificate is `known`, or has never been seen.
@@ -66,7 +67,8 @@ pub(crate) async fn connect(
     let crypto = QuicClientConfig::try_from(pinned.client(crate::tls::PROTOCOL)?);
     let mut config = ClientConfig::new(Arc::new(crypto.map_err(|error| LinkError::Tls(error.to_string()))?));
     config.transport_config(transport(0, WINDOW));
-    let connecting = endpoint(UdpSocket::bind(any)?, None)?.connect_with(config, to, "holdfast");
+    let connecting = endpoint(UdpSocket::bind(any)?, None, EndpointConfig::default())?
+        .connect_with(config, to, "holdfast");
     let connecting = connecting.map_err(io::Error::other)?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("nobody answers at {to} (UDP)"));
     let connected = timeout(TRANSIT, connecting).await.map_err(|_| late())?;
@@ -90,7 +92,10 @@ pub(crate) fn listen(socket: UdpSocket, identity: &Identity) -> Result<Endpoint,
     let crypto = crypto.map_err(|error| LinkError::Tls(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport(CALLS_MAX, STRANGE_WINDOW)).migration(true);
-    Ok(endpoint(socket, Some(config))?)
+    // A gateway that was started again tells whoever still speaks to the one before: all of a cluster have this key.
+    let secret = blake3::derive_key("holdfast 2026-11 QUIC stateless reset", &identity.key);
+    let reset = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+    Ok(endpoint(socket, Some(config), EndpointConfig::new(Arc::new(reset)))?)
 }
 
 /// Gives a client the window that those have who are known.

@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 /// A client's connections to a gateway, as many as calls go on at once.
 pub(crate) struct Connections {
@@ -46,15 +46,21 @@ impl Connections {
     }
 
     async fn connect(&self) -> Result<Stream, LinkError> {
-        let connecting = async {
-            let socket = TcpStream::connect(self.to).await?;
-            prepare(&socket)?;
-            let connector = TlsConnector::from(Arc::new(self.pinned.client(b"http/1.1")?));
-            let name = "holdfast".try_into().map_err(|_| LinkError::Malformed("a name"))?;
-            let secured =
-                connector.connect(name, socket).await.map_err(|error| self.pinned.explain(error))?;
-            self.idle.over(secured).await
-        };
+        self.in_time(async { self.idle.over(self.secured().await?).await }).await
+    }
+
+    async fn secured(&self) -> Result<TlsStream<TcpStream>, LinkError> {
+        let socket = TcpStream::connect(self.to).await?;
+        prepare(&socket)?;
+        let connector = TlsConnector::from(Arc::new(self.pinned.client(b"http/1.1")?));
+        let name = "holdfast".try_into().map_err(|_| LinkError::Malformed("a name"))?;
+        connector.connect(name, socket).await.map_err(|error| self.pinned.explain(error))
+    }
+
+    async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("nobody answers at {} (TCP)", self.to));
         timeout(TRANSIT, connecting).await.map_err(|_| late())?
     }
@@ -73,12 +79,14 @@ impl Connections {
             return Ok(stream);
         }
         let Some(greeting) = self.greeting.get() else { return self.connect().await };
-        let mut stream = self.connect().await?;
+        let connecting = async { Idle::greet(self.secured().await?).await };
+        let (mut stream, greeted) = self.in_time(connecting).await?;
         stream.send(greeting).await?;
         stream.finish().await?;
         stream.reply(TRANSIT).await?;
         drop(stream);
-        self.idle.stream().await.ok_or(LinkError::Malformed("a connection that ends at once"))
+        let ended = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        Ok(self.idle.after(greeted).await.ok_or_else(ended)?)
     }
 }
 

@@ -29,7 +29,7 @@ use tokio_tungstenite::{
 const MESSAGE: usize = 16 << 10;
 
 /// Bytes that are gathered until they are written.
-const BUFFERED: usize = 128 << 10;
+const BUFFERED: usize = 32 << 10;
 
 /// How long a connection may be idle until another call; clients let go of one sooner.
 const IDLE: Duration = Duration::from_secs(120);
@@ -51,6 +51,7 @@ fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .max_message_size(Some(MESSAGE))
         .max_frame_size(Some(MESSAGE))
+        .read_buffer_size(MESSAGE)
         .write_buffer_size(BUFFERED)
         .max_write_buffer_size(BUFFERED + 2 * MESSAGE)
 }
@@ -109,7 +110,7 @@ struct Call {
     rest: Bytes,
     heard_all: bool,
     said_all: bool,
-    home: mpsc::UnboundedSender<Between>,
+    home: mpsc::UnboundedSender<Option<Between>>,
 }
 
 impl Call {
@@ -185,18 +186,18 @@ impl AsyncWrite for Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let (Some(socket), true) = (self.socket.take(), self.said_all) {
-            let heard_all = self.heard_all && self.rest.is_empty();
-            // Where nobody takes it back it is closed.
-            let _closed = self.home.send(Between { socket, heard_all, since: Instant::now() });
-        }
+        let heard_all = self.heard_all && self.rest.is_empty();
+        let socket = self.socket.take().filter(|_| self.said_all);
+        // Where nobody takes it back it is closed; whoever waits for it hears of it.
+        let back = socket.map(|socket| Between { socket, heard_all, since: Instant::now() });
+        let _closed = self.home.send(back);
     }
 }
 
 /// A gateway's end of one connection.
 pub(crate) struct Served {
-    home: mpsc::UnboundedSender<Between>,
-    back: tokio::sync::Mutex<mpsc::UnboundedReceiver<Between>>,
+    home: mpsc::UnboundedSender<Option<Between>>,
+    back: tokio::sync::Mutex<mpsc::UnboundedReceiver<Option<Between>>>,
 }
 
 impl Served {
@@ -207,13 +208,13 @@ impl Served {
         let socket =
             tokio_tungstenite::accept_async_with_config(stream, Some(config())).await.map_err(failed)?;
         let (home, back) = mpsc::unbounded_channel();
-        let _ours = home.send(Between { socket, heard_all: true, since: Instant::now() });
+        let _ours = home.send(Some(Between { socket, heard_all: true, since: Instant::now() }));
         Ok(Self { home, back: tokio::sync::Mutex::new(back) })
     }
 
     /// The next call, when the one before is over.
     pub async fn stream(&self) -> Option<Stream> {
-        let mut between = self.back.lock().await.recv().await?;
+        let mut between = self.back.lock().await.recv().await??;
         if !between.clear(DRAINED, crate::PATIENCE).await {
             return None;
         }
@@ -233,8 +234,13 @@ impl Served {
 
 /// Connections of a client that wait for calls.
 pub(crate) struct Idle {
-    home: mpsc::UnboundedSender<Between>,
-    back: Mutex<mpsc::UnboundedReceiver<Between>>,
+    home: mpsc::UnboundedSender<Option<Between>>,
+    back: Mutex<mpsc::UnboundedReceiver<Option<Between>>>,
+}
+
+/// Where a connection comes back to that is being greeted.
+pub(crate) struct Greeted {
+    back: mpsc::UnboundedReceiver<Option<Between>>,
 }
 
 impl Default for Idle {
@@ -247,9 +253,13 @@ impl Default for Idle {
 impl Idle {
     /// A call on a connection that is there.
     pub async fn stream(&self) -> Option<Stream> {
+        let until = Instant::now() + END;
         loop {
             let next = self.back.lock().unwrap_or_else(std::sync::PoisonError::into_inner).try_recv();
-            let mut between = next.ok()?;
+            let Some(mut between) = next.ok()? else { continue };
+            if Instant::now() > until {
+                return None;
+            }
             if between.since.elapsed() < IDLE_CLIENT && between.clear(MESSAGE, END).await {
                 return Some(self.call(between.socket));
             }
@@ -265,6 +275,23 @@ impl Idle {
             said_all: false,
             home,
         })
+    }
+
+    /// A call on a connection that has just been greeted, by another call on it, of which `greeted` is the home.
+    pub async fn after(&self, mut greeted: Greeted) -> Option<Stream> {
+        let mut between = greeted.back.recv().await??;
+        between.clear(MESSAGE, TRANSIT).await.then(|| self.call(between.socket))
+    }
+
+    /// A call on a new connection by which it is greeted.
+    ///
+    /// # Errors
+    /// Where the other side does not speak WebSocket.
+    pub async fn greet(stream: impl Duplex + 'static) -> Result<(Stream, Greeted), LinkError> {
+        let alone = Self::default();
+        let call = alone.over(stream).await?;
+        let back = alone.back.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok((call, Greeted { back }))
     }
 
     /// A call on a new connection.

@@ -1,26 +1,28 @@
-//! How many there are of one address: nobody by itself takes what all share.
+//! How many there are of one address, or of one device: nobody by itself takes what all share.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Seats, some for each address.
-#[derive(Clone)]
-pub struct Seats {
+type Taken<K> = Arc<Mutex<HashMap<K, usize>>>;
+
+/// Seats, some for each one.
+pub struct Seats<K> {
     most: usize,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    taken: Taken<K>,
 }
 
 /// A seat that is taken until it is dropped.
-pub struct Seat {
-    address: IpAddr,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+pub struct Seat<K: Eq + Hash> {
+    one: K,
+    taken: Taken<K>,
 }
 
-/// Whoever has an address of version 6 has a network of them.
-fn one(address: SocketAddr) -> IpAddr {
+/// Who has an address: of version 6 one has a network of them.
+pub fn address_of(address: SocketAddr) -> IpAddr {
     match address.ip().to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -30,30 +32,35 @@ fn one(address: SocketAddr) -> IpAddr {
     }
 }
 
-impl Seats {
+impl<K> Clone for Seats<K> {
+    fn clone(&self) -> Self {
+        Self { most: self.most, taken: self.taken.clone() }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Seats<K> {
     pub fn new(most: usize) -> Self {
         Self { most, taken: Arc::default() }
     }
 
-    /// A seat for somebody from `address`, if there is one.
-    pub fn take(&self, address: SocketAddr) -> Option<Seat> {
-        let address = one(address);
+    /// A seat for somebody, if there is one.
+    pub fn take(&self, one: K) -> Option<Seat<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(address).or_default();
+        let count = taken.entry(one.clone()).or_default();
         (*count < self.most).then(|| {
             *count += 1;
-            Seat { address, taken: self.taken.clone() }
+            Seat { one, taken: self.taken.clone() }
         })
     }
 }
 
-impl Drop for Seat {
+impl<K: Eq + Hash> Drop for Seat<K> {
     fn drop(&mut self) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.address) {
+        if let Some(count) = taken.get_mut(&self.one) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.address);
+                taken.remove(&self.one);
             }
         }
     }
@@ -66,7 +73,7 @@ mod tests {
     #[test]
     fn each_address_has_its_seats_and_a_network_is_one() {
         let seats = Seats::new(2);
-        let take = |address: &str| seats.take(address.parse().expect("an address"));
+        let take = |address: &str| seats.take(address_of(address.parse().expect("an address")));
         let held = (take("10.0.0.1:1"), take("10.0.0.1:2"));
         assert!(held.0.is_some() && held.1.is_some() && take("10.0.0.1:3").is_none());
         assert!(take("10.0.0.2:1").is_some(), "another has its own");

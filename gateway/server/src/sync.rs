@@ -18,7 +18,7 @@ use crate::{
     engine::EngineError,
     identity::{IdentityError, Who},
     s3::{BucketView, S3Door, Scene},
-    seats::{Seat, Seats},
+    seats::{Seat, Seats, address_of},
 };
 use arc_swap::ArcSwapOption;
 use holdfast_client_link::{
@@ -34,7 +34,11 @@ use holdfast_proto::sync::{Call, Failure, Reply, call::Call as Asked, failure::C
 use names::Heads;
 use s3s::S3Error;
 use sent::Sent;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -45,6 +49,10 @@ pub use account::{Known, found, renew_epoch};
 
 /// Connections of one gateway: ten thousand idle devices, and some more.
 const CONNECTIONS_MAX: usize = 20_000;
+const CONNECTIONS_OF_DEVICE: usize = 256;
+
+/// Commits at once that are told as runs: each is written out in memory.
+const EXPANDING: usize = 4;
 
 /// Passwords that are checked at once: each takes memory, and guessing is to be slow. And how many wait for that.
 const PASSWORDS_AT_ONCE: usize = 2;
@@ -68,13 +76,17 @@ pub struct SyncDoor {
     s3: S3Door,
     /// Of this cluster's data; see `SignedIn` in the protocol.
     epoch: String,
+    /// See [`Known`].
+    lives: Arc<[String]>,
     /// What addresses of links begin with.
     url: String,
     passwords: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
-    seats: Seats,
-    pairing: Seats,
+    seats: Seats<IpAddr>,
+    pairing: Seats<IpAddr>,
+    of_device: Seats<String>,
+    expanding: Arc<Semaphore>,
     large: Arc<Semaphore>,
     heads: Arc<Heads>,
     sent: Arc<Sent>,
@@ -296,15 +308,18 @@ impl SyncDoor {
     /// # Errors
     /// Where the metadata does not say which cluster this is.
     pub async fn new(s3: S3Door, url: String) -> Result<(Self, Identity), IdentityError> {
-        let Known { epoch, identity } = found(s3.meta()).await?;
+        let Known { epoch, lives, identity } = found(s3.meta()).await?;
         let door = Self {
             epoch,
+            lives: lives.into(),
             url,
             passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
             waiting: Arc::new(Semaphore::new(PASSWORDS_WAITING)),
             strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
             seats: Seats::new(STRANGERS_OF_ONE),
             pairing: Seats::new(PASSWORDS_OF_ONE),
+            of_device: Seats::new(CONNECTIONS_OF_DEVICE),
+            expanding: Arc::new(Semaphore::new(EXPANDING)),
             large: Arc::new(Semaphore::new(LARGE_CALLS)),
             heads: Arc::new(Heads::new(s3.meta().clone())),
             sent: Arc::default(),
@@ -330,7 +345,7 @@ impl SyncDoor {
                     let crowded = self.strangers.available_permits() < STRANGERS_MAX / 2;
                     let Some(arriving) = arriving.unless_unseen(crowded) else { continue };
                     let stranger = self.strangers.clone().try_acquire_owned();
-                    let seat = self.seats.take(arriving.address());
+                    let seat = self.seats.take(address_of(arriving.address()));
                     let free = connections.len() < CONNECTIONS_MAX;
                     let (Ok(stranger), Some(seat), true) = (stranger, seat, free) else {
                         arriving.refuse();
@@ -350,7 +365,7 @@ impl SyncDoor {
         listener.close();
     }
 
-    async fn connection(self, peer: Peer, stranger: (OwnedSemaphorePermit, Seat)) {
+    async fn connection(self, peer: Peer, stranger: (OwnedSemaphorePermit, Seat<IpAddr>)) {
         let session = Arc::new(Session {
             door: self,
             address: peer.address(),
@@ -366,6 +381,8 @@ impl SyncDoor {
             }
         }
         drop(stranger);
+        let device = session.signed.load().as_ref().map(|signed| signed.device.clone()).unwrap_or_default();
+        let Some(_seat) = session.door.of_device.take(device) else { return };
         peer.trust();
         // Calls end with their connection.
         let mut calls = JoinSet::new();

@@ -233,6 +233,7 @@ impl Engine {
             let same = now.zip(info).is_some_and(|(now, info)| info.is(&now));
             if same { Ok(()) } else { Err(changed()) }
         };
+        let day = time::OffsetDateTime::now_utc().date().to_string();
         match (step, here, goal) {
             (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
                 self.means.disk.make_directory(&goal).map(|made| Some(Info::of(&made))).map_err(failed)
@@ -251,7 +252,7 @@ impl Engine {
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
                 unchanged(&here)?;
-                let placed = self.means.disk.replace(temporary, &here, is_known).map_err(failed)?;
+                let placed = self.means.disk.replace(temporary, &here, &day, is_known).map_err(failed)?;
                 let placed = placed.ok_or_else(changed)?;
                 let written = temporary.stat;
                 *left = None;
@@ -267,7 +268,6 @@ impl Engine {
                     return Ok(None);
                 }
                 unchanged(&here)?;
-                let day = time::OffsetDateTime::now_utc().date().to_string();
                 match self.means.disk.trash(&here, &day, is_known).map_err(failed)? {
                     true => Ok(None),
                     false => Err(changed()),

@@ -91,7 +91,8 @@ impl Engine {
             Some(stat) if !local.info.is(&stat) => return Ok(false),
             Some(_) => {}
         }
-        disk.remove_file(names, |stat| local.info.is_but_moved(stat))
+        let day = time::OffsetDateTime::now_utc().date().to_string();
+        disk.remove_file(names, &day, |stat| local.info.is_but_moved(stat))
     }
 
     /// Takes note that something is off the disk, and of the directory above it, where that was all.

@@ -11,7 +11,7 @@ use crate::{
     engine::EngineError,
     identity::{Who, devices},
     s3::{BucketView, S3Door, Scene},
-    seats::Seats,
+    seats::{Seats, address_of},
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::TryStreamExt;
@@ -29,7 +29,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
 
 /// What paths of links begin with: no bucket has such a name. `BUCKET/SECRET` follows, and a path.
@@ -37,7 +37,7 @@ pub const PREFIX: &str = "/-/links/";
 
 /// Passwords that are checked at once, and of one address: each takes memory, and guessing is to be slow.
 const GUESSES: usize = 2;
-const GUESSES_OF_ONE: usize = 4;
+const GUESSES_OF_ONE: usize = 1;
 
 /// Bytes of a form, and how long it may take to come.
 const FORM_BYTES_MAX: usize = 4 << 10;
@@ -54,7 +54,7 @@ const KNOWN_FOR: u32 = 3600;
 pub struct Links {
     door: S3Door,
     guesses: Arc<Semaphore>,
-    of_one: Seats,
+    of_one: Seats<IpAddr>,
 }
 
 /// A path below [`PREFIX`], taken apart.
@@ -202,7 +202,7 @@ impl Links {
             return Ok(None);
         };
         let Some(creator) = self.door.directory.now().principal(&link.creator) else { return Ok(None) };
-        let scene = Scene::of_device(Who::User(creator), view.clone(), peer.address);
+        let scene = Scene::of_peer(Who::User(creator), view.clone(), peer);
         Ok(Some(Found { link, id, view, scene }))
     }
 
@@ -213,15 +213,21 @@ impl Links {
         hash: &str,
         peer: Peer,
     ) -> Response<s3s::Body> {
-        let (Some(_seat), Ok(_turn)) = (self.of_one.take(peer.address), self.guesses.try_acquire()) else {
-            return slow_down();
-        };
+        let Some(seat) = self.of_one.take(address_of(peer.address)) else { return slow_down() };
         let body = timeout(FORM_TIMEOUT, Limited::new(request.into_body(), FORM_BYTES_MAX).collect()).await;
         let Ok(Ok(body)) = body else { return ask_password(asked, true) };
         let body = body.to_bytes();
         let given = form_urlencoded::parse(&body).find(|(name, _)| name == "password");
         let (given, kept) = (given.map(|(_, value)| value.into_owned()).unwrap_or_default(), hash.to_owned());
-        let checked = tokio::task::spawn_blocking(move || devices::verify_hash(&kept, &given)).await;
+        let Ok(Ok(turn)) = timeout(FORM_TIMEOUT, self.guesses.clone().acquire_owned()).await else {
+            return slow_down();
+        };
+        // It goes on where whoever asks is gone: so does what it takes.
+        let check = move || {
+            let _while_it_lasts = (seat, turn);
+            devices::verify_hash(&kept, &given)
+        };
+        let checked = tokio::task::spawn_blocking(check).await;
         if !checked.unwrap_or(false) {
             tracing::warn!(address = %peer.address, bucket = asked.bucket, "a wrong password for a link");
             return ask_password(asked, true);

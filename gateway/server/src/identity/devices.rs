@@ -24,6 +24,9 @@ const NAME_MAX: usize = 64;
 /// How long a pairing code is good for, in seconds.
 pub const CODE_SECONDS: u32 = 15 * 60;
 
+/// How long after a code the next one may be made, in milliseconds.
+const CODE_PAUSE_MS: u64 = 2000;
+
 /// What codes are made of: nothing that is read as something else. Ten of them are some fifty bits, which a thousand guesses
 /// a second do not find in a quarter of an hour.
 const CODE_LETTERS: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
@@ -97,9 +100,19 @@ fn plain(code: &str) -> String {
 /// As [`pair`].
 pub async fn make_code(meta: &Meta, user: &str, now_ms: u64) -> Result<String, IdentityError> {
     let code = random_text(CODE_LETTERS, CODE_LENGTH);
-    let kept = Code { hash: hash(&code)?, until_ms: now_ms + u64::from(CODE_SECONDS) * 1000 };
+    let plain = code.clone();
+    let hashed = tokio::task::spawn_blocking(move || hash(&plain)).await;
+    let hash = hashed.map_err(|error| IdentityError::Invalid(error.to_string()))??;
+    let until_ms = now_ms + u64::from(CODE_SECONDS) * 1000;
+    let kept = Code { hash, until_ms };
     change(meta, |records| {
         let _user: User = read(records, &format!("user/{user}"), "user")?;
+        // Each change is one that all gateways read.
+        let before =
+            records.get(&format!("code/{user}")).and_then(|text| serde_json::from_str::<Code>(text).ok());
+        if before.is_some_and(|before| before.until_ms + CODE_PAUSE_MS > until_ms) {
+            return Err(IdentityError::Busy);
+        }
         write(records, format!("code/{user}"), &kept)
     })
     .await?;

@@ -111,7 +111,13 @@ impl Scene {
 
     /// What a device asks of a bucket by the sync door, which knows no headers.
     pub fn of_device(who: Who, bucket: Arc<BucketView>, address: SocketAddr) -> Self {
-        Self { bucket: Some(bucket), ..Self::of_nothing(who, address) }
+        Self::of_peer(who, bucket, Peer { address, secure: true })
+    }
+
+    /// What is asked of a bucket without headers that count.
+    pub fn of_peer(who: Who, bucket: Arc<BucketView>, peer: Peer) -> Self {
+        let facts = Facts::of_peer(peer);
+        Self { who, bucket: Some(bucket), object: LookedUp::NotAsked, form: false, facts }
     }
 
     /// The same of no bucket.

@@ -6,6 +6,7 @@ use crate::{
     identity::{IdentityError, change::change, devices},
     lifecycle::SPACING,
     s3::{BucketNames, BucketView, Scene},
+    seats::address_of,
 };
 use holdfast_client_link::{Identity, Stream};
 use holdfast_core::{chunker::ChunkerProfile, ids::PoolId};
@@ -33,18 +34,26 @@ const SPACING_MAX: u32 = 3600;
 const OWNERSHIP: &str = "<OwnershipControls><Rule><ObjectOwnership>BucketOwnerEnforced</ObjectOwnership></Rule>\
     </OwnershipControls>";
 
+/// Starts of doors that are remembered.
+const LIVES: usize = 200;
+
 /// What the sync doors of all gateways of a cluster share.
 pub struct Known {
     pub epoch: String,
+    /// Each start of a door has a name, of which the latest are known: a device that heard of one that is not among them has
+    /// seen what this cluster has forgotten. The last one is this door's.
+    pub lives: Vec<String>,
     pub identity: Identity,
 }
 
 /// The same as the metadata keeps it.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Kept {
     epoch: String,
     certificate: String,
     key: String,
+    #[serde(default)]
+    lives: Vec<String>,
 }
 
 /// Reads what all sync doors share, or makes it.
@@ -57,24 +66,26 @@ pub async fn found(meta: &Meta) -> Result<Known, IdentityError> {
         epoch: hex::encode(rand::random::<[u8; 16]>()),
         certificate: hex::encode(&fresh.certificate),
         key: hex::encode(&fresh.key),
+        lives: Vec::new(),
     };
+    let life = hex::encode(rand::random::<[u8; 8]>());
     let damaged = |_| IdentityError::Invalid("the sync door's certificate is damaged".to_owned());
     let kept = change(meta, |records| {
-        let text = match records.get("sync/door") {
-            Some(text) => text.clone(),
-            None => {
-                let text = serde_json::to_string(&fresh)
-                    .map_err(|error| IdentityError::Invalid(error.to_string()))?;
-                records.insert("sync/door".to_owned(), text.clone());
-                text
-            }
+        let invalid = |error: serde_json::Error| IdentityError::Invalid(error.to_string());
+        let mut kept = match records.get("sync/door") {
+            Some(text) => serde_json::from_str::<Kept>(text).map_err(invalid)?,
+            None => fresh.clone(),
         };
-        serde_json::from_str::<Kept>(&text).map_err(|error| IdentityError::Invalid(error.to_string()))
+        kept.lives.push(life.clone());
+        let forgotten = kept.lives.len().saturating_sub(LIVES);
+        kept.lives.drain(..forgotten);
+        records.insert("sync/door".to_owned(), serde_json::to_string(&kept).map_err(invalid)?);
+        Ok::<_, IdentityError>(kept)
     })
     .await?;
     let certificate = hex::decode(kept.certificate).map_err(damaged)?;
     let key = hex::decode(kept.key).map_err(damaged)?;
-    Ok(Known { epoch: kept.epoch, identity: Identity { certificate, key } })
+    Ok(Known { epoch: kept.epoch, lives: kept.lives, identity: Identity { certificate, key } })
 }
 
 /// Has devices know this life of the cluster from the one before: it was brought back from an earlier day.
@@ -96,20 +107,24 @@ pub async fn renew_epoch(meta: &Meta) -> Result<(), IdentityError> {
 impl Session {
     pub(super) async fn pair(&self, stream: &mut Stream, asked: Pair) -> Answer {
         let door = &self.door;
-        let seat = door.pairing.take(self.address);
-        let (Ok(_waiting), Some(_seat)) = (door.waiting.try_acquire(), seat) else {
+        let seat = door.pairing.take(address_of(self.address));
+        let (Ok(waiting), Some(seat)) = (door.waiting.clone().try_acquire_owned(), seat) else {
             return Ok(refuse(Code::Busy, "many devices are being paired: try again in a moment")?);
         };
-        let _turn = door.passwords.acquire().await;
+        let turn = door.passwords.clone().acquire_owned().await;
         door.s3.look("", None).await.map_err(Refused::from)?;
         let identities = door.s3.directory.now();
         let user = identities.users.get(&asked.user).map(|known| known.user.clone());
         let (name, Pair { password, code: given, .. }) = (asked.user.clone(), asked.clone());
         let code = identities.codes.get(&name).filter(|_| !given.is_empty()).cloned();
         let by = code.clone();
-        let checked = tokio::task::spawn_blocking(move || match given.is_empty() {
-            true => devices::verify(user.as_ref(), &password),
-            false => devices::verify_code(user.as_ref(), code.as_ref(), &given, unix_ms()),
+        // It goes on where whoever asks is gone: so does what it takes.
+        let checked = tokio::task::spawn_blocking(move || {
+            let _while_it_lasts = (waiting, seat, turn);
+            match given.is_empty() {
+                true => devices::verify(user.as_ref(), &password),
+                false => devices::verify_code(user.as_ref(), code.as_ref(), &given, unix_ms()),
+            }
         });
         if !checked.await.unwrap_or(false) {
             tracing::warn!(user = name, address = %self.address, "a device was not paired");
@@ -123,6 +138,7 @@ impl Session {
 
     pub(super) async fn make_code(&self, stream: &mut Stream) -> Answer {
         let (signed, _) = self.caller().await?;
+        let _turn = self.door.passwords.acquire().await;
         let code = devices::make_code(self.door.meta(), &signed.user, unix_ms()).await?;
         let seconds = devices::CODE_SECONDS;
         say(stream, Reply::Code(PairingCode { code, seconds })).await
@@ -137,7 +153,8 @@ impl Session {
             refuse(Code::NotSignedIn, "this device is not known, or no longer: \"hf login\" again")?;
         }
         self.signed.store(Some(Arc::new(Signed { user: asked.user, device: asked.device })));
-        say(stream, Reply::SignedIn(SignedIn { epoch: self.door.epoch.clone() })).await
+        let (epoch, lives) = (self.door.epoch.clone(), self.door.lives.to_vec());
+        say(stream, Reply::SignedIn(SignedIn { epoch, lives })).await
     }
 
     pub(super) async fn list_spaces(&self, stream: &mut Stream) -> Answer {

@@ -92,8 +92,14 @@ impl Session {
             at = self.at(&asked.space).await?;
         }
         let mut room = CHUNKS_MAX;
+        let told_as_runs = |change: &NameChange| matches!(&change.change, Some(name_change::Change::Put(put)) if !put.runs.is_empty());
+        let _written_out = match asked.changes.iter().any(told_as_runs) {
+            true => Some(self.door.expanding.acquire().await),
+            false => None,
+        };
         for (number, change) in asked.changes.iter_mut().enumerate() {
             if let Some(name_change::Change::Put(put)) = &mut change.change {
+                at.demand("s3:PutObject", Some(&at.full(&put.path)))?;
                 let count = self.write_out(&at, put, number as u32, room).await?;
                 room = room.saturating_sub(count);
             }

@@ -1,6 +1,7 @@
 //! What a device sends of a file that it has changed: chunks as what they differ in from those before (rsync's algorithm;
 //! Tridgell and Mackerras, "The rsync algorithm", 1996), and lists of chunks as runs of those before.
 
+use super::read::LOOK_AGAIN;
 use super::{Answer, At, Refused, Session, read::check_plain, refuse, say, store::domain_of};
 use crate::engine::EngineError;
 use bytes::Bytes;
@@ -30,7 +31,19 @@ impl Session {
         if asked.ranges.len() > SIGNATURES_MAX {
             refuse(Code::Malformed, "too many ranges")?;
         }
+        let lengths = asked.ranges.iter().map(|range| range.end.saturating_sub(range.start));
+        let wanted = lengths.fold(0u64, u64::saturating_add);
+        if wanted > version.bytes.saturating_mul(2) {
+            refuse(Code::Malformed, "more than all of it")?;
+        }
+        let mut since = 0;
         for range in asked.ranges {
+            since += range.end.saturating_sub(range.start);
+            if since > LOOK_AGAIN as u64 {
+                // Meanwhile it may have been revoked.
+                since = 0;
+                self.at(&asked.space).await?.demand("s3:GetObject", Some(&at.full(&asked.path)))?;
+            }
             let piece = self.piece(&at, &version, range).await?;
             let made = tokio::task::spawn_blocking(move || Signature::calculate(&piece, SIGNATURE));
             let signature = made.await.map_err(|_| EngineError::ShuttingDown)?;
@@ -94,7 +107,8 @@ impl Session {
             other => other?,
         };
         check_plain(&extra)?;
-        let old = self.refs(at, &version, room).await?;
+        let needed = put.runs.iter().filter_map(|run| Some(run.first? as usize + run.count as usize)).max();
+        let old = self.refs(at, &version, needed.unwrap_or_default().min(room)).await?;
         let (mut fresh, mut chunks) = (std::mem::take(&mut put.chunks).into_iter(), Vec::new());
         for run in std::mem::take(&mut put.runs) {
             let count = run.count as usize;
@@ -113,11 +127,12 @@ impl Session {
             }
         }
         put.chunks = chunks;
-        Ok(put.chunks.len())
+        // What was read counts as what was told.
+        Ok(put.chunks.len().max(old.len()))
     }
 
-    /// The chunks of a version, which the device may lean on from now on.
-    async fn refs(&self, at: &At, version: &Version, most: usize) -> Result<Vec<ChunkRef>, Refused> {
+    /// The first chunks of a version, so many at least if it has them, which the device may lean on from now on.
+    async fn refs(&self, at: &At, version: &Version, needed: usize) -> Result<Vec<ChunkRef>, Refused> {
         let gone =
             || Refused(failure(Code::ChunksGone, "the version before is kept elsewhere: send all of it"));
         let Content::Segments(segments) = &version.content else { return Err(gone()) };
@@ -125,15 +140,15 @@ impl Session {
         for segment in segments {
             let record = self.door.meta().ask(SegmentOf { id: segment.id }).await?;
             let here = record.filter(|record| record.domain == domain_of(at)).ok_or_else(gone)?;
-            if refs.len() + here.chunks.len() > most {
-                return Err(gone());
-            }
             sent.may_read(domain_of(at), here.chunks.iter().map(|chunk| (chunk.id, chunk.plain)));
             let shown = |chunk: &holdfast_meta_raft_machine::records::ChunkRef| ChunkRef {
                 id: chunk.id.as_bytes().to_vec(),
                 bytes: chunk.plain,
             };
             refs.extend(here.chunks.iter().map(shown));
+            if refs.len() >= needed {
+                break;
+            }
         }
         Ok(refs)
     }

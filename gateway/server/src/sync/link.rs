@@ -36,8 +36,12 @@ impl Session {
             None => None,
             Some(password) => {
                 // It takes as much as checking one does.
-                let _turn = self.door.passwords.acquire().await;
-                let hashed = tokio::task::spawn_blocking(move || devices::hash(&password)).await;
+                let turn = self.door.passwords.clone().acquire_owned().await;
+                let hash = move || {
+                    let _while_it_lasts = turn;
+                    devices::hash(&password)
+                };
+                let hashed = tokio::task::spawn_blocking(hash).await;
                 Some(hashed.map_err(|_| EngineError::ShuttingDown)??)
             }
         };

@@ -23,7 +23,7 @@ const RANGES_MAX: usize = 4096;
 const PIECE: usize = MIB;
 
 /// Bytes that are sent until it is looked again whether they may be.
-const LOOK_AGAIN: usize = 16 * MIB;
+pub(super) const LOOK_AGAIN: usize = 16 * MIB;
 
 pub(super) fn missing() -> Refused {
     Refused(failure(Code::NotFound, "there is no such file, or no such version of it"))
