@@ -267,7 +267,7 @@ fn what_may_not_be_read_is_not_deleted() {
     } else {
         for (name, mode) in [("dir", 0o700), ("other", 0o600)] {
             let path = a.root.join(name);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("it is ours");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("it is ours");
             a.output(&["sync", "wait", "--timeout", "60"]);
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
         }

@@ -245,12 +245,6 @@ fn run(seed: u64) {
     assert_eq!(by_s3(&world), files, "seed {seed}");
     let found = all_contents(&world, &devices);
     let lost: Vec<&String> = people.owed.difference(&found).collect();
-    if !lost.is_empty() {
-        for device in &devices {
-            let name = device.root.file_name().expect("a name").to_string_lossy().into_owned();
-            fs::write(format!("/tmp/torlog-{name}"), device.log()).expect("it is written");
-        }
-    }
     assert!(lost.is_empty(), "seed {seed}: {lost:?} of {}: {:#?}", people.owed.len(), people.story);
 }
 
@@ -274,7 +268,7 @@ fn number(setting: &str, default: u64) -> u64 {
 #[test]
 fn whoever_is_killed_whenever_all_agree_and_nothing_is_lost() {
     let start = number("HOLDFAST_TORMENT_START", 1);
-    for seed in start..start + number("HOLDFAST_TORMENT_SEEDS", 2) {
+    for seed in start..start + number("HOLDFAST_TORMENT_SEEDS", 1) {
         run(seed);
     }
 }

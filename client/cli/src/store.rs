@@ -60,7 +60,7 @@ const CACHE_KIB: i64 = 16 << 10;
 const STATEMENTS: usize = 64;
 
 /// How often a node is tried that is never what it was a moment before, until it is left for a while.
-const TRIES_MAX: i64 = 6;
+const TRIES_MAX: i64 = 30;
 
 /// Problems that are listed one by one.
 const LISTED_MAX: i64 = 1000;

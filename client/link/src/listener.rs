@@ -74,7 +74,7 @@ impl Listener {
     pub async fn accept(&self) -> Option<Arriving> {
         loop {
             tokio::select! {
-                incoming = self.endpoint.accept() => return Some(Arriving(Knock::Quic(incoming?))),
+                incoming = self.endpoint.accept() => return Some(Arriving(Knock::Quic(Box::new(incoming?)))),
                 accepted = self.door.accept() => match accepted {
                     Ok((socket, acceptor, address)) => {
                         return Some(Arriving(Knock::Tcp(socket, acceptor, address)));
@@ -98,7 +98,7 @@ impl Listener {
 pub struct Arriving(Knock);
 
 enum Knock {
-    Quic(quinn::Incoming),
+    Quic(Box<quinn::Incoming>),
     Tcp(TcpStream, TlsAcceptor, SocketAddr),
 }
 
@@ -120,7 +120,7 @@ impl Arriving {
                 let _sent = incoming.retry();
                 None
             }
-            knock => Some(Self(knock)),
+            knock @ Knock::Quic(_) | knock @ Knock::Tcp(..) => Some(Self(knock)),
         }
     }
 
@@ -129,7 +129,7 @@ impl Arriving {
     pub async fn shake(self) -> Result<Peer, LinkError> {
         match self.0 {
             Knock::Quic(incoming) => {
-                let connection = quic::shake(incoming).await?;
+                let connection = quic::shake(*incoming).await?;
                 Ok(Peer { address: connection.remote_address(), way: Way::Quic(connection) })
             }
             Knock::Tcp(socket, acceptor, address) => {

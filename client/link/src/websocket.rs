@@ -59,7 +59,17 @@ fn config() -> WebSocketConfig {
 fn failed(error: tungstenite::Error) -> io::Error {
     match error {
         tungstenite::Error::Io(error) => error,
-        other => io::Error::other(other),
+        other @ tungstenite::Error::ConnectionClosed
+        | other @ tungstenite::Error::AlreadyClosed
+        | other @ tungstenite::Error::Tls(_)
+        | other @ tungstenite::Error::Capacity(_)
+        | other @ tungstenite::Error::Protocol(_)
+        | other @ tungstenite::Error::WriteBufferFull(_)
+        | other @ tungstenite::Error::Utf8(_)
+        | other @ tungstenite::Error::AttackAttempt
+        | other @ tungstenite::Error::Url(_)
+        | other @ tungstenite::Error::Http(_)
+        | other @ tungstenite::Error::HttpFormat(_) => io::Error::other(other),
     }
 }
 

@@ -169,7 +169,11 @@ impl Device {
     }
 
     pub fn wait(&self) {
-        self.run(&["sync", "wait", "--timeout", "60"]);
+        let output = self.output(&["sync", "wait", "--timeout", "60"]);
+        if !output.status.success() {
+            let (said, status) = (String::from_utf8_lossy(&output.stderr), self.run(&["sync", "status"]));
+            panic!("it is not synced: {said}{status}{}", self.log());
+        }
     }
 
     pub fn write(&self, path: &str, text: &str) {

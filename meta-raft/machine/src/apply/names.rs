@@ -33,7 +33,11 @@ impl<V: View + ?Sized> Tx<'_, V> {
         let slashes = |path: &[u8]| path.iter().filter(|byte| **byte == b'/').count() + 1;
         let components = |change: &TreeChange| match change {
             TreeChange::Move { from, to, .. } => slashes(from) + slashes(to),
-            other => slashes(other.path()),
+            other @ TreeChange::MakeDirectory { .. }
+            | other @ TreeChange::Put { .. }
+            | other @ TreeChange::Describe { .. }
+            | other @ TreeChange::RemoveFile { .. }
+            | other @ TreeChange::RemoveDirectory { .. } => slashes(other.path()),
         };
         if changes.iter().map(components).sum::<usize>() > COMPONENTS_MAX {
             return Err(Rejection::TooLarge.into());
