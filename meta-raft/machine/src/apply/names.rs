@@ -62,7 +62,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         check_name(change.path())?;
         match change {
             TreeChange::MakeDirectory { path } => {
-                if !path.ends_with(b"/") || self.is_taken(bucket, &path)? {
+                if !path.ends_with(b"/") || self.is_taken(bucket, &path)? || self.is_barred(bucket, &path)? {
                     return Err(overtaken.into());
                 }
                 // What was deleted here was in another directory.
@@ -76,7 +76,9 @@ impl<V: View + ?Sized> Tx<'_, V> {
             TreeChange::Put { path, on, object, extra } => {
                 let walk = self.walk(Tree::Live, bucket, &path)?;
                 let seen = walk.file.as_ref().map(|(node, current)| (*node, current.version));
-                if path.ends_with(b"/") || seen != on || (on.is_none() && self.is_taken(bucket, &path)?) {
+                let is_new = on.is_none();
+                let taken = is_new && (self.is_taken(bucket, &path)? || self.is_barred(bucket, &path)?);
+                if path.ends_with(b"/") || seen != on || taken {
                     return Err(overtaken.into());
                 }
                 let extra = Extra { owner: owner.to_owned(), ..extra };
@@ -130,6 +132,18 @@ impl<V: View + ?Sized> Tx<'_, V> {
         Ok(file || directory.is_whole(&[bare, b"/"].concat()))
     }
 
+    /// Whether a file has the name of a directory that would have to be made on the way: no directory of a device can hold
+    /// both.
+    fn is_barred(&self, bucket: BucketId, path: &[u8]) -> Step<bool> {
+        let (parent, _) = split(path);
+        let walk = self.walk(Tree::Live, bucket, parent)?;
+        let mut missing = parent.split_inclusive(|byte| *byte == b'/').skip(walk.depth());
+        let Some(name) = missing.next() else { return Ok(false) };
+        let bare = name.strip_suffix(b"/").unwrap_or(name);
+        let entry = self.read::<DirEntry>(&keys::dir_entry(Tree::Live, bucket, walk.last(), bare))?;
+        Ok(matches!(entry, Some(DirEntry::File { .. })))
+    }
+
     fn remove_directory(
         &mut self,
         bucket: BucketId,
@@ -164,7 +178,8 @@ impl<V: View + ?Sized> Tx<'_, V> {
     ) -> Step<Option<Changed>> {
         let is_directory = from.ends_with(b"/");
         let inside = is_directory && to.starts_with(from);
-        if to.ends_with(b"/") != is_directory || inside || self.is_taken(bucket, to)? {
+        let taken = self.is_taken(bucket, to)? || self.is_barred(bucket, to)?;
+        if to.ends_with(b"/") != is_directory || inside || taken {
             return Ok(None);
         }
         // What is locked stays where it is known.

@@ -66,6 +66,11 @@ impl Walk {
         self.directories.last().map_or(NodeId::ROOT, |above| above.node)
     }
 
+    /// How many directories on the way exist.
+    pub(super) fn depth(&self) -> usize {
+        self.directories.len()
+    }
+
     /// Whether all directories on the way to `key` exist.
     pub(super) fn is_whole(&self, key: &[u8]) -> bool {
         self.directories.len() == key.iter().filter(|byte| **byte == b'/').count()

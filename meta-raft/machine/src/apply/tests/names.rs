@@ -561,3 +561,34 @@ fn what_was_deleted_from_a_directory_goes_with_it() {
     assert_eq!(history(&machine, b"old/"), [b"old/new".to_vec()]);
     assert_eq!(history(&machine, b"old (deleted").len(), 4, "and nothing is lost");
 }
+
+#[test]
+fn a_file_is_no_directory() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let put = |path: &[u8]| TreeChange::Put {
+        path: path.into(),
+        on: None,
+        object: Box::new(object(b"x")),
+        extra: Extra::default(),
+    };
+    assert!(matches!(machine.change(put(b"a")), Outcome::Changed(_)));
+    assert!(matches!(machine.change(put(b"other")), Outcome::Changed(_)));
+    let node = Believed::whole(&machine.store, 10);
+    let other = *node.names.iter().find(|(_, named)| named.name == b"other").expect("it is there").0;
+    let overtaken = Outcome::Rejected(Rejection::Overtaken { at: 0 });
+    assert_eq!(machine.change(put(b"a/b")), overtaken);
+    assert_eq!(machine.change(put(b"a/b/c")), overtaken);
+    assert_eq!(machine.change(TreeChange::MakeDirectory { path: b"a/b/".into() }), overtaken);
+    let moved = TreeChange::Move { node: other, from: b"other".into(), to: b"a/other".into() };
+    assert_eq!(machine.change(moved), overtaken);
+    // S3 has both, where it is asked for: what is in such a directory already is changed as ever.
+    let by_s3 = Command::PutObject {
+        bucket: BUCKET,
+        key: b"a/by s3".to_vec(),
+        condition: Condition::Always,
+        object: object(b"x"),
+    };
+    assert!(matches!(machine.run(1, by_s3), Outcome::Committed(_)));
+    assert!(matches!(machine.change(put(b"a/b")), Outcome::Changed(_)));
+}
