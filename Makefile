@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench lint sim chaos setup setup-test
+.PHONY: help run build test bench lint sim torment chaos setup setup-test
 
 # RocksDB is built once for a machine and linked by every later build.
 ROCKSDB = ROCKSDB_LIB_DIR="$$(deploy/rocksdb.sh)" && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
@@ -31,6 +31,9 @@ test: setup-test build ## Runs every test
 sim: setup ## Runs the simulator: make sim SEEDS=1000 START=0 CASES=1000000
 	@HOLDFAST_SIM_SEEDS=$(or $(SEEDS),1000) HOLDFAST_SIM_START=$(or $(START),0) bash -c '$(CARGO) test --release --locked -p holdfast-chaos-tests-sim -- --nocapture'
 	@HOLDFAST_SYNC_CASES=$(or $(CASES),1000000) bash -c '$(CARGO) test --release --locked -p holdfast-client-sync --test model -- --nocapture'
+
+torment: setup-test build ## Kills devices and their server among people at work: make torment SEEDS=50 START=1
+	@HOLDFAST_TORMENT_SEEDS=$(or $(SEEDS),50) HOLDFAST_TORMENT_START=$(or $(START),1) bash -c '$(CARGO) test --release --locked -p holdfast-server --test sync_torment -- --nocapture'
 
 chaos: setup-test build ## Torments a cluster in network namespaces: make chaos SECONDS=600 SEED=1, PREVIOUS=COMMIT for an upgrade among the faults
 	@$(CARGO) build --release --locked -p holdfast-chaos-tests-cluster
