@@ -472,3 +472,22 @@ fn a_directory_becomes_a_file_and_a_file_a_directory() {
     let keys: Vec<String> = world.client().list("docs", "");
     assert_eq!(keys, ["one", "two/in/side"], "nothing is left aside");
 }
+
+#[test]
+fn what_is_made_anew_may_be_an_old_node_that_still_stands_elsewhere() {
+    let world = World::new();
+    let [a, mut b] = world.devices(["laptop", "desk"]);
+    a.write("old place", "old");
+    agree(&[&a, &b]);
+    b.kill();
+    fs::rename(a.root.join("old place"), a.root.join("name")).expect("it is moved");
+    a.wait();
+    fs::remove_file(a.root.join("name")).expect("it is deleted");
+    a.wait();
+    // The server has the history of the name, and goes on with it.
+    b.write("name", "new");
+    b.start();
+    agree(&[&a, &b]);
+    assert_eq!(a.tree(), ["name=new"]);
+    assert!(!b.log().contains("database"), "{}", b.log());
+}

@@ -280,7 +280,7 @@ impl Engine {
     fn take_note(&mut self, ids: BTreeSet<Id>, pass: i64) -> Result<()> {
         let mut state = std::mem::take(&mut self.state);
         state.trees.agree();
-        let State { trees, infos, unread, names, problems, tried, .. } = state;
+        let State { trees, infos, unread, names, problems, tried, reused, .. } = state;
         let mut unsure = Vec::new();
         // What could not be read is as it was found.
         let local: Vec<Id> = ids.iter().copied().filter(|id| !unread.contains(id)).collect();
@@ -319,6 +319,9 @@ impl Engine {
                 None if here == there => self.store.close(id)?,
                 why => self.store.leave(id, pass, tried.contains(&id), why)?,
             }
+        }
+        for id in reused {
+            self.store.mark(id)?;
         }
         // Whether both sides are the same is known when they have been read.
         for id in unsure {

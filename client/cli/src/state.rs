@@ -174,6 +174,8 @@ pub struct State {
     pub problems: BTreeMap<Id, String>,
     /// What was changed by somebody else meanwhile.
     pub tried: BTreeSet<Id>,
+    /// Nodes of the server's that were made anew while the old ones stand here, and what they are here.
+    pub reused: Vec<Id>,
 }
 
 impl State {

@@ -63,6 +63,14 @@ impl Engine {
         // Also where not all went well.
         let made: HashMap<Id, Id> =
             becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
+        // What was deleted there and is made anew there is the same node to the server. Here the old one may still stand: then
+        // the new one has no name yet, and is known again when it is heard of.
+        let (made, reused): (HashMap<Id, Id>, HashMap<Id, Id>) =
+            made.into_iter().partition(|(_, known)| !self.state.trees.local.contains(*known));
+        for (fresh, known) in reused {
+            let _not_there = Step::Remove { id: fresh }.carry_out(&mut self.state.trees.remote);
+            self.state.reused.extend([fresh, known]);
+        }
         for (fresh, known) in &made {
             let _not_here = self.state.trees.renumber(*fresh, *known);
             let _not_there = self.state.trees.remote.renumber(*fresh, *known);
