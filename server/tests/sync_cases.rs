@@ -157,8 +157,7 @@ fn times_may_be_odd() {
     let [a, b] = pair(&world);
     let set = |name: &str, at: SystemTime| {
         a.write(name, name);
-        let file = fs::File::options().write(true).open(a.root.join(name)).expect("it is there");
-        file.set_modified(at).expect("the file system can");
+        stamp(&a.root.join(name), at);
     };
     let second = Duration::from_secs(1);
     set("zero", SystemTime::UNIX_EPOCH);
@@ -177,9 +176,44 @@ fn times_may_be_odd() {
     let path = a.root.join("nanos");
     let before = fs::metadata(&path).expect("it is there").modified().expect("a time");
     fs::write(&path, "sonan").expect("it is written");
-    fs::File::options().write(true).open(&path).expect("it is there").set_modified(before).expect("it can");
+    stamp(&path, before);
     agree(&[&a, &b]);
     assert_eq!(b.read("nanos"), "sonan");
+}
+
+#[test]
+fn what_was_moved_and_looks_as_before_may_hold_something_else() {
+    let world = World::new();
+    let [mut a, b] = pair(&world);
+    a.write("moved", "one thing");
+    a.write("reused", "one thing");
+    let time = SystemTime::now() - Duration::from_secs(1000);
+    for name in ["moved", "reused"] {
+        stamp(&a.root.join(name), time);
+    }
+    agree(&[&a, &b]);
+    a.kill();
+    // Time and length are as before, the inode too: by being the same file, or by being given out again.
+    fs::rename(a.root.join("moved"), a.root.join("goal")).expect("it is moved");
+    fs::write(a.root.join("goal"), "a new one").expect("it is written");
+    let inode = a.root.join("reused").metadata().expect("it is there").ino();
+    fs::remove_file(a.root.join("reused")).expect("it is deleted");
+    a.write("another", "a new one");
+    let again = a.root.join("another").metadata().expect("it is there").ino();
+    println!("inode {inode}, and then {again}");
+    for name in ["goal", "another"] {
+        stamp(&a.root.join(name), time);
+    }
+    a.start();
+    agree(&[&a, &b]);
+    for name in ["goal", "another"] {
+        assert_eq!((a.read(name), b.read(name)), ("a new one".to_owned(), "a new one".to_owned()), "{name}");
+    }
+}
+
+/// Has a file be of some time.
+fn stamp(path: &Path, time: SystemTime) {
+    fs::File::options().append(true).open(path).expect("it is there").set_modified(time).expect("it is set");
 }
 
 #[test]

@@ -303,7 +303,7 @@ impl<'a> Scan<'a> {
         self.store.mark(id)
     }
 
-    /// The node that was moved to where this is: it has the same inode, looks the same, and is not where it was.
+    /// The node that was moved to where this is, it seems: it has the same inode, looks the same, and is not where it was.
     fn owner(&self, stat: &Stat) -> Result<Option<(Id, Local)>> {
         for (id, local) in self.store.by_inode(stat.inode, stat.device)? {
             // An inode is used again, soon perhaps: only a file that looks the same was moved.
@@ -325,8 +325,11 @@ impl<'a> Scan<'a> {
             // What is above it was moved as well, and is found where it is now by and by.
             return self.made(place, stat);
         }
-        let info = Info { racy: local.info.racy, ..Info::of(stat) };
-        self.store.put_local(id, &Local { place, info, executable: stat.executable, ..local })?;
+        // That it was moved changes when it was changed, and so does writing to it: the same inode, time and length prove
+        // nothing. It is read again, but for what is in a directory that was moved.
+        let unread = local.unread || (stat.class != Class::Directory && !local.info.is(stat));
+        let info = Info::of(stat);
+        self.store.put_local(id, &Local { place, info, executable: stat.executable, unread, ..local })?;
         self.store.mark(id)?;
         if stat.class == Class::Directory {
             // Whatever happened in it while nobody knew where it was.

@@ -246,8 +246,9 @@ impl Engine {
                 Ok(Some(as_written(&written, &placed)))
             }
             (Step::Move { .. }, Some(here), Some(goal)) => {
+                let known = info.filter(|_| unchanged(&here).is_ok());
                 let moved = self.means.disk.relocate(&here, &goal).map_err(failed)?;
-                Ok(Some(as_known(info, &moved)))
+                Ok(Some(as_known(known, &moved)))
             }
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
@@ -259,8 +260,9 @@ impl Engine {
                 Ok(Some(as_written(&written, &placed)))
             }
             (Step::Mark { executable, .. }, Some(here), _) => {
+                let known = info.filter(|_| unchanged(&here).is_ok());
                 let marked = self.means.disk.mark(&here, *executable).map_err(failed)?;
-                Ok(Some(as_known(info, &marked)))
+                Ok(Some(as_known(known, &marked)))
             }
             (Step::Remove { .. }, Some(here), _) => {
                 if self.state.trees.local.is_directory(id) {
@@ -285,12 +287,12 @@ fn as_written(written: &Stat, placed: &Stat) -> Info {
     if written.is_but_moved(placed) { Info::of(placed) } else { Info::unknown(placed) }
 }
 
-/// What something is that was moved or marked. Somebody may have written to it, or put another in its place, since it was
-/// looked at: what is there then is not what is known.
+/// What something is that was moved or marked, where it was what is known just before. Somebody may have written to it since,
+/// or put another in its place: what is there then is not what is known.
 fn as_known(info: Option<Info>, now: &Stat) -> Info {
     match info {
         _ if now.class == Class::Directory => Info::of(now),
-        Some(info) if info.is_but_moved(now) => Info { racy: info.racy, ..Info::of(now) },
+        Some(info) if info.is_but_moved(now) => Info::of(now),
         Some(_) | None => Info::unknown(now),
     }
 }
@@ -347,8 +349,6 @@ mod tests {
         let known = Info::of(&stat);
         assert_eq!(as_known(Some(known), &moved), Info::of(&moved));
         assert_eq!(as_written(&stat, &moved), Info::of(&moved));
-        let racy = Info { racy: true, ..known };
-        assert!(as_known(Some(racy), &moved).racy, "what may have changed within a tick may still have");
         let others = [
             Stat { inode: 9, ..moved },
             Stat { size: 9, ..moved },
