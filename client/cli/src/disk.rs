@@ -315,16 +315,20 @@ impl Disk {
         Ok(Stat::of(&statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
-    /// Moves something to a place where nothing is. What it is then.
+    /// Moves something to a place where nothing is. What is there then: nothing, if somebody took it away at once.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] where something is there by now.
-    pub fn relocate(&self, from: &[Vec<u8>], to: &[Vec<u8>]) -> io::Result<Stat> {
+    /// [`io::ErrorKind::AlreadyExists`] where something is there by now. It was not moved, then.
+    pub fn relocate(&self, from: &[Vec<u8>], to: &[Vec<u8>]) -> io::Result<Option<Stat>> {
         let ((source, old), (parent, name)) = (self.parent(from)?, self.parent(to)?);
         renameat_with(&source, old, &parent, name, RenameFlags::NOREPLACE)?;
         fsync(&parent)?;
         fsync(&source)?;
-        Ok(Stat::of(&statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?))
+        match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(raw) => Ok(Some(Stat::of(&raw))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes a file to the local trash, if it is what `expected` says, as [`Disk::replace`]. Whether it was.

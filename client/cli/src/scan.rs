@@ -6,7 +6,7 @@
 use crate::{
     disk::{Class, Disk, INTERNAL, Names, Stat},
     error::{Error, Result},
-    state::{Info, Local, shown},
+    state::{Info, Local, aside_names, shown},
     store::Store,
 };
 use holdfast_client_sync::{Id, Place};
@@ -223,9 +223,13 @@ impl<'a> Scan<'a> {
                 Some(_) | None => self.found(place, &path, stat, deep)?,
             }
         }
-        // What is aside is where nobody looks.
-        let gone = known.into_values().filter(|(_, local)| !local.place.is_aside());
-        self.missing.extend(gone.map(|(id, _)| id));
+        for (id, local) in known.into_values() {
+            // What is aside is not in the list.
+            let aside = local.place.is_aside() && !matches!(self.disk.stat(&aside_names(&local.place)), Ok(None));
+            if !aside {
+                self.missing.insert(id);
+            }
+        }
         Ok(())
     }
 

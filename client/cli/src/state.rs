@@ -32,6 +32,11 @@ impl Info {
         Self { ctime_ns: NEVER, ..Self::of(stat) }
     }
 
+    /// What went from where it was put before anybody looked. Its inode may be found elsewhere.
+    pub fn gone(before: Option<Self>) -> Self {
+        Self { ctime_ns: NEVER, ..before.unwrap_or_default() }
+    }
+
     pub fn is_unknown(&self) -> bool {
         self.ctime_ns == NEVER
     }

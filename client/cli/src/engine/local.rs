@@ -248,7 +248,7 @@ impl Engine {
             (Step::Move { .. }, Some(here), Some(goal)) => {
                 let known = info.filter(|_| unchanged(&here).is_ok());
                 let moved = self.means.disk.relocate(&here, &goal).map_err(failed)?;
-                Ok(Some(as_known(known, &moved)))
+                Ok(Some(moved.map_or(Info::gone(info), |moved| as_known(known, &moved))))
             }
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
