@@ -1,20 +1,21 @@
 //! The server, as this device calls it: one connection that is made again where it ends.
 
-use crate::{
-    error::{Error, Result, plain},
-    home::Account,
-    limits::Limits,
-};
+use crate::{home::Account, limits::Limits};
+use async_trait::async_trait;
 use bytes::Bytes;
+use holdfast_client_engine::{
+    error::{Error, Result, plain},
+    server::{Life, Listed, Receiving, Sending, Server},
+};
 use holdfast_client_link::{Connection, Fingerprint, LinkError, PATIENCE, Stream, Transport};
 use holdfast_core::ids::ChunkId;
 use holdfast_proto::sync::{
-    self, Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, Link, ListDevices,
-    ListLinks, ListNames, ListShares, ListSpaces, ListTrash, ListVersions, MadeLink, MakeCode, MakeLink,
-    MakeSpace, Manifest, NameChange, NameVersion, NamedVersion, Names, Outcome, Pair, Paired, PairingCode,
-    Piece, Range, ReadChanges, ReadManifest, ReadSignatures, RemoveLink, Restore, RestoreTo, Restored,
-    RevokeDevice, Share, ShareFolder, SignIn, Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked,
-    name_change, reply::Reply,
+    Call, Changes, Chunk, ChunkRef, Commit, CommitChunks, Device, Fetch, Have, Link, ListDevices, ListLinks,
+    ListNames, ListShares, ListSpaces, ListTrash, ListVersions, MadeLink, MakeCode, MakeLink, MakeSpace,
+    Manifest, NameChange, NameVersion, NamedVersion, Names, Outcome, Pair, Paired, PairingCode, Piece, Range,
+    ReadChanges, ReadManifest, ReadSignatures, RemoveLink, Restore, RestoreTo, Restored, RevokeDevice, Share,
+    ShareFolder, SignIn, Spaces, Trash, Upload, Version, VersionOf, call::Call as Asked, name_change,
+    reply::Reply,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -41,33 +42,6 @@ fn take_rest(changes: &mut [NameChange]) -> Vec<(u32, Vec<ChunkRef>)> {
     rest
 }
 
-/// A file's chunks, and what is said of it with them.
-pub struct Listed {
-    pub node: u64,
-    pub file: sync::File,
-    pub chunks: Vec<(ChunkId, u32)>,
-}
-
-/// Which cluster it is, and which starts of its gateways it remembers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
-    epoch: String,
-    known: Arc<[String]>,
-}
-
-impl Life {
-    /// What is written down of it.
-    pub fn text(&self) -> String {
-        format!("{}/{}", self.epoch, self.known.last().map_or("", String::as_str))
-    }
-
-    /// Whether it goes on from what was written down of one: of the same cluster, which has forgotten nothing since.
-    pub fn follows(&self, text: &str) -> bool {
-        let (epoch, life) = text.split_once('/').unwrap_or((text, ""));
-        epoch == self.epoch && (life.is_empty() || self.known.iter().any(|known| known == life))
-    }
-}
-
 #[derive(Clone)]
 pub struct Api {
     account: Arc<Account>,
@@ -77,11 +51,6 @@ pub struct Api {
 
 fn unexpected<T>() -> Result<T> {
     Err(LinkError::Malformed("an answer to another question").into())
-}
-
-/// A file's chunk as the protocol writes it.
-pub fn reference((id, bytes): &(ChunkId, u32)) -> ChunkRef {
-    ChunkRef { id: id.as_bytes().to_vec(), bytes: *bytes }
 }
 
 async fn ask(connection: &Connection, asked: Asked, patience: Duration) -> Result<Reply> {
@@ -139,10 +108,6 @@ impl Api {
         &self.limits
     }
 
-    pub fn account(&self) -> &Account {
-        &self.account
-    }
-
     /// The connection, signed in, and which life of which cluster is behind it.
     async fn connection(&self) -> Result<(Connection, Life)> {
         let mut open = self.open.lock().await;
@@ -162,14 +127,9 @@ impl Api {
             return unexpected();
         };
         connection.greet(Call { call: Some(signing_in) });
-        let life = Life { epoch: signed.epoch, known: signed.lives.into() };
+        let life = Life::new(signed.epoch, signed.lives);
         *open = Some((connection.clone(), life.clone()));
         Ok((connection, life))
-    }
-
-    /// Which cluster, and which life of it, this is.
-    pub async fn life(&self) -> Result<Life> {
-        Ok(self.connection().await?.1)
     }
 
     async fn forget(&self) {
@@ -228,122 +188,13 @@ impl Api {
         self.call(Asked::MakeSpace(make)).await.map(drop)
     }
 
-    /// A page of the names of a space.
-    pub async fn names(&self, space: &str, after: Vec<u8>) -> Result<Names> {
-        let list = ListNames { space: space.to_owned(), after, limit: PAGE };
-        let Reply::Names(names) = self.call(Asked::ListNames(list)).await? else { return unexpected() };
-        Ok(names)
-    }
-
     /// What has changed since `cursor`; waits for it so long at most.
-    pub async fn changes(&self, space: &str, cursor: u64, wait: Duration) -> Result<Changes> {
+    pub async fn changes_within(&self, space: &str, cursor: u64, wait: Duration) -> Result<Changes> {
         let wait_ms = wait.as_millis() as u32;
         let read = ReadChanges { space: space.to_owned(), cursor, limit: PAGE, wait_ms };
         let answer = self.call_within(Asked::ReadChanges(read), PATIENCE + wait).await?;
         let Reply::Changes(changes) = answer else { return unexpected() };
         Ok(changes)
-    }
-
-    /// Which of these chunks need not be sent.
-    pub async fn have(
-        &self,
-        space: &str,
-        chunks: &[ChunkId],
-        versions: &[NamedVersion],
-    ) -> Result<Vec<bool>> {
-        let mut known = Vec::with_capacity(chunks.len());
-        for some in chunks.chunks(ASKED) {
-            let have = Have {
-                space: space.to_owned(),
-                chunks: some.iter().map(|id| id.as_bytes().to_vec()).collect(),
-                versions: versions.to_vec(),
-            };
-            let Reply::Had(had) = self.call(Asked::Have(have)).await? else { return unexpected() };
-            if had.known.len() != some.len() {
-                return unexpected();
-            }
-            known.extend(had.known);
-        }
-        Ok(known)
-    }
-
-    /// A stream that takes chunks.
-    pub async fn upload(&self, space: &str) -> Result<Sending<'_>> {
-        let stream = self.say(Asked::Upload(Upload { space: space.to_owned() })).await?;
-        Ok(Sending { api: self, stream })
-    }
-
-    pub async fn commit(&self, space: &str, mut changes: Vec<NameChange>) -> Result<Vec<Outcome>> {
-        let count = changes.len();
-        let rest = take_rest(&mut changes);
-        let commit = Commit { space: space.to_owned(), changes, more: !rest.is_empty() };
-        let mut stream = self.say(Asked::Commit(commit)).await?;
-        for (at, chunks) in &rest {
-            for chunks in chunks.chunks(CHUNKS_IN_FRAME) {
-                let sent = stream.send(&CommitChunks { at: *at, chunks: chunks.to_vec() }).await;
-                if let Err(error) = sent {
-                    // Whoever refuses says why.
-                    self.next(&mut stream, Duration::from_secs(1)).await?;
-                    return Err(error.into());
-                }
-            }
-        }
-        stream.finish().await?;
-        let Some(Reply::Committed(done)) = self.next(&mut stream, PATIENCE).await? else {
-            return unexpected();
-        };
-        if done.outcomes.len() == count { Ok(done.outcomes) } else { unexpected() }
-    }
-
-    /// The chunks of a file's version, or of its newest.
-    pub async fn manifest(&self, space: &str, path: &[u8], of: Option<VersionOf>) -> Result<Listed> {
-        let read = ReadManifest { space: space.to_owned(), path: path.to_vec(), of };
-        let mut stream = self.say(Asked::ReadManifest(read)).await?;
-        stream.finish().await?;
-        let (mut chunks, mut first) = (Vec::new(), None);
-        while let Some(reply) = self.next(&mut stream, PATIENCE).await? {
-            let Reply::Manifest(Manifest { chunks: some, file, node }) = reply else { return unexpected() };
-            first = first.or(file.zip(node));
-            for chunk in some {
-                let id = ChunkId::from_slice(&chunk.id).ok_or(LinkError::Malformed("a chunk's id"))?;
-                chunks.push((id, chunk.bytes));
-            }
-        }
-        let (file, node) = first.ok_or(LinkError::Malformed("a manifest of no file"))?;
-        Ok(Listed { node, file, chunks })
-    }
-
-    /// The bytes of ranges of a version, one behind another.
-    pub async fn fetch(
-        &self,
-        space: &str,
-        path: &[u8],
-        of: VersionOf,
-        ranges: Vec<Range>,
-    ) -> Result<Receiving<'_>> {
-        let fetch = Fetch { space: space.to_owned(), path: path.to_vec(), of: Some(of), ranges };
-        let mut stream = self.say(Asked::Fetch(fetch)).await?;
-        stream.finish().await?;
-        Ok(Receiving { api: self, stream })
-    }
-
-    /// Signatures of parts of a version, as librsync writes them.
-    pub async fn signatures(
-        &self,
-        space: &str,
-        path: &[u8],
-        of: VersionOf,
-        ranges: Vec<Range>,
-    ) -> Result<Vec<Bytes>> {
-        let read = ReadSignatures { space: space.to_owned(), path: path.to_vec(), of: Some(of), ranges };
-        let mut stream = self.say(Asked::ReadSignatures(read)).await?;
-        stream.finish().await?;
-        let mut signatures = Vec::new();
-        while let Some(reply) = self.next(&mut stream, PATIENCE).await? {
-            let Reply::Chunk(chunk) = reply else { return unexpected() };
-            signatures.push(chunk.data);
-        }
-        Ok(signatures)
     }
 
     pub async fn versions(&self, space: &str, path: &[u8]) -> Result<Vec<Version>> {
@@ -429,22 +280,126 @@ impl Api {
     }
 }
 
+#[async_trait]
+impl Server for Api {
+    fn device_name(&self) -> &str {
+        &self.account.name
+    }
+
+    async fn life(&self) -> Result<Life> {
+        Ok(self.connection().await?.1)
+    }
+
+    async fn names(&self, space: &str, after: Vec<u8>) -> Result<Names> {
+        let list = ListNames { space: space.to_owned(), after, limit: PAGE };
+        let Reply::Names(names) = self.call(Asked::ListNames(list)).await? else { return unexpected() };
+        Ok(names)
+    }
+
+    async fn changes(&self, space: &str, cursor: u64) -> Result<Changes> {
+        self.changes_within(space, cursor, Duration::ZERO).await
+    }
+
+    async fn have(&self, space: &str, chunks: &[ChunkId], versions: &[NamedVersion]) -> Result<Vec<bool>> {
+        let mut known = Vec::with_capacity(chunks.len());
+        for some in chunks.chunks(ASKED) {
+            let have = Have {
+                space: space.to_owned(),
+                chunks: some.iter().map(|id| id.as_bytes().to_vec()).collect(),
+                versions: versions.to_vec(),
+            };
+            let Reply::Had(had) = self.call(Asked::Have(have)).await? else { return unexpected() };
+            if had.known.len() != some.len() {
+                return unexpected();
+            }
+            known.extend(had.known);
+        }
+        Ok(known)
+    }
+
+    async fn upload(&self, space: &str) -> Result<Box<dyn Sending + '_>> {
+        let stream = self.say(Asked::Upload(Upload { space: space.to_owned() })).await?;
+        Ok(Box::new(Upward { api: self, stream }))
+    }
+
+    async fn commit(&self, space: &str, mut changes: Vec<NameChange>) -> Result<Vec<Outcome>> {
+        let count = changes.len();
+        let rest = take_rest(&mut changes);
+        let commit = Commit { space: space.to_owned(), changes, more: !rest.is_empty() };
+        let mut stream = self.say(Asked::Commit(commit)).await?;
+        for (at, chunks) in &rest {
+            for chunks in chunks.chunks(CHUNKS_IN_FRAME) {
+                let sent = stream.send(&CommitChunks { at: *at, chunks: chunks.to_vec() }).await;
+                if let Err(error) = sent {
+                    // Whoever refuses says why.
+                    self.next(&mut stream, Duration::from_secs(1)).await?;
+                    return Err(error.into());
+                }
+            }
+        }
+        stream.finish().await?;
+        let Some(Reply::Committed(done)) = self.next(&mut stream, PATIENCE).await? else {
+            return unexpected();
+        };
+        if done.outcomes.len() == count { Ok(done.outcomes) } else { unexpected() }
+    }
+
+    async fn manifest(&self, space: &str, path: &[u8], of: Option<VersionOf>) -> Result<Listed> {
+        let read = ReadManifest { space: space.to_owned(), path: path.to_vec(), of };
+        let mut stream = self.say(Asked::ReadManifest(read)).await?;
+        stream.finish().await?;
+        let (mut chunks, mut first) = (Vec::new(), None);
+        while let Some(reply) = self.next(&mut stream, PATIENCE).await? {
+            let Reply::Manifest(Manifest { chunks: some, file, node }) = reply else { return unexpected() };
+            first = first.or(file.zip(node));
+            for chunk in some {
+                let id = ChunkId::from_slice(&chunk.id).ok_or(LinkError::Malformed("a chunk's id"))?;
+                chunks.push((id, chunk.bytes));
+            }
+        }
+        let (file, node) = first.ok_or(LinkError::Malformed("a manifest of no file"))?;
+        Ok(Listed { node, file, chunks })
+    }
+
+    async fn fetch(
+        &self,
+        space: &str,
+        path: &[u8],
+        of: VersionOf,
+        ranges: Vec<Range>,
+    ) -> Result<Box<dyn Receiving + '_>> {
+        let fetch = Fetch { space: space.to_owned(), path: path.to_vec(), of: Some(of), ranges };
+        let mut stream = self.say(Asked::Fetch(fetch)).await?;
+        stream.finish().await?;
+        Ok(Box::new(Downward { api: self, stream }))
+    }
+
+    async fn signatures(
+        &self,
+        space: &str,
+        path: &[u8],
+        of: VersionOf,
+        ranges: Vec<Range>,
+    ) -> Result<Vec<Bytes>> {
+        let read = ReadSignatures { space: space.to_owned(), path: path.to_vec(), of: Some(of), ranges };
+        let mut stream = self.say(Asked::ReadSignatures(read)).await?;
+        stream.finish().await?;
+        let mut signatures = Vec::new();
+        while let Some(reply) = self.next(&mut stream, PATIENCE).await? {
+            let Reply::Chunk(chunk) = reply else { return unexpected() };
+            signatures.push(chunk.data);
+        }
+        Ok(signatures)
+    }
+}
+
 /// Chunks on their way to the server.
-pub struct Sending<'a> {
+struct Upward<'a> {
     api: &'a Api,
     stream: Stream,
 }
 
-impl Sending<'_> {
-    pub async fn chunk(&mut self, id: ChunkId, data: Bytes) -> Result<()> {
-        self.send(Chunk { id: id.as_bytes().to_vec(), data, base: None }).await
-    }
-
-    /// A chunk as what it differs in from a part of a version.
-    pub async fn delta(&mut self, id: ChunkId, delta: Bytes, base: Piece) -> Result<()> {
-        self.send(Chunk { id: id.as_bytes().to_vec(), data: delta, base: Some(base) }).await
-    }
-
+impl Upward<'_> {
     async fn send(&mut self, chunk: Chunk) -> Result<()> {
         self.api.limits.up(chunk.data.len()).await;
         if let Err(error) = self.stream.send(&chunk).await {
@@ -454,9 +409,19 @@ impl Sending<'_> {
         }
         Ok(())
     }
+}
 
-    /// When this returns, all of them are durable.
-    pub async fn finish(mut self) -> Result<()> {
+#[async_trait]
+impl Sending for Upward<'_> {
+    async fn chunk(&mut self, id: ChunkId, data: Bytes) -> Result<()> {
+        self.send(Chunk { id: id.as_bytes().to_vec(), data, base: None }).await
+    }
+
+    async fn delta(&mut self, id: ChunkId, delta: Bytes, base: Piece) -> Result<()> {
+        self.send(Chunk { id: id.as_bytes().to_vec(), data: delta, base: Some(base) }).await
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
         self.stream.finish().await?;
         match self.api.next(&mut self.stream, PATIENCE).await? {
             Some(Reply::Done(_)) => Ok(()),
@@ -466,14 +431,14 @@ impl Sending<'_> {
 }
 
 /// Bytes on their way from the server.
-pub struct Receiving<'a> {
+struct Downward<'a> {
     api: &'a Api,
     stream: Stream,
 }
 
-impl Receiving<'_> {
-    /// The next bytes; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+#[async_trait]
+impl Receiving for Downward<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         match self.api.next(&mut self.stream, PATIENCE).await? {
             None => Ok(None),
             Some(Reply::Chunk(chunk)) => {
@@ -482,29 +447,6 @@ impl Receiving<'_> {
                 Ok(Some(chunk.data))
             }
             Some(_) => Err(Error::Link(LinkError::Malformed("an answer to another question"))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cluster_that_has_forgotten_is_another() {
-        let life = |epoch: &str, known: &[&str]| Life {
-            epoch: epoch.to_owned(),
-            known: known.iter().map(|life| (*life).to_owned()).collect(),
-        };
-        let now = life("e", &["1", "2", "3"]);
-        assert_eq!(now.text(), "e/3");
-        for text in ["e/1", "e/3", "e", "e/"] {
-            assert!(now.follows(text), "{text}");
-        }
-        // Set back to before its second start, and started again.
-        let back = life("e", &["1", "4"]);
-        for text in ["e/2", "e/3", "other/1", ""] {
-            assert!(!back.follows(text), "{text}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The command line.
 
-use crate::{engine::Keep, limits::Rate};
-use clap::{Parser, Subcommand};
+use crate::limits::Rate;
+use clap::{Parser, Subcommand, ValueEnum};
+use holdfast_client_engine::Keep;
 use std::path::PathBuf;
 
 /// Keeps files in Holdfast: synced with directories, or by themselves.
@@ -224,8 +225,29 @@ pub enum ConflictsCommand {
         file: PathBuf,
         /// Whose bytes it is to have
         #[arg(long, value_enum)]
-        keep: Keep,
+        keep: Kept,
     },
+}
+
+/// Whose bytes a file is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kept {
+    /// This device's; the server's become an older version
+    Mine,
+    /// The server's; this device's go to the trash in .holdfast
+    Theirs,
+    /// The server's, and beside it this device's as a conflicted copy
+    Both,
+}
+
+impl From<Kept> for Keep {
+    fn from(kept: Kept) -> Self {
+        match kept {
+            Kept::Mine => Self::Mine,
+            Kept::Theirs => Self::Theirs,
+            Kept::Both => Self::Both,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

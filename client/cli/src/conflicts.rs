@@ -3,17 +3,17 @@
 use crate::{
     args::ConflictsCommand,
     daemon::{Order, order},
-    error::{Result, plain},
     home::Home,
     syncing::inside,
 };
+use holdfast_client_engine::error::{Result, plain};
 
 pub async fn run(home: &Home, command: Option<ConflictsCommand>) -> Result<()> {
     match command {
         None => list(home).await,
         Some(ConflictsCommand::Resolve { file, keep }) => {
             let (directory, path) = inside(home, &file)?;
-            match order(home, &Order::Resolve { directory, path, keep }).await? {
+            match order(home, &Order::Resolve { directory, path, keep: keep.into() }).await? {
                 Some(_) => Ok(()),
                 None => plain("no daemon runs: start it with \"hf daemon\""),
             }

@@ -3,10 +3,14 @@
 use crate::{
     api::Api,
     database::{Database, Root},
-    disk::{INTERNAL, Names},
+    home::Home,
+};
+use holdfast_client_engine::{
+    disk::INTERNAL,
     engine::{Dirty, Engine, Keep, Passed},
     error::{Result, at, plain},
-    home::Home,
+    linux::Linux,
+    system::Names,
 };
 use holdfast_client_link::traffic;
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -253,7 +257,7 @@ fn reload(workers: &mut HashMap<PathBuf, Worker>, api: &Api, database: &Database
 fn start(root: Root, api: Api) -> Worker {
     let paused = root.paused;
     let shown = Shown {
-        space: root.space.clone(),
+        space: root.synced.space.clone(),
         directory: root.directory.display().to_string(),
         state: if paused { "paused" } else { "syncing" }.to_owned(),
         ..Shown::default()
@@ -298,14 +302,16 @@ async fn keep_in_sync(
     show: &watch::Sender<Shown>,
     pause: &mut Duration,
 ) -> Result<()> {
-    let mut engine = Engine::open(root.clone(), api.clone())?;
+    let linux = Linux::open(&root.directory).map_err(at(&root.directory))?;
+    let mut engine = Engine::open(root.synced.clone(), Arc::new(linux), Arc::new(api.clone()))?;
     // Where a file system cannot be watched, or so much of it, it is looked at again and again.
     let watcher =
         watcher(engine.path(), hub.clone()).inspect_err(|error| tracing::warn!(%error, "looking instead"));
     let look_every = if watcher.is_ok() { WHOLE } else { PAUSE_MAX };
     let (cursor, listening) = watch::channel(None);
     let hears = Arc::new(Notify::new());
-    let _listener = Aborted(tokio::spawn(listen(api.clone(), root.space.clone(), listening, hears.clone())));
+    let _listener =
+        Aborted(tokio::spawn(listen(api.clone(), root.synced.space.clone(), listening, hears.clone())));
     let mut whole = Instant::now() + look_every;
     let (mut again, mut answered) = (0, 0);
     loop {
@@ -395,7 +401,7 @@ async fn listen(api: Api, space: String, mut cursor: watch::Receiver<Option<u64>
             continue;
         };
         let heard = tokio::select! {
-            page = api.changes(&space, known, LISTEN) => page,
+            page = api.changes_within(&space, known, LISTEN) => page,
             moved = cursor.changed() => match moved {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -422,7 +428,7 @@ async fn listen(api: Api, space: String, mut cursor: watch::Receiver<Option<u64>
 fn watcher(directory: &Path, hub: Arc<Hub>) -> Result<notify::RecommendedWatcher> {
     let root = directory.to_owned();
     let failed = |error: notify::Error| {
-        crate::error::Error::Plain(format!("the directory cannot be watched: {error}"))
+        holdfast_client_engine::error::Error::Plain(format!("the directory cannot be watched: {error}"))
     };
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else {

@@ -1,12 +1,13 @@
 //! Which directories are synced.
 
 use crate::{
-    engine::strategy,
-    error::{Result, plain},
     home::Home,
     limits::{Rate, Rates},
 };
-use holdfast_client_sync::Conflicts;
+use holdfast_client_engine::{
+    error::{Result, plain},
+    strategy,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
     os::unix::ffi::{OsStrExt, OsStringExt},
@@ -25,14 +26,10 @@ const SCHEMA: &str = "
 /// A directory that is synced with a space.
 #[derive(Debug, Clone)]
 pub struct Root {
-    pub space: String,
     pub directory: PathBuf,
-    /// By which the directory is known again; what is known of it is kept under this name.
-    pub mark: String,
-    pub conflicts: Conflicts,
     pub paused: bool,
-    /// The database of what is known of it.
-    pub trees: PathBuf,
+    /// What is synced with it, and how.
+    pub synced: holdfast_client_engine::Root,
 }
 
 /// The list of the directories.
@@ -70,7 +67,9 @@ impl Database {
             let (space, directory, mark, conflicts, paused) = row?;
             let directory = PathBuf::from(std::ffi::OsString::from_vec(directory));
             let trees = self.trees.join(format!("{mark}.db"));
-            roots.push(Root { space, directory, mark, conflicts: strategy(&conflicts)?, paused, trees });
+            let conflicts = strategy(&conflicts)?;
+            let synced = holdfast_client_engine::Root { space, mark, conflicts, trees };
+            roots.push(Root { directory, paused, synced });
         }
         Ok(roots)
     }
@@ -121,7 +120,7 @@ impl Database {
             let sql = "SELECT bytes_per_second FROM limits WHERE way = ?";
             let bytes =
                 self.connection.query_row(sql, params![way], |row| row.get::<_, i64>(0)).optional()?;
-            Ok::<_, crate::error::Error>(Rate(
+            Ok::<_, holdfast_client_engine::error::Error>(Rate(
                 bytes.and_then(|bytes| u32::try_from(bytes).ok()?.try_into().ok()),
             ))
         };

@@ -1,10 +1,10 @@
 //! Files in spaces, without a synced directory.
 
-use crate::{
-    api::{Api, reference},
+use crate::{api::Api, progress};
+use holdfast_client_engine::{
     chunks,
     error::{Result, at, plain},
-    progress,
+    server::{Server, reference},
     state::Remote,
 };
 use holdfast_proto::sync::{

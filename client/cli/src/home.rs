@@ -1,6 +1,6 @@
 //! Where `hf` keeps what it knows: the account, the database of the trees, the daemon's socket.
 
-use crate::error::{Error, Result, at};
+use holdfast_client_engine::error::{Error, Result, at};
 use holdfast_client_link::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::{

@@ -3,9 +3,9 @@
 use crate::{
     api::Api,
     args::LinkCommand,
-    error::{Result, at, plain},
     files::{moment, space_and_path},
 };
+use holdfast_client_engine::error::{Result, at, plain};
 use holdfast_proto::sync::MakeLink;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -2,29 +2,20 @@
 
 mod api;
 mod args;
-mod chunks;
 mod conflicts;
 mod daemon;
 mod database;
-mod disk;
-mod engine;
-mod error;
 mod files;
 mod home;
 mod limits;
 mod links;
-mod look;
 mod progress;
-mod runs;
-mod scan;
-mod state;
-mod store;
 mod syncing;
 
 use api::Api;
 use args::{Args, Command, DevicesCommand, SpacesCommand};
 use clap::Parser;
-use error::{Result, at};
+use holdfast_client_engine::error::{Result, at};
 use holdfast_proto::sync::MakeSpace;
 use home::Home;
 use std::process::ExitCode;
@@ -60,7 +51,7 @@ async fn run(command: Command) -> Result<()> {
     let api = || {
         let api = Api::new(home.account()?);
         api.limits().set(&database::Database::open(&home)?.limits()?);
-        Ok::<_, error::Error>(api)
+        Ok::<_, holdfast_client_engine::error::Error>(api)
     };
     match command {
         Command::Login { server, user, password_stdin, code_stdin, device, fingerprint } => {

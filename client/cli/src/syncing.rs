@@ -5,16 +5,21 @@ use crate::{
     args::SyncCommand,
     daemon::{Order, Shown, order},
     database::Database,
-    disk::{Disk, Names},
-    error::{Result, at, plain},
     home::Home,
     limits::{Rate, Rates},
     progress,
+};
+use holdfast_client_engine::{
+    disk::Disk,
+    error::{Result, at, plain},
+    linux::Linux,
     store::Store,
+    system::Names,
 };
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
@@ -65,7 +70,7 @@ fn add(home: &Home, space: &str, directory: &Path, conflicts: &str, without: &[S
     let directory = directory.canonicalize().map_err(at(directory))?;
     let random = std::fs::read("/proc/sys/kernel/random/uuid").map_err(at("/proc/sys/kernel/random/uuid"))?;
     let mark = String::from_utf8_lossy(&random).trim().to_owned();
-    let disk = Disk::open(&directory).map_err(at(&directory))?;
+    let disk = Disk::new(Arc::new(Linux::open(&directory).map_err(at(&directory))?));
     let root = Database::open(home)?.add(space, &directory, &mark, conflicts)?;
     let store = Store::open(&root)?;
     for folder in without {
@@ -137,7 +142,7 @@ async fn shown(home: &Home) -> Result<Vec<Shown>> {
         return Ok(shown);
     }
     let stopped = |root: crate::database::Root| Shown {
-        space: root.space,
+        space: root.synced.space,
         directory: root.directory.display().to_string(),
         state: "stopped".to_owned(),
         reason: Some("no daemon runs: start it with \"hf daemon\"".to_owned()),

@@ -2,11 +2,11 @@
 
 use super::{Engine, key, node_of, server_name, server_names};
 use crate::{
-    api::reference,
     chunks,
-    disk::Names,
     error::{Error, Result, at},
+    server::reference,
     state::{Remote, RemoteFile, disk_names},
+    system::{Names, Reading, blocking},
 };
 use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::ids::{ChunkId, NodeId};
@@ -187,9 +187,9 @@ impl Engine {
                     vec![(ChunkId::of(&target), target.len() as u32)]
                 }
                 Kind::File { .. } | Kind::Directory => {
-                    let (mut file, stat) =
+                    let (file, stat) =
                         self.means.disk.read(&names).map_err(at(crate::state::shown(&names)))?;
-                    let cut = tokio::task::block_in_place(|| chunks::cut(&mut file, stat.size));
+                    let cut = blocking(|| chunks::cut(Reading::new(&*file), stat.size));
                     cut.map_err(at(crate::state::shown(&names)))?.chunks
                 }
             },

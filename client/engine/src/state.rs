@@ -1,6 +1,7 @@
 //! What is known of nodes of a synced directory, and how they are called.
 
-use crate::disk::{Class, INTERNAL, Names, Stat};
+use crate::disk::INTERNAL;
+use crate::system::{Class, Names, Stat};
 use holdfast_client_sync::{Content, Id, Kind, Node, Place, Tree, Trees};
 use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::Name;

@@ -1,6 +1,6 @@
 //! What of a directory has to be looked at.
 
-use crate::disk::Names;
+use crate::system::Names;
 use std::collections::BTreeSet;
 
 /// More names than this are looked at as the directories that they are in.

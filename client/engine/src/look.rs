@@ -2,10 +2,11 @@
 
 use crate::{
     chunks::cut,
-    disk::{Class, Disk, Names, Stat},
+    disk::Disk,
     error::{Error, Result},
     state::{Chunks, Info, Local, shown},
     store::Store,
+    system::{Class, Names, Reading, Stat},
 };
 use holdfast_client_sync::{Base, Content, Forest, Id, Node, Place, Side};
 use holdfast_core::{ids::ChunkId, manifest::content_of};
@@ -13,7 +14,6 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     io,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// A file that was changed so lately may change again and look the same.
@@ -122,9 +122,9 @@ fn read(disk: &Disk, names: &Names, class: Class) -> io::Result<Found> {
         let content = content_of(chunks.iter().copied());
         return Ok(Found { content, info: Info::of(&before), executable: false, chunks });
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
-    let (mut file, before) = disk.read(names)?;
-    let cut = cut(&mut file, before.size)?;
+    let now = disk.now_ns();
+    let (file, before) = disk.read(names)?;
+    let cut = cut(Reading::new(&*file), before.size)?;
     let after = unchanged(&before, disk.stat(names)?)?;
     if cut.bytes != after.size {
         return Err(io::Error::other("it is being written"));

@@ -5,9 +5,9 @@
 
 use super::{Store, id_of, number};
 use crate::{
-    disk::Names,
     error::{Result, plain},
     state::shown,
+    system::Names,
 };
 use holdfast_client_sync::{Id, Place, Side};
 use rusqlite::params;

@@ -7,9 +7,9 @@ mod selection;
 mod sent;
 
 use crate::{
-    disk::{Class, Names},
     error::{Error, Result},
     state::{Info, Local, aside_names},
+    system::{Class, Names},
 };
 use holdfast_client_sync::{Base, Content, Id, Kind, Place, Side, is_marked};
 use holdfast_core::ids::NodeId;
@@ -263,6 +263,14 @@ impl Store {
         rows.map(|row| Ok(row.map(|(id, local)| (local.place.name.clone(), (id, local)))?)).collect()
     }
 
+    /// Local nodes that are aside.
+    pub fn aside(&self) -> Result<Vec<(Id, Local)>> {
+        let sql = select("parent = 0 AND name >= x'00' AND name < x'01'");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([], local_of)?;
+        rows.map(|row| row.map_err(Error::from)).collect()
+    }
+
     /// Local nodes that had an inode when they were looked at last.
     pub fn by_inode(&self, inode: u64, device: u64) -> Result<Vec<(Id, Local)>> {
         let sql = select("inode = ? AND device = ?");
@@ -375,6 +383,9 @@ impl Store {
 
     /// Where a place in a local directory is on the disk.
     pub fn path(&self, place: &Place) -> Result<Names> {
+        if place.is_aside() {
+            return Ok(aside_names(place));
+        }
         let mut names = self.disk_names(place.parent)?;
         names.push(place.name.clone());
         Ok(names)

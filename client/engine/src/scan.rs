@@ -4,10 +4,11 @@
 //! read here, only looked at.
 
 use crate::{
-    disk::{Class, Disk, INTERNAL, Names, Stat},
+    disk::{Disk, INTERNAL},
     error::{Error, Result},
-    state::{Info, Local, aside_names, shown},
+    state::{Info, Local, shown},
     store::Store,
+    system::{Class, Names, Reading, Stat},
 };
 use holdfast_client_sync::{Id, Place};
 use ignore::gitignore::Gitignore;
@@ -41,7 +42,7 @@ impl Ignored {
             let _is_one = builder.add_line(None, pattern).is_ok();
         }
         let read = disk.read(&[IGNORE_FILE.as_bytes().to_vec()]);
-        let text = read.and_then(|(file, _)| io::read_to_string(file)).unwrap_or_default();
+        let text = read.and_then(|(file, _)| io::read_to_string(Reading::new(&*file))).unwrap_or_default();
         for line in text.lines() {
             if let Err(error) = builder.add_line(None, line) {
                 tracing::warn!(line, %error, "a pattern is none");
@@ -154,6 +155,13 @@ impl<'a> Scan<'a> {
     }
 
     fn run(mut self) -> Result<()> {
+        // Nobody says when something changes that is aside, and somebody may have done something in it on its way there.
+        for (id, local) in self.store.aside()? {
+            if local.class == Class::Directory {
+                self.queue.push_back(Look::Directory { id, deep: true });
+            }
+            self.queue.push_back(Look::Name(local.place));
+        }
         loop {
             while let Some(look) = self.queue.pop_front() {
                 match look {
@@ -223,13 +231,9 @@ impl<'a> Scan<'a> {
                 Some(_) | None => self.found(place, &path, stat, deep)?,
             }
         }
-        for (id, local) in known.into_values() {
-            // What is aside is not in the list.
-            let aside = local.place.is_aside() && !matches!(self.disk.stat(&aside_names(&local.place)), Ok(None));
-            if !aside {
-                self.missing.insert(id);
-            }
-        }
+        // What is aside is elsewhere on the disk, and looked at each time.
+        let gone = known.into_values().filter(|(_, local)| !local.place.is_aside());
+        self.missing.extend(gone.map(|(id, _)| id));
         Ok(())
     }
 

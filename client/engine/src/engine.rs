@@ -4,23 +4,22 @@
 //! costs what it touches, and memory holds no whole tree.
 
 use crate::{
-    api::Api,
-    database::Root,
-    disk::{Disk, Names},
+    disk::Disk,
     error::{Error, Result, plain},
     look::Looked,
     scan::{IGNORE_FILE, Ignored, scan, scan_some},
+    server::Server,
     state::{Local, Remote, State, key_of, shown},
     store::{Life, Store},
+    system::{Names, System, blocking},
 };
 use holdfast_client_sync::{Conflicts, Id, Label, Part, Place, Side, Tree, merge_part, steps};
 use holdfast_core::ids::NodeId;
 use holdfast_proto::sync::{Change, change, failure::Code};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 mod conflicts;
@@ -55,9 +54,20 @@ pub enum Passed {
 /// What steps are carried out with, by several at once.
 #[derive(Clone)]
 struct Means {
-    api: Api,
+    api: Arc<dyn Server>,
     disk: Arc<Disk>,
     space: String,
+}
+
+/// A directory that is synced with a space.
+#[derive(Debug, Clone)]
+pub struct Root {
+    pub space: String,
+    /// By which the directory is known again.
+    pub mark: String,
+    pub conflicts: Conflicts,
+    /// The database of what is known of it.
+    pub trees: PathBuf,
 }
 
 /// One synced directory at work.
@@ -80,19 +90,17 @@ pub struct Engine {
 impl Engine {
     /// # Errors
     /// Where the directory or the database cannot be read, or another daemon has the directory.
-    pub fn open(root: Root, api: Api) -> Result<Self> {
-        let missing = |error| Error::File(root.directory.display().to_string(), error);
-        let disk = Disk::open(&root.directory).map_err(missing)?;
+    pub fn open(root: Root, system: Arc<dyn System>, api: Arc<dyn Server>) -> Result<Self> {
+        let disk = Disk::new(system);
         if !disk.is_marked(&root.mark) {
             return plain(format!(
                 "{} is not the directory that was synced: is its disk mounted? Nothing is deleted",
-                root.directory.display()
+                disk.path().display()
             ));
         }
         disk.tidy();
-        let today = time::OffsetDateTime::now_utc().date();
-        if let Some(day) = today.checked_sub(time::Duration::days(TRASH_DAYS)) {
-            disk.empty_trash(&day.to_string());
+        if let Some(day) = disk.today().checked_sub(time::Duration::days(TRASH_DAYS)) {
+            disk.empty_trash(day);
         }
         let store = Store::open(&root.trees)?;
         bring_back(&disk, &store)?;
@@ -245,13 +253,11 @@ impl Engine {
 
     /// Merges the part of the trees that some nodes belong to, and takes it up.
     fn decide(&mut self, due: Vec<Id>) -> Result<Part> {
-        let day = time::OffsetDateTime::now_utc().date();
-        let label = format!("{}, {day}", self.means.api.account().name);
+        let label = format!("{}, {}", self.means.api.device_name(), self.means.disk.today());
         let looked = Looked::new(&self.store, &self.means.disk);
         let life = self.store.life()?;
-        let mut part = tokio::task::block_in_place(|| {
-            merge_part(&looked, due, self.root.conflicts, Label(&label), life.next_fresh)
-        })?;
+        let mut part =
+            blocking(|| merge_part(&looked, due, self.root.conflicts, Label(&label), life.next_fresh))?;
         let Looked { cut, unread, .. } = looked;
         let trees = std::mem::take(&mut part.merged.trees);
         let mut state = State { cut: cut.into_inner(), trees, ..State::default() };
@@ -342,7 +348,7 @@ impl Engine {
             self.store.set_life(&Life { epoch: served.text(), ..self.store.life()? })?;
         }
         while let Some(cursor) = self.store.life()?.cursor {
-            let page = self.means.api.changes(&self.root.space, cursor, Duration::ZERO).await?;
+            let page = self.means.api.changes(&self.root.space, cursor).await?;
             let life = self.store.life()?;
             if page.space != life.space || cursor > page.head {
                 // Another space of this name, or the server has gone back: nothing is deleted for what it lacks.
@@ -433,10 +439,10 @@ impl Engine {
     fn look(&mut self) -> Result<()> {
         let dirty = std::mem::take(&mut self.dirty);
         let (disk, store) = (&self.means.disk, &self.store);
-        let looked = tokio::task::block_in_place(|| {
-            let ignored = Ignored::read(disk);
+        let looked = blocking(|| {
+            let (ignored, none) = (Ignored::read(disk), BTreeSet::new());
             match &dirty {
-                Dirty::Nothing => Ok(()),
+                Dirty::Nothing => scan_some(disk, &ignored, store, &none, &none),
                 // What is ignored is another by now, perhaps.
                 Dirty::Some { names, .. } if names.contains(&vec![IGNORE_FILE.as_bytes().to_vec()]) => {
                     scan(disk, &ignored, store)

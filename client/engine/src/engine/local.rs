@@ -3,9 +3,10 @@
 use super::{Engine, Means};
 use crate::{
     chunks,
-    disk::{Class, Disk, Names, Stat, Temporary},
+    disk::{Disk, Temporary},
     error::{Error, Result, at},
     state::{Info, RemoteFile, aside_names, disk_names, key_of, names_of, shown},
+    system::{Class, File, Names, Reading, Stat, blocking},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use holdfast_client_sync::{Content, Id, Kind, Place, Step, Tree};
@@ -14,11 +15,7 @@ use holdfast_core::{
     manifest::content_of,
 };
 use holdfast_proto::sync::{Range, VersionOf};
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{self, Write},
-};
+use std::{collections::HashMap, io};
 
 /// Files that are fetched at once, and steps that are prepared together.
 const FETCHED_AT_ONCE: usize = 16;
@@ -42,7 +39,7 @@ impl Engine {
             let mut ready = self.fetch_all(window, server).await?;
             for step in window {
                 let id = super::remote::id_of(step);
-                match tokio::task::block_in_place(|| self.carry_out(step, id, ready.remove(&id))) {
+                match blocking(|| self.carry_out(step, id, ready.remove(&id))) {
                     Ok(()) => {}
                     Err((names, error)) => self.note(id, &names, &error),
                 }
@@ -120,18 +117,16 @@ impl Means {
             }
             start = end;
         }
-        let spool = tempfile::tempfile_in(self.disk.path().join(".holdfast/tmp")).map_err(at(&path))?;
+        let spool = self.disk.scratch().map_err(at(&path))?;
         for some in ranges.chunks(1024) {
             let mut receiving = self.api.fetch(space, &wanted.key, of, some.to_vec()).await?;
             while let Some(data) = receiving.next().await? {
-                (&spool).write_all(&data).map_err(at(&path))?;
+                spool.append(&data).map_err(at(&path))?;
             }
         }
         let disk = self.disk.clone();
         let (file, link) = (wanted.file, wanted.file.link);
-        let written = tokio::task::block_in_place(|| {
-            assemble(&disk, &listed.chunks, &have, (&spool, &missing), file, link)
-        });
+        let written = blocking(|| assemble(&disk, &listed.chunks, &have, (&*spool, &missing), file, link));
         let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
         written.map_err(|error| match damaged.contains(&error.kind()) {
             true => Error::Damaged(format!("what was received of {path}")),
@@ -140,10 +135,10 @@ impl Means {
     }
 
     /// The chunks of a local file, and where each is in it.
-    fn chunks_at(&self, names: &[Vec<u8>]) -> (Option<File>, HashMap<ChunkId, u64>) {
+    fn chunks_at(&self, names: &[Vec<u8>]) -> (Option<Box<dyn File>>, HashMap<ChunkId, u64>) {
         let cut = || {
-            let (mut file, stat) = self.disk.read(names)?;
-            let cut = tokio::task::block_in_place(|| chunks::cut(&mut file, stat.size))?;
+            let (file, stat) = self.disk.read(names)?;
+            let cut = blocking(|| chunks::cut(Reading::new(&*file), stat.size))?;
             Ok::<_, io::Error>((file, cut))
         };
         let Ok((file, cut)) = cut() else { return (None, HashMap::new()) };
@@ -233,7 +228,6 @@ impl Engine {
             let same = now.zip(info).is_some_and(|(now, info)| info.is(&now));
             if same { Ok(()) } else { Err(changed()) }
         };
-        let day = time::OffsetDateTime::now_utc().date().to_string();
         match (step, here, goal) {
             (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
                 self.means.disk.make_directory(&goal).map(|made| Some(Info::of(&made))).map_err(failed)
@@ -253,7 +247,7 @@ impl Engine {
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = left.insert(ready.ok_or_else(not_fetched)?);
                 unchanged(&here)?;
-                let placed = self.means.disk.replace(temporary, &here, &day, is_known).map_err(failed)?;
+                let placed = self.means.disk.replace(temporary, &here, is_known).map_err(failed)?;
                 let placed = placed.ok_or_else(changed)?;
                 let written = temporary.stat;
                 *left = None;
@@ -270,7 +264,7 @@ impl Engine {
                     return Ok(None);
                 }
                 unchanged(&here)?;
-                match self.means.disk.trash(&here, &day, is_known).map_err(failed)? {
+                match self.means.disk.trash(&here, is_known).map_err(failed)? {
                     true => Ok(None),
                     false => Err(changed()),
                 }
@@ -297,14 +291,14 @@ fn as_known(info: Option<Info>, now: &Stat) -> Info {
     }
 }
 
-type Have = (Option<File>, HashMap<ChunkId, u64>);
+type Have = (Option<Box<dyn File>>, HashMap<ChunkId, u64>);
 
 /// Puts a file together of chunks that are on the disk and chunks that were received, each held against its name.
 fn assemble(
     disk: &Disk,
     chunks: &[(ChunkId, u32)],
     have: &Have,
-    (spool, missing): (&File, &[(ChunkId, u32)]),
+    (spool, missing): (&dyn File, &[(ChunkId, u32)]),
     file: RemoteFile,
     link: bool,
 ) -> io::Result<Temporary> {
@@ -316,7 +310,7 @@ fn assemble(
     }
     let piece = |(id, bytes): (ChunkId, u32)| match (received.get(&id), have.1.get(&id), &have.0) {
         (Some(at), _, _) => chunks::read(spool, *at, (id, bytes)),
-        (None, Some(at), Some(old)) => chunks::read(old, *at, (id, bytes)),
+        (None, Some(at), Some(old)) => chunks::read(&**old, *at, (id, bytes)),
         (None, _, _) => Err(io::ErrorKind::UnexpectedEof.into()),
     };
     if link {
@@ -326,7 +320,7 @@ fn assemble(
         }
         return disk.link_aside(&target);
     }
-    let write = |out: &mut File| chunks.iter().try_for_each(|chunk| out.write_all(&piece(*chunk)?));
+    let write = |out: &dyn File| chunks.iter().try_for_each(|chunk| out.append(&piece(*chunk)?));
     disk.write_aside(write, file.mtime_ns, file.executable)
 }
 

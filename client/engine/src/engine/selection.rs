@@ -2,9 +2,9 @@
 
 use super::Engine;
 use crate::{
-    disk::{Class, Names},
     error::{Error, Result},
     state::{Local, shown},
+    system::{Class, Names},
 };
 use holdfast_client_sync::Id;
 use std::io;
@@ -91,8 +91,7 @@ impl Engine {
             Some(stat) if !local.info.is(&stat) => return Ok(false),
             Some(_) => {}
         }
-        let day = time::OffsetDateTime::now_utc().date().to_string();
-        disk.remove_file(names, &day, |stat| local.info.is_but_moved(stat))
+        disk.remove_file(names, |stat| local.info.is_but_moved(stat))
     }
 
     /// Takes note that something is off the disk, and of the directory above it, where that was all.

@@ -2,9 +2,9 @@
 
 use super::Engine;
 use crate::{
-    disk::Names,
     error::{Error, Result, plain},
     state::shown,
+    system::Names,
 };
 use holdfast_client_sync::{Base, Id, Place, conflicted};
 use serde::{Deserialize, Serialize};
@@ -16,14 +16,14 @@ pub(super) const HELD: &str = "both sides changed it: \"hf conflicts resolve\"";
 const NAMES_TRIED: u32 = 1000;
 
 /// Whose bytes a file is to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
-    /// This device's; the server's become an older version
+    /// This device's: the server's become an older version.
     Mine,
-    /// The server's; this device's go to the trash in .holdfast
+    /// The server's: this device's go to the local trash.
     Theirs,
-    /// The server's, and beside it this device's as a conflicted copy
+    /// The server's, and beside it this device's as a conflicted copy.
     Both,
 }
 
@@ -78,12 +78,11 @@ impl Engine {
     fn set_aside(&mut self, names: &[Vec<u8>], keep: Keep) -> Result<()> {
         let failed = |error| Error::File(shown(names), error);
         let Some((name, above)) = names.split_last() else { return Ok(()) };
-        let day = time::OffsetDateTime::now_utc().date();
         match keep {
             Keep::Mine => Ok(()),
-            Keep::Theirs => self.means.disk.copy_to_trash(names, &day.to_string()).map_err(failed),
+            Keep::Theirs => self.means.disk.copy_to_trash(names).map_err(failed),
             Keep::Both => {
-                let label = format!("{}, {day}", self.means.api.account().name);
+                let label = format!("{}, {}", self.means.api.device_name(), self.means.disk.today());
                 let place = |number| -> Names {
                     above.iter().cloned().chain([conflicted(name, false, &label, number)]).collect()
                 };

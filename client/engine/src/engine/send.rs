@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     runs::runs,
     state::{disk_names, shown},
+    system::blocking,
 };
 use bytes::Bytes;
 use fast_rsync::{Signature, diff};
@@ -115,7 +116,7 @@ impl Engine {
         let fresh: HashSet<&[u8]> = put.chunks.iter().map(|chunk| chunk.id.as_slice()).collect();
         // The list of a file that is told as runs has holes: its places are those of the whole one.
         let whole: Vec<ChunkRef> = match (put.runs.is_empty(), self.state.cut.get(&file)) {
-            (false, Some(cut)) => cut.iter().map(crate::api::reference).collect(),
+            (false, Some(cut)) => cut.iter().map(crate::server::reference).collect(),
             _ => put.chunks.clone(),
         };
         let (mut found, mut offset) = (Vec::new(), 0);
@@ -187,7 +188,7 @@ impl Engine {
             for ((id, range), signature) in like.into_iter().zip(signatures) {
                 let Some(place) = places.get(&id) else { continue };
                 let data = self.read_chunk(id, *place)?;
-                let Some(delta) = tokio::task::block_in_place(|| delta_of(signature, &data)) else {
+                let Some(delta) = blocking(|| delta_of(signature, &data)) else {
                     continue;
                 };
                 let piece = Piece { path: base.path.clone(), of: Some(base.of), range: Some(range) };
@@ -228,7 +229,7 @@ impl Engine {
             return Ok(disk.read_link(&names).map_err(changed)?.into());
         }
         let (file, _) = disk.read(&names).map_err(changed)?;
-        tokio::task::block_in_place(|| chunks::read(&file, place.offset, (id, place.bytes))).map_err(changed)
+        blocking(|| chunks::read(&*file, place.offset, (id, place.bytes))).map_err(changed)
     }
 }
 

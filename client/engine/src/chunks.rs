@@ -1,13 +1,10 @@
 //! Files as chunks.
 
+use crate::system::{File, read_exact_at};
 use bytes::Bytes;
 use holdfast_client_sync::Content;
 use holdfast_core::{chunker::ChunkerProfile, ids::ChunkId, manifest::ContentHasher};
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::FileExt,
-};
+use std::io::{self, Read};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 4 << 20;
@@ -50,9 +47,9 @@ pub fn cut(mut reader: impl Read, expected: u64) -> io::Result<Cut> {
 ///
 /// # Errors
 /// Where the file does not hold it any more.
-pub fn read(file: &File, offset: u64, (id, length): (ChunkId, u32)) -> io::Result<Bytes> {
+pub fn read(file: &dyn File, offset: u64, (id, length): (ChunkId, u32)) -> io::Result<Bytes> {
     let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, offset)?;
+    read_exact_at(file, &mut bytes, offset)?;
     if ChunkId::of(&bytes) == id { Ok(bytes.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
