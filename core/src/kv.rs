@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 use thiserror::Error;
 
@@ -122,7 +123,7 @@ pub trait Store: View {
 /// A sorted map in memory, with the crash semantics of a write-ahead log: buffered writes survive a crash as a prefix.
 #[derive(Debug, Clone, Default)]
 pub struct MemStore {
-    inner: std::rc::Rc<std::cell::RefCell<MemInner>>,
+    inner: Arc<RwLock<MemInner>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -142,9 +143,17 @@ fn apply_to(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, batch: &Batch) {
 }
 
 impl MemStore {
+    fn read_lock(&self) -> RwLockReadGuard<'_, MemInner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_lock(&self) -> RwLockWriteGuard<'_, MemInner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Loses power: of the batches not yet synced the first `keep` survive.
     pub fn crash(&self, keep: usize) {
-        let mut inner = self.inner.borrow_mut();
+        let mut inner = self.write_lock();
         let buffered = std::mem::take(&mut inner.buffered);
         for batch in buffered.iter().take(keep) {
             apply_to(&mut inner.durable, batch);
@@ -154,31 +163,30 @@ impl MemStore {
 
     /// How many batches a crash may lose.
     pub fn buffered(&self) -> usize {
-        self.inner.borrow().buffered.len()
+        self.read_lock().buffered.len()
     }
 
     /// All visible records, for comparing replicas and for snapshots.
     pub fn dump(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        self.inner.borrow().visible.clone()
+        self.read_lock().visible.clone()
     }
 
     /// Replaces everything, durably: the installation of a snapshot.
     pub fn restore(&self, records: BTreeMap<Vec<u8>, Vec<u8>>) {
-        *self.inner.borrow_mut() =
-            MemInner { durable: records.clone(), visible: records, buffered: Vec::new() };
+        *self.write_lock() = MemInner { durable: records.clone(), visible: records, buffered: Vec::new() };
     }
 }
 
 impl View for MemStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(self.inner.borrow().visible.get(key).cloned())
+        Ok(self.read_lock().visible.get(key).cloned())
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), KvError> {
         if start >= end {
             return Ok(());
         }
-        let inner = self.inner.borrow();
+        let inner = self.read_lock();
         let range = inner.visible.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)));
         for (key, value) in range {
             if visit(key, value).is_break() {
@@ -191,7 +199,7 @@ impl View for MemStore {
 
 impl Store for MemStore {
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), KvError> {
-        let mut inner = self.inner.borrow_mut();
+        let mut inner = self.write_lock();
         apply_to(&mut inner.visible, batch);
         inner.buffered.push(batch.clone());
         if durability == Durability::Synced {

@@ -3,6 +3,7 @@
 //! A seed decides everything: which faults a run has, when they strike, what clients do. The same seed gives the same
 //! trace, which every run is checked for. The oracles say what must never be seen, whatever the faults.
 
+pub mod devices;
 pub mod metadata;
 pub mod objects;
 pub mod placement;

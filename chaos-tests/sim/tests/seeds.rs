@@ -1,6 +1,6 @@
 //! Seeds: each runs twice, sees every rare event across the set, and finds the planted bugs.
 
-use holdfast_chaos_tests_sim::{metadata, objects, placement};
+use holdfast_chaos_tests_sim::{devices, metadata, objects, placement};
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
@@ -75,6 +75,33 @@ fn data_stays_readable_while_devices_come_and_go() {
     );
     // What never happened was not tested.
     assert!(sums.iter().all(|sum| *sum > 20));
+}
+
+#[test]
+fn devices_come_to_agree_and_nothing_is_lost() {
+    let mut sums = [0; 6];
+    for seed in seeds(200) {
+        let report = devices::run(seed, devices::Planted::Nothing);
+        assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
+        let again = devices::run(seed, devices::Planted::Nothing);
+        assert_eq!(report, again, "seed {seed} is not deterministic");
+        let counts = [
+            report.deeds,
+            report.commits,
+            report.steps as usize,
+            report.kills,
+            report.restarts,
+            report.lost_answers,
+        ];
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    let [deeds, commits, steps, kills, restarts, lost] = sums;
+    println!(
+        "{deeds} deeds, {commits} commits, {steps} steps on disks, {kills} engines killed, {restarts} gateways restarted, {lost} \
+         questions or answers lost"
+    );
+    // What never happened was not tested.
+    assert!(sums.iter().all(|sum| *sum > 100));
 }
 
 fn caught(name: &str, first: u64, mut violated: impl FnMut(u64) -> bool) {

@@ -523,7 +523,7 @@ pub fn strategy(name: &str) -> Result<Conflicts> {
 }
 
 /// What the server calls a node.
-fn node_of(id: Id, made: &std::collections::HashMap<Id, u64>) -> Option<u64> {
+fn node_of(id: Id, made: &BTreeMap<Id, u64>) -> Option<u64> {
     match id {
         Id::Known(NodeId(node)) => Some(node),
         Id::Fresh(_) => made.get(&id).copied(),

@@ -16,9 +16,6 @@ use std::{
     io,
 };
 
-/// A file that was changed so lately may change again and look the same.
-const TICK_NS: i64 = 20_000_000;
-
 /// The trees of a directory, whose files are read as soon as somebody asks what they hold.
 pub struct Looked<'a> {
     pub store: &'a Store,
@@ -129,9 +126,8 @@ fn read(disk: &Disk, names: &Names, class: Class) -> io::Result<Found> {
     if cut.bytes != after.size {
         return Err(io::Error::other("it is being written"));
     }
-    let racy = now.saturating_sub(after.ctime_ns) < TICK_NS;
     let (Content(content), chunks) = (cut.content, cut.chunks);
-    Ok(Found { content, info: Info { racy, ..Info::of(&after) }, executable: after.executable, chunks })
+    Ok(Found { content, info: Info::of_read(&after, now), executable: after.executable, chunks })
 }
 
 fn unchanged(before: &Stat, after: Option<Stat>) -> io::Result<Stat> {

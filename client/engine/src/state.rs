@@ -10,6 +10,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// When no file has been changed.
 const NEVER: i64 = i64::MIN;
 
+/// Within this time of its last change a file may be changed again and look the same: most systems count time in steps of up
+/// to ten milliseconds, some in steps of two seconds (FAT), and those have whole seconds only.
+const TICK_NS: i64 = 20_000_000;
+const SECOND_NS: i64 = 1_000_000_000;
+const COARSE_TICK_NS: i64 = 2 * SECOND_NS + TICK_NS;
+
+/// Whether times come in whole seconds, it seems.
+fn is_coarse(stat: &Stat) -> bool {
+    stat.ctime_ns % SECOND_NS == 0
+}
+
 /// What a local file was when it was looked at: as long as it is the same, so are its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Info {
@@ -26,6 +37,21 @@ impl Info {
     pub fn of(stat: &Stat) -> Self {
         let Stat { inode, device, size, mtime_ns, ctime_ns, .. } = *stat;
         Self { inode, device, size, mtime_ns, ctime_ns, racy: false }
+    }
+
+    /// Of a file that was read, when it was `now_ns`.
+    pub fn of_read(stat: &Stat, now_ns: i64) -> Self {
+        let tick = if is_coarse(stat) { COARSE_TICK_NS } else { TICK_NS };
+        Self { racy: now_ns.saturating_sub(stat.ctime_ns) < tick, ..Self::of(stat) }
+    }
+
+    /// Of a file that was put to its place, when it was `now_ns` or later. Whoever writes to it changes the time that it has
+    /// from elsewhere; to set that back takes longer than a fine tick.
+    pub fn of_placed(stat: &Stat, now_ns: i64) -> Self {
+        Self {
+            racy: is_coarse(stat) && now_ns.saturating_sub(stat.ctime_ns) < COARSE_TICK_NS,
+            ..Self::of(stat)
+        }
     }
 
     /// What is somewhere that nobody has looked at yet: no file that there is looks so.

@@ -15,7 +15,10 @@ use holdfast_core::{
     manifest::content_of,
 };
 use holdfast_proto::sync::{Range, VersionOf};
-use std::{collections::HashMap, io};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+};
 
 /// Files that are fetched at once, and steps that are prepared together.
 const FETCHED_AT_ONCE: usize = 16;
@@ -52,7 +55,7 @@ impl Engine {
     }
 
     /// Fetches the files that steps need.
-    async fn fetch_all(&mut self, steps: &[Step], server: &Tree) -> Result<HashMap<Id, Temporary>> {
+    async fn fetch_all(&mut self, steps: &[Step], server: &Tree) -> Result<BTreeMap<Id, Temporary>> {
         let mut wanted = Vec::new();
         for step in steps {
             let (id, kind) = match step {
@@ -76,7 +79,7 @@ impl Engine {
         };
         let fetches: Vec<BoxFuture<'_, _>> = wanted.into_iter().map(fetch).collect();
         let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(FETCHED_AT_ONCE).collect().await;
-        let mut ready = HashMap::new();
+        let mut ready = BTreeMap::new();
         for (result, wanted) in fetched {
             match result {
                 Ok(temporary) => drop(ready.insert(wanted.id, temporary)),
@@ -167,7 +170,7 @@ impl Engine {
         &mut self,
         step: &Step,
         id: Id,
-        ready: Option<Temporary>,
+        mut ready: Option<Temporary>,
     ) -> std::result::Result<(), (Names, Error)> {
         let local = &self.state.trees.local;
         let here = local.contains(id).then(|| disk_names(local, id));
@@ -177,10 +180,9 @@ impl Engine {
             Step::Edit { .. } | Step::Mark { .. } | Step::Remove { .. } => None,
         };
         let about = goal.clone().or(here.clone()).unwrap_or_default();
-        let mut left = None;
-        let done = self.on_disk(step, id, here, goal, ready, &mut left);
+        let done = self.on_disk(step, id, here, goal, &mut ready);
         tracing::debug!(at = shown(&about), ?step, done = ?done.as_ref().map(drop), "a step on the disk");
-        if let Some(left) = left {
+        if let Some(left) = ready {
             self.means.disk.discard(&left);
         }
         match done {
@@ -200,15 +202,14 @@ impl Engine {
         }
     }
 
-    /// Makes a change on the disk, and answers what the file is then; `None` where it is gone.
+    /// Makes a change on the disk, and answers what the file is then; `None` where it is gone. What is `ready` is taken.
     fn on_disk(
         &self,
         step: &Step,
         id: Id,
         here: Option<Names>,
         goal: Option<Names>,
-        ready: Option<Temporary>,
-        left: &mut Option<Temporary>,
+        ready: &mut Option<Temporary>,
     ) -> Result<Option<Info>> {
         let about = goal.clone().or(here.clone()).unwrap_or_default();
         // Somebody else was there meanwhile.
@@ -233,30 +234,32 @@ impl Engine {
                 self.means.disk.make_directory(&goal).map(|made| Some(Info::of(&made))).map_err(failed)
             }
             (Step::Create { .. }, None, Some(goal)) => {
-                let temporary = left.insert(ready.ok_or_else(not_fetched)?);
+                let temporary = ready.as_ref().ok_or_else(not_fetched)?;
                 let placed = self.means.disk.place(temporary, &goal).map_err(failed)?;
                 let written = temporary.stat;
-                *left = None;
-                Ok(Some(as_written(&written, &placed)))
+                *ready = None;
+                Ok(Some(as_written(&written, &placed, self.means.disk.now_ns())))
             }
             (Step::Move { .. }, Some(here), Some(goal)) => {
                 let known = info.filter(|_| unchanged(&here).is_ok());
                 let moved = self.means.disk.relocate(&here, &goal).map_err(failed)?;
-                Ok(Some(moved.map_or(Info::gone(info), |moved| as_known(known, &moved))))
+                Ok(Some(
+                    moved.map_or(Info::gone(info), |moved| as_known(known, &moved, self.means.disk.now_ns())),
+                ))
             }
             (Step::Edit { .. }, Some(here), _) => {
-                let temporary = left.insert(ready.ok_or_else(not_fetched)?);
+                let temporary = ready.as_ref().ok_or_else(not_fetched)?;
                 unchanged(&here)?;
                 let placed = self.means.disk.replace(temporary, &here, is_known).map_err(failed)?;
                 let placed = placed.ok_or_else(changed)?;
                 let written = temporary.stat;
-                *left = None;
-                Ok(Some(as_written(&written, &placed)))
+                *ready = None;
+                Ok(Some(as_written(&written, &placed, self.means.disk.now_ns())))
             }
             (Step::Mark { executable, .. }, Some(here), _) => {
                 let known = info.filter(|_| unchanged(&here).is_ok());
                 let marked = self.means.disk.mark(&here, *executable).map_err(failed)?;
-                Ok(Some(as_known(known, &marked)))
+                Ok(Some(as_known(known, &marked, self.means.disk.now_ns())))
             }
             (Step::Remove { .. }, Some(here), _) => {
                 if self.state.trees.local.is_directory(id) {
@@ -276,17 +279,17 @@ impl Engine {
 }
 
 /// What a file is at its place. Somebody may have written to it since it was written aside.
-fn as_written(written: &Stat, placed: &Stat) -> Info {
+fn as_written(written: &Stat, placed: &Stat, now_ns: i64) -> Info {
     let written = Info::of(written);
-    if written.is_but_moved(placed) { Info::of(placed) } else { Info::unknown(placed) }
+    if written.is_but_moved(placed) { Info::of_placed(placed, now_ns) } else { Info::unknown(placed) }
 }
 
 /// What something is that was moved or marked, where it was what is known just before. Somebody may have written to it since,
 /// or put another in its place: what is there then is not what is known.
-fn as_known(info: Option<Info>, now: &Stat) -> Info {
+fn as_known(info: Option<Info>, now: &Stat, now_ns: i64) -> Info {
     match info {
         _ if now.class == Class::Directory => Info::of(now),
-        Some(info) if info.is_but_moved(now) => Info::of(now),
+        Some(info) if info.is_but_moved(now) => Info::of_placed(now, now_ns),
         Some(_) | None => Info::unknown(now),
     }
 }
@@ -341,8 +344,8 @@ mod tests {
         };
         let moved = Stat { ctime_ns: 6, ..stat };
         let known = Info::of(&stat);
-        assert_eq!(as_known(Some(known), &moved), Info::of(&moved));
-        assert_eq!(as_written(&stat, &moved), Info::of(&moved));
+        assert_eq!(as_known(Some(known), &moved, 7), Info::of(&moved));
+        assert_eq!(as_written(&stat, &moved, 7), Info::of(&moved));
         let others = [
             Stat { inode: 9, ..moved },
             Stat { size: 9, ..moved },
@@ -350,7 +353,9 @@ mod tests {
             Stat { device: 9, ..moved },
         ];
         for other in others {
-            for info in [as_known(Some(known), &other), as_known(None, &other), as_written(&stat, &other)] {
+            for info in
+                [as_known(Some(known), &other, 7), as_known(None, &other, 7), as_written(&stat, &other, 7)]
+            {
                 assert!(info.is_unknown() && !info.is(&other), "{other:?}");
             }
         }

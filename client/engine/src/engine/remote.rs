@@ -14,7 +14,7 @@ use holdfast_proto::sync::{
     Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
     VersionOf, failure::Code, name_change::Change,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// Changes in one commit, and bytes of files in it.
 const BATCH: usize = 400;
@@ -52,20 +52,20 @@ impl Batch {
 struct Becoming {
     tree: Tree,
     /// What the server calls nodes that were made.
-    made: HashMap<Id, u64>,
+    made: BTreeMap<Id, u64>,
 }
 
 impl Engine {
     /// What nodes are called that got the server's names.
-    pub(super) async fn change_server(&mut self, steps: Vec<Step>) -> Result<HashMap<Id, Id>> {
-        let mut becoming = Becoming { tree: self.state.trees.remote.clone(), made: HashMap::new() };
+    pub(super) async fn change_server(&mut self, steps: Vec<Step>) -> Result<BTreeMap<Id, Id>> {
+        let mut becoming = Becoming { tree: self.state.trees.remote.clone(), made: BTreeMap::new() };
         let done = self.commit_all(steps, &mut becoming).await;
         // Also where not all went well.
-        let made: HashMap<Id, Id> =
+        let made: BTreeMap<Id, Id> =
             becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
         // What was deleted there and is made anew there is the same node to the server. Here the old one may still stand: then
         // the new one has no name yet, and is known again when it is heard of.
-        let (made, reused): (HashMap<Id, Id>, HashMap<Id, Id>) =
+        let (made, reused): (BTreeMap<Id, Id>, BTreeMap<Id, Id>) =
             made.into_iter().partition(|(_, known)| !self.state.trees.local.contains(*known));
         for (fresh, known) in reused {
             let _not_there = Step::Remove { id: fresh }.carry_out(&mut self.state.trees.remote);
@@ -365,7 +365,7 @@ fn removed_key(tree: &Tree, id: Id, place_key: &dyn Fn(&Place, bool) -> Vec<u8>)
 }
 
 /// A step that was planned before nodes got the server's names.
-pub(super) fn renamed(step: Step, made: &HashMap<Id, Id>) -> Step {
+pub(super) fn renamed(step: Step, made: &BTreeMap<Id, Id>) -> Step {
     let now = |id: Id| made.get(&id).copied().unwrap_or(id);
     let at = |place: Place| Place { parent: now(place.parent), ..place };
     match step {

@@ -1,0 +1,619 @@
+//! A simulated file system: what an engine does there and what people do meanwhile, one step after another.
+//!
+//! Numbers of inodes are given out again as soon as they are free, times have a granularity, and there may be no room. At
+//! every step an engine may be stopped for good, and people may do something before it goes on.
+
+use super::people::People;
+use crate::Rng;
+use holdfast_client_engine::system::{Class, Directory, File, Names, Rename, Stat, System};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+const ROOT: u64 = 2;
+
+/// What an engine ends with that is killed.
+pub struct Killed;
+
+/// How long after it was written a program that sets a file's time back looks at what it was, at least.
+const KEEPING_NS: i64 = 25_000_000;
+
+/// What a step takes, at most.
+const STEP_NS: u64 = 300_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    Directory(BTreeMap<Vec<u8>, u64>),
+    File(Vec<u8>),
+    Link(Vec<u8>),
+}
+
+#[derive(Debug, Clone)]
+struct Inode {
+    body: Body,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    executable: bool,
+    has_name: bool,
+    opened: u32,
+}
+
+/// What strikes an engine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weather {
+    /// After so many more steps it is killed.
+    pub fuse: Option<u64>,
+    /// How often people do something before a step, of a thousand.
+    pub visits: u64,
+    /// Bytes that can still be written.
+    pub room: Option<u64>,
+}
+
+/// What is on a disk.
+pub struct State {
+    inodes: BTreeMap<u64, Inode>,
+    unused: BTreeSet<u64>,
+    next: u64,
+    now_ns: i64,
+    tick_ns: i64,
+    device: u64,
+    rng: Rng,
+    people: Arc<Mutex<People>>,
+    pub weather: Weather,
+    /// What people did, as far as nobody was told of it.
+    pub touched: BTreeSet<Names>,
+    /// Steps that changed something, by the engine.
+    pub changes: u64,
+    pub trace: String,
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+/// A too long way of links.
+fn is_link() -> io::Error {
+    io::Error::from_raw_os_error(40)
+}
+
+impl State {
+    fn stamp(&self) -> i64 {
+        self.now_ns - self.now_ns.rem_euclid(self.tick_ns)
+    }
+
+    fn pass_time(&mut self) {
+        self.now_ns += self.rng.below(STEP_NS) as i64;
+    }
+
+    pub fn sleep(&mut self, ns: i64) {
+        self.now_ns += ns;
+    }
+
+    fn make(&mut self, body: Body) -> u64 {
+        // The lowest that is free, as ext4 does.
+        let number = self.unused.pop_first().unwrap_or(self.next);
+        self.next = self.next.max(number + 1);
+        let now = self.stamp();
+        let inode =
+            Inode { body, mtime_ns: now, ctime_ns: now, executable: false, has_name: true, opened: 0 };
+        self.inodes.insert(number, inode);
+        number
+    }
+
+    fn inode(&mut self, number: u64) -> io::Result<&mut Inode> {
+        self.inodes.get_mut(&number).ok_or_else(not_found)
+    }
+
+    fn entries(&mut self, directory: u64) -> io::Result<&mut BTreeMap<Vec<u8>, u64>> {
+        match &mut self.inode(directory)?.body {
+            Body::Directory(entries) => Ok(entries),
+            Body::File(_) | Body::Link(_) => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn find(&mut self, directory: u64, name: &[u8]) -> io::Result<u64> {
+        self.entries(directory)?.get(name).copied().ok_or_else(not_found)
+    }
+
+    fn put(&mut self, directory: u64, name: &[u8], number: u64) -> io::Result<()> {
+        if !self.inode(directory)?.has_name {
+            return Err(not_found());
+        }
+        self.entries(directory)?.insert(name.to_vec(), number);
+        let now = self.stamp();
+        let above = self.inode(directory)?;
+        (above.mtime_ns, above.ctime_ns) = (now, now);
+        self.inode(number)?.ctime_ns = now;
+        Ok(())
+    }
+
+    fn add(&mut self, directory: u64, name: &[u8], body: Body) -> io::Result<u64> {
+        if self.entries(directory)?.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !self.inode(directory)?.has_name {
+            return Err(not_found());
+        }
+        let number = self.make(body);
+        self.put(directory, name, number)?;
+        Ok(number)
+    }
+
+    /// Takes a name from what has it.
+    fn drop_name(&mut self, directory: u64, name: &[u8]) -> io::Result<()> {
+        let number = self.find(directory, name)?;
+        self.entries(directory)?.remove(name);
+        let now = self.stamp();
+        let inode = self.inode(number)?;
+        (inode.has_name, inode.ctime_ns) = (false, now);
+        self.free(number);
+        Ok(())
+    }
+
+    fn free(&mut self, number: u64) {
+        if self.inodes.get(&number).is_some_and(|inode| !inode.has_name && inode.opened == 0) {
+            self.inodes.remove(&number);
+            self.unused.insert(number);
+        }
+    }
+
+    fn is_in(&self, number: u64, directory: u64) -> bool {
+        match self.inodes.get(&directory).map(|inode| &inode.body) {
+            _ if number == directory => true,
+            Some(Body::Directory(entries)) => entries.values().any(|inside| self.is_in(number, *inside)),
+            _ => false,
+        }
+    }
+
+    fn stat(&self, number: u64) -> io::Result<Stat> {
+        let inode = self.inodes.get(&number).ok_or_else(not_found)?;
+        let (class, size) = match &inode.body {
+            Body::Directory(_) => (Class::Directory, 4096),
+            Body::File(bytes) => (Class::File, bytes.len() as u64),
+            Body::Link(target) => (Class::Link, target.len() as u64),
+        };
+        let Inode { mtime_ns, ctime_ns, executable, .. } = *inode;
+        Ok(Stat { class, inode: number, device: self.device, size, mtime_ns, ctime_ns, executable })
+    }
+
+    fn rename(&mut self, from: (u64, &[u8]), to: (u64, &[u8]), how: Rename) -> io::Result<()> {
+        let number = self.find(from.0, from.1)?;
+        let there = self.find(to.0, to.1);
+        if self.is_in(to.0, number) || there.as_ref().is_ok_and(|there| self.is_in(from.0, *there)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match (how, there) {
+            (Rename::Alone, Ok(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+            (Rename::Exchange, Err(error)) => Err(error),
+            (Rename::Alone, Err(_)) => {
+                self.put(to.0, to.1, number)?;
+                self.entries(from.0)?.remove(from.1);
+                Ok(())
+            }
+            (Rename::Exchange, Ok(there)) => {
+                self.put(to.0, to.1, number)?;
+                self.put(from.0, from.1, there)
+            }
+        }
+    }
+
+    // What people do. They see nothing of what is internal.
+
+    fn resolve(&mut self, names: &[Vec<u8>]) -> io::Result<u64> {
+        names.iter().try_fold(ROOT, |at, name| self.find(at, name))
+    }
+
+    fn parent<'a>(&mut self, names: &'a [Vec<u8>]) -> io::Result<(u64, &'a [u8])> {
+        let (name, above) = names.split_last().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.resolve(above)?, name))
+    }
+
+    fn touch(&mut self, names: &[Vec<u8>]) {
+        self.touched.insert(names.to_vec());
+        self.now_ns += self.rng.below(STEP_NS / 10) as i64;
+    }
+
+    pub fn look(&mut self, names: &[Vec<u8>]) -> Option<Body> {
+        let number = self.resolve(names).ok()?;
+        Some(self.inodes.get(&number)?.body.clone())
+    }
+
+    pub fn is_executable(&mut self, names: &[Vec<u8>]) -> bool {
+        self.resolve(names)
+            .ok()
+            .and_then(|number| self.inodes.get(&number))
+            .is_some_and(|inode| inode.executable)
+    }
+
+    /// Another file takes the place of what is there.
+    pub fn write_over(&mut self, names: &[Vec<u8>], bytes: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.parent(names)?;
+        let before = self
+            .find(parent, name)
+            .ok()
+            .and_then(|number| self.inodes.get(&number))
+            .map(|inode| inode.executable);
+        let part = [name, b".part"].concat();
+        let number = self.add(parent, &part, Body::File(bytes.to_vec()))?;
+        self.inode(number)?.executable = before.unwrap_or_default();
+        self.pass_time();
+        if self.find(parent, name).is_ok() {
+            self.drop_name(parent, name)?;
+        }
+        self.rename((parent, &part), (parent, name), Rename::Alone)?;
+        self.touch(names);
+        Ok(())
+    }
+
+    /// The same file has other bytes; `keeping` its time, as some programs do after a while.
+    pub fn write_into(&mut self, names: &[Vec<u8>], bytes: &[u8], keeping: bool) -> io::Result<()> {
+        if keeping {
+            self.now_ns += KEEPING_NS;
+        }
+        let (number, now) = (self.resolve(names)?, self.stamp());
+        let inode = self.inode(number)?;
+        inode.body = Body::File(bytes.to_vec());
+        inode.ctime_ns = now;
+        if !keeping {
+            inode.mtime_ns = now;
+        }
+        self.touch(names);
+        Ok(())
+    }
+
+    pub fn run_or_not(&mut self, names: &[Vec<u8>]) -> io::Result<()> {
+        let (number, now) = (self.resolve(names)?, self.stamp());
+        let inode = self.inode(number)?;
+        (inode.executable, inode.ctime_ns) = (!inode.executable, now);
+        self.touch(names);
+        Ok(())
+    }
+
+    pub fn add_directory(&mut self, names: &[Vec<u8>]) -> io::Result<()> {
+        let (parent, name) = self.parent(names)?;
+        self.add(parent, name, Body::Directory(BTreeMap::new()))?;
+        self.touch(names);
+        Ok(())
+    }
+
+    pub fn add_link(&mut self, names: &[Vec<u8>], target: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.parent(names)?;
+        self.add(parent, name, Body::Link(target.to_vec()))?;
+        self.touch(names);
+        Ok(())
+    }
+
+    /// Removes what is there, with all that is in it.
+    pub fn remove(&mut self, names: &[Vec<u8>]) -> io::Result<()> {
+        let (parent, name) = self.parent(names)?;
+        let number = self.find(parent, name)?;
+        if let Ok(entries) = self.entries(number) {
+            for inside in entries.clone().into_keys() {
+                self.remove(&[names, &[inside]].concat())?;
+            }
+        }
+        self.drop_name(parent, name)?;
+        self.touch(names);
+        Ok(())
+    }
+
+    /// Moves what is there to another place, over a file perhaps.
+    pub fn move_over(&mut self, from: &[Vec<u8>], to: &[Vec<u8>]) -> io::Result<()> {
+        let (source, target) = (self.parent(from)?, self.parent(to)?);
+        let number = self.find(source.0, source.1)?;
+        if self.is_in(target.0, number) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if let Ok(there) = self.find(target.0, target.1) {
+            let is_directory = |state: &mut Self, number| state.entries(number).is_ok();
+            if there == number || is_directory(self, there) || is_directory(self, number) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            self.drop_name(target.0, target.1)?;
+        }
+        self.rename(source, target, Rename::Alone)?;
+        self.touch(from);
+        self.touch(to);
+        Ok(())
+    }
+
+    /// All that is in a directory, deep, each before what is in it.
+    pub fn below(&self, names: &[Vec<u8>]) -> Vec<(Names, Body)> {
+        let mut found = Vec::new();
+        let mut at = Some(ROOT);
+        for name in names {
+            at = at.and_then(|at| match self.inodes.get(&at).map(|inode| &inode.body) {
+                Some(Body::Directory(entries)) => entries.get(name).copied(),
+                _ => None,
+            });
+        }
+        let mut open: Vec<(Names, u64)> = at.map(|at| (names.to_vec(), at)).into_iter().collect();
+        while let Some((names, number)) = open.pop() {
+            let Some(Body::Directory(entries)) = self.inodes.get(&number).map(|inode| &inode.body) else {
+                continue;
+            };
+            for (name, inside) in entries {
+                let names: Names = [names.as_slice(), std::slice::from_ref(name)].concat();
+                if let Some(inode) = self.inodes.get(inside) {
+                    found.push((names.clone(), inode.body.clone()));
+                    open.push((names, *inside));
+                }
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
+    }
+}
+
+/// A disk, as an engine has it.
+#[derive(Clone)]
+pub struct Files(Arc<Mutex<State>>);
+
+impl Files {
+    pub fn new(device: u64, rng: Rng, tick_ns: i64, skew_ns: i64, people: Arc<Mutex<People>>) -> Self {
+        let root = Inode {
+            body: Body::Directory(BTreeMap::new()),
+            mtime_ns: 0,
+            ctime_ns: 0,
+            executable: false,
+            has_name: true,
+            opened: 1,
+        };
+        Self(Arc::new(Mutex::new(State {
+            inodes: BTreeMap::from([(ROOT, root)]),
+            unused: BTreeSet::new(),
+            next: ROOT + 1,
+            // In the year 2026.
+            now_ns: 1_780_000_000_000_000_000 + skew_ns,
+            tick_ns,
+            device,
+            rng,
+            people,
+            weather: Weather::default(),
+            touched: BTreeSet::new(),
+            changes: 0,
+            trace: String::new(),
+        })))
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What comes before each step.
+    pub fn step(&self) {
+        let mut state = self.state();
+        state.pass_time();
+        match &mut state.weather.fuse {
+            Some(0) => {
+                drop(state);
+                std::panic::resume_unwind(Box::new(Killed));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        let visits = state.weather.visits;
+        if visits > 0 && state.rng.below(1000) < visits {
+            let people = state.people.clone();
+            people.lock().unwrap_or_else(PoisonError::into_inner).act(&mut state);
+        }
+    }
+
+    /// A step that changes something.
+    fn change<T>(&self, what: &str, change: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        self.step();
+        let mut state = self.state();
+        let done = change(&mut state);
+        let told = done.as_ref().map(drop).map_err(io::Error::kind);
+        state.trace += &format!("{what}: {told:?}\n");
+        state.changes += u64::from(done.is_ok());
+        done
+    }
+}
+
+impl System for Files {
+    fn root(&self) -> Arc<dyn Directory> {
+        Arc::new(Opened::new(self.clone(), ROOT))
+    }
+
+    fn is_there(&self) -> bool {
+        true
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("/simulated")
+    }
+
+    fn now_ns(&self) -> i64 {
+        self.state().now_ns
+    }
+}
+
+/// A file or directory that is open: as long as it is, its number is nobody else's.
+struct Opened {
+    files: Files,
+    number: u64,
+}
+
+impl Opened {
+    fn new(files: Files, number: u64) -> Self {
+        if let Ok(inode) = files.state().inode(number) {
+            inode.opened += 1;
+        }
+        Self { files, number }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let mut state = self.files.state();
+        if let Ok(inode) = state.inode(self.number) {
+            inode.opened -= 1;
+        }
+        state.free(self.number);
+    }
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+impl Directory for Opened {
+    fn enter(&self, name: &[u8]) -> io::Result<Arc<dyn Directory>> {
+        self.files.step();
+        let mut state = self.files.state();
+        let number = state.find(self.number, name)?;
+        state.entries(number)?;
+        drop(state);
+        Ok(Arc::new(Self::new(self.files.clone(), number)))
+    }
+
+    fn list(&self) -> io::Result<Vec<Vec<u8>>> {
+        self.files.step();
+        Ok(self.files.state().entries(self.number)?.keys().cloned().collect())
+    }
+
+    fn stat(&self, name: &[u8]) -> io::Result<Stat> {
+        self.files.step();
+        let mut state = self.files.state();
+        let number = state.find(self.number, name)?;
+        state.stat(number)
+    }
+
+    fn open(&self, name: &[u8]) -> io::Result<Box<dyn File>> {
+        self.files.step();
+        let mut state = self.files.state();
+        let number = state.find(self.number, name)?;
+        if matches!(state.inode(number)?.body, Body::Link(_)) {
+            return Err(is_link());
+        }
+        drop(state);
+        Ok(Box::new(Self::new(self.files.clone(), number)))
+    }
+
+    fn create(&self, name: &[u8]) -> io::Result<Box<dyn File>> {
+        let make = |state: &mut State| {
+            if state.weather.room == Some(0) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            state.add(self.number, name, Body::File(Vec::new()))
+        };
+        let number = self.files.change(&format!("create {} {}", self.number, text(name)), make)?;
+        Ok(Box::new(Self::new(self.files.clone(), number)))
+    }
+
+    fn read_link(&self, name: &[u8]) -> io::Result<Vec<u8>> {
+        self.files.step();
+        let mut state = self.files.state();
+        let number = state.find(self.number, name)?;
+        match &state.inode(number)?.body {
+            Body::Link(target) => Ok(target.clone()),
+            Body::File(_) | Body::Directory(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn make_link(&self, target: &[u8], name: &[u8]) -> io::Result<()> {
+        let what = format!("link {} {}", self.number, text(name));
+        self.files.change(&what, |state| state.add(self.number, name, Body::Link(target.to_vec())).map(drop))
+    }
+
+    fn make_directory(&self, name: &[u8], _private: bool) -> io::Result<()> {
+        let what = format!("mkdir {} {}", self.number, text(name));
+        let body = Body::Directory(BTreeMap::new());
+        self.files.change(&what, |state| state.add(self.number, name, body).map(drop))
+    }
+
+    fn rename(&self, name: &[u8], to: &dyn Directory, goal: &[u8], how: Rename) -> io::Result<()> {
+        let to = (to as &dyn Any).downcast_ref::<Self>().ok_or(io::ErrorKind::CrossesDevices)?.number;
+        let what = format!("rename {} {} to {to} {} {how:?}", self.number, text(name), text(goal));
+        self.files.change(&what, |state| state.rename((self.number, name), (to, goal), how))
+    }
+
+    fn remove_file(&self, name: &[u8]) -> io::Result<()> {
+        self.files.change(&format!("unlink {} {}", self.number, text(name)), |state| {
+            let number = state.find(self.number, name)?;
+            match state.entries(number) {
+                Ok(_) => Err(io::ErrorKind::IsADirectory.into()),
+                Err(_) => state.drop_name(self.number, name),
+            }
+        })
+    }
+
+    fn remove_directory(&self, name: &[u8]) -> io::Result<()> {
+        self.files.change(&format!("rmdir {} {}", self.number, text(name)), |state| {
+            let number = state.find(self.number, name)?;
+            match state.entries(number)?.is_empty() {
+                true => state.drop_name(self.number, name),
+                false => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+            }
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.files.step();
+        Ok(())
+    }
+}
+
+impl File for Opened {
+    fn stat(&self) -> io::Result<Stat> {
+        self.files.step();
+        self.files.state().stat(self.number)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.files.step();
+        let mut state = self.files.state();
+        let Body::File(bytes) = &state.inode(self.number)?.body else {
+            return Err(io::ErrorKind::IsADirectory.into());
+        };
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        self.files.change(&format!("append {} {}", self.number, bytes.len()), |state| {
+            if let Some(room) = &mut state.weather.room {
+                match room.checked_sub(bytes.len() as u64) {
+                    Some(rest) => *room = rest,
+                    None => return Err(io::ErrorKind::StorageFull.into()),
+                }
+            }
+            let now = state.stamp();
+            let inode = state.inode(self.number)?;
+            let Body::File(there) = &mut inode.body else { return Err(io::ErrorKind::IsADirectory.into()) };
+            there.extend_from_slice(bytes);
+            (inode.mtime_ns, inode.ctime_ns) = (now, now);
+            Ok(())
+        })
+    }
+
+    fn set_modified(&self, mtime_ns: i64) -> io::Result<()> {
+        self.files.change(&format!("modified {}", self.number), |state| {
+            let (now, tick) = (state.stamp(), state.tick_ns);
+            let inode = state.inode(self.number)?;
+            (inode.mtime_ns, inode.ctime_ns) = (mtime_ns - mtime_ns.rem_euclid(tick), now);
+            Ok(())
+        })
+    }
+
+    fn mark(&self, executable: bool) -> io::Result<()> {
+        self.files.change(&format!("mark {} {executable}", self.number), |state| {
+            let now = state.stamp();
+            let inode = state.inode(self.number)?;
+            (inode.executable, inode.ctime_ns) = (executable, now);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.files.step();
+        Ok(())
+    }
+}
