@@ -14,7 +14,11 @@ use cluster::{Cluster, Door};
 use files::{Body, Files, Killed};
 use futures::{FutureExt, future::LocalBoxFuture, task::noop_waker};
 use holdfast_client_engine::{
-    Dirty, Engine, Passed, Root, disk::Disk, error::Result, strategy, system::Names,
+    Dirty, Engine, Passed, Root,
+    disk::Disk,
+    error::{Error, Result},
+    strategy,
+    system::Names,
 };
 use people::People;
 use std::{
@@ -63,6 +67,8 @@ struct Device {
     engine: Option<Engine>,
     pass: Option<Pass>,
     is_up: bool,
+    /// Somebody has said that so much may be deleted.
+    confirmed: bool,
 }
 
 /// How a turn of a device ended.
@@ -99,6 +105,7 @@ impl Device {
                     Err(error) => return Turn::Passed(Err(error)),
                 },
             };
+            engine.confirmed |= std::mem::take(&mut self.confirmed);
             self.pass = Some(
                 async move {
                     let passed = engine.pass().await;
@@ -116,7 +123,14 @@ impl Device {
                 self.pass = None;
                 // Whoever fails begins anew, as the daemon does.
                 self.engine = passed.is_ok().then_some(engine);
-                Turn::Passed(passed)
+                let brakes = |error: &Error| error.to_string().contains("hf sync confirm");
+                match passed {
+                    Err(error) if brakes(&error) => {
+                        self.confirmed = true;
+                        Turn::Goes
+                    }
+                    passed => Turn::Passed(passed),
+                }
             }
         }
     }
@@ -187,7 +201,15 @@ impl World {
                 trees: databases.path().join(format!("{name}.db")),
             };
             let door = Door { cluster: cluster.clone(), device: (*name).to_owned(), files: files.clone() };
-            devices.push(Device { files, door, root, engine: None, pass: None, is_up: true });
+            devices.push(Device {
+                files,
+                door,
+                root,
+                engine: None,
+                pass: None,
+                is_up: true,
+                confirmed: false,
+            });
         }
         Self { rng, people, cluster, devices, report: Report::default(), _databases: databases }
     }

@@ -79,6 +79,10 @@ fn data_stays_readable_while_devices_come_and_go() {
 
 #[test]
 fn devices_come_to_agree_and_nothing_is_lost() {
+    // What engines say, for whoever looks at one seed: HOLDFAST_SIM_LOG=debug.
+    if let Ok(level) = std::env::var("HOLDFAST_SIM_LOG") {
+        tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    }
     let mut sums = [0; 6];
     for seed in seeds(200) {
         let report = devices::run(seed, devices::Planted::Nothing);

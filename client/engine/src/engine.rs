@@ -305,6 +305,11 @@ impl Engine {
             let strange =
                 node.place.is_aside() && tried.contains(&id) || info.is_none_or(|info| info.is_unknown());
             let unread = strange && !node.kind.is_directory();
+            if let Some((other, _)) = self.store.local_at(&node.place)?.filter(|(other, _)| *other != id) {
+                // It could not be read, as it was gone by then: the place was free.
+                self.store.detach(other)?;
+                self.dirty.add(self.store.path(&node.place)?);
+            }
             self.store.put_local(id, &Local::of(node, info.unwrap_or_default(), unread))?;
             if unread {
                 unsure.push(id);

@@ -111,15 +111,15 @@ struct Found {
 
 /// What is at a place: it must be the same before and after it was read.
 fn read(disk: &Disk, names: &Names, class: Class) -> io::Result<Found> {
+    let now = disk.now_ns();
     if class == Class::Link {
         let before = disk.stat(names)?.ok_or(io::ErrorKind::NotFound)?;
         let target = disk.read_link(names)?;
         unchanged(&before, disk.stat(names)?)?;
         let chunks = vec![(ChunkId::of(&target), target.len() as u32)];
         let content = content_of(chunks.iter().copied());
-        return Ok(Found { content, info: Info::of(&before), executable: false, chunks });
+        return Ok(Found { content, info: Info::of_read(&before, now), executable: false, chunks });
     }
-    let now = disk.now_ns();
     let (file, before) = disk.read(names)?;
     let cut = cut(Reading::new(&*file), before.size)?;
     let after = unchanged(&before, disk.stat(names)?)?;

@@ -196,7 +196,8 @@ impl Store {
     }
 
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize> {
-        Ok(self.connection.prepare_cached(sql)?.execute(values)?)
+        let done = self.connection.prepare_cached(sql)?.execute(values);
+        Ok(done.inspect_err(|error| tracing::error!(sql, %error, "the database refuses"))?)
     }
 
     fn ids(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Id>> {

@@ -223,10 +223,12 @@ impl Engine {
     fn read_chunk(&self, id: ChunkId, place: Place) -> Result<Bytes> {
         let local = &self.state.trees.local;
         let names = disk_names(local, place.file);
-        let changed = |_| Error::Changed(shown(&names));
+        let changed = |_: std::io::Error| Error::Changed(shown(&names));
         let disk: &Disk = &self.means.disk;
         if local.get(place.file).is_some_and(|node| matches!(node.kind, Kind::Link { .. })) {
-            return Ok(disk.read_link(&names).map_err(changed)?.into());
+            let target = disk.read_link(&names).map_err(changed)?;
+            let same = ChunkId::of(&target) == id;
+            return if same { Ok(target.into()) } else { Err(Error::Changed(shown(&names))) };
         }
         let (file, _) = disk.read(&names).map_err(changed)?;
         blocking(|| chunks::read(&*file, place.offset, (id, place.bytes))).map_err(changed)
