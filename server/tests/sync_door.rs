@@ -97,7 +97,7 @@ fn all_calls(space: &str) -> Vec<Asked> {
         Asked::Upload(Upload { space: space.clone() }),
         Asked::Commit(Commit {
             space: space.clone(),
-            changes: vec![NameChange { change: Some(make) }],
+            changes: vec![NameChange { change: Some(make), within: None }],
             more: false,
         }),
         Asked::ReadManifest(ReadManifest { space: space.clone(), path: path.clone(), of: None }),
@@ -127,7 +127,7 @@ async fn send(
 fn commit(space: &str, change: Change) -> Asked {
     Asked::Commit(Commit {
         space: space.into(),
-        changes: vec![NameChange { change: Some(change) }],
+        changes: vec![NameChange { change: Some(change), within: None }],
         more: false,
     })
 }
@@ -249,9 +249,17 @@ async fn what_is_no_call_is_refused_and_harms_nobody() {
     let longer = ChunkRef { id: ChunkId::of(data).as_bytes().to_vec(), bytes: 5 };
     let lie = Put { path: b"x".to_vec(), chunks: vec![longer], ..Put::default() };
     assert_eq!(code(&alice, commit("docs", Change::Put(lie))).await, Some(Code::ChunksGone));
-    let none = Commit { space: "docs".into(), changes: vec![NameChange { change: None }], more: false };
+    let none = Commit {
+        space: "docs".into(),
+        changes: vec![NameChange { change: None, within: None }],
+        more: false,
+    };
     assert_eq!(code(&alice, Asked::Commit(none)).await, Some(Code::Malformed));
-    let many = Commit { space: "docs".into(), changes: vec![NameChange { change: None }; 513], more: false };
+    let many = Commit {
+        space: "docs".into(),
+        changes: vec![NameChange { change: None, within: None }; 513],
+        more: false,
+    };
     assert_eq!(code(&alice, Asked::Commit(many)).await, Some(Code::Malformed));
     let moved = Change::Move(Move { node: 77, from: b"x".to_vec(), to: b"y".to_vec() });
     assert_eq!(code(&alice, commit("docs", moved)).await, Some(Code::Overtaken));
@@ -295,7 +303,7 @@ async fn what_was_sent_before_the_line_went_down_is_not_sent_again() {
     // A file whose chunks come in frames of their own.
     let Change::Put(mut file) = put(b"file", data) else { panic!("it is a file") };
     let chunks = std::mem::take(&mut file.chunks);
-    let changes = vec![NameChange { change: Some(Change::Put(file)) }];
+    let changes = vec![NameChange { change: Some(Change::Put(file)), within: None }];
     let commit = Asked::Commit(Commit { space: "docs".into(), changes: changes.clone(), more: true });
     let mut stream = begin(&alice, commit.clone()).await;
     stream.send(&CommitChunks { at: 0, chunks: chunks.clone() }).await.expect("it is sent");
@@ -385,7 +393,7 @@ async fn strangers_send_little_and_say_soon_who_they_are() {
     let door = Door::open(&["alice"]);
     let stranger = door.connect().await;
     let mut large = stranger.stream().await.expect("a stream");
-    let changes = vec![NameChange { change: None }; 10_000];
+    let changes = vec![NameChange { change: None, within: None }; 10_000];
     let commit = Asked::Commit(Commit { space: "docs".into(), changes, more: false });
     large.send(&Call { call: Some(commit) }).await.expect("it is sent");
     assert_eq!(large.reply(PATIENCE).await.expect_err("it is refused").code(), Some(Code::Malformed));

@@ -178,7 +178,7 @@ async fn upload(api: &Api, from: &Path, to: &str) -> Result<()> {
 }
 
 async fn commit(api: &Api, space: &str, change: Change) -> Result<()> {
-    api.commit(space, vec![NameChange { change: Some(change) }]).await.map(drop)
+    api.commit(space, vec![NameChange { change: Some(change), within: None }]).await.map(drop)
 }
 
 /// A path's node, and its newest version where it is a file.

@@ -26,7 +26,7 @@ mod outcome;
 mod tree;
 
 pub use outcome::{Collected, Committed, Outcome, Rejection, Removed};
-pub use tree::{Changed, TreeChange};
+pub use tree::{Changed, Guarded, TreeChange, Within};
 
 /// One raft entry: commands that share an fsync but not a fate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -543,7 +543,7 @@ pub enum Command {
         bucket: BucketId,
         /// Whose new versions are; empty for the system's owner.
         owner: String,
-        changes: Vec<TreeChange>,
+        changes: Vec<Guarded>,
     },
     /// Limits the bytes that an owner of buckets may store, or no longer does.
     SetQuota {

@@ -171,7 +171,7 @@ fn size_of(command: &Command) -> usize {
         Command::DeletePacks { packs } | Command::TombstonePacks { packs } => packs.len() * 20,
         Command::MoveContent { key, segments, .. } => key.len() + segments.len() * 32,
         Command::ChangeTree { owner, changes, .. } => {
-            changes.iter().map(|of| owner.len() + change_size(of)).sum()
+            changes.iter().map(|of| owner.len() + change_size(&of.change)).sum()
         }
         Command::SetQuota { owner, .. } => owner.len(),
         Command::Share { path, user, .. } => path.len() + user.len(),

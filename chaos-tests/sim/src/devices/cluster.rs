@@ -17,7 +17,9 @@ use holdfast_core::{
 };
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION, apply,
-    command::{Command, LogEntry, NewContent, NewObject, Outcome, Rejection, Request, TreeChange},
+    command::{
+        Command, Guarded, LogEntry, NewContent, NewObject, Outcome, Rejection, Request, TreeChange, Within,
+    },
     names::{self, FileShown, Named},
     query,
     records::{Attributes, BucketConfig, Content, Etag, FILE, Versioning},
@@ -157,14 +159,18 @@ impl Cluster {
     fn commit(&mut self, device: &str, changes: Vec<NameChange>) -> Result<Vec<Told>> {
         let (mut planned, mut contents) = (Vec::new(), Vec::new());
         for (at, change) in changes.into_iter().enumerate() {
-            planned.push(self.plan(device, change, &mut contents).map_err(|error| match error {
+            let within = change
+                .within
+                .map(|within| within.node.map_or(Within::There, |node| Within::Node(NodeId(node))));
+            let change = self.plan(device, change, &mut contents).map_err(|error| match error {
                 Error::Link(LinkError::Refused(failure)) => {
                     LinkError::Refused(sync::Failure { at: at as u32, ..failure }).into()
                 }
                 other => other,
-            })?);
+            })?;
+            planned.push(Guarded { change, within });
         }
-        let what: Vec<String> = planned.iter().map(told).collect();
+        let what: Vec<String> = planned.iter().map(|guarded| told(&guarded.change)).collect();
         let what = what.join(", ");
         let outcome =
             self.run(Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: planned });

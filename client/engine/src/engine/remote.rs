@@ -12,7 +12,7 @@ use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::{
     Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
-    VersionOf, failure::Code, name_change::Change,
+    VersionOf, Within, failure::Code, name_change::Change,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -112,6 +112,8 @@ impl Engine {
             crate::state::key_of(&names, is_directory)
         };
         let here = |id: Id| disk_names(&self.state.trees.local, id);
+        // What is made in the same commit has no node yet.
+        let within = |place: &Place| Some(Within { node: node_of(place.parent, &becoming.made) });
         let change = match step {
             Step::Create { id, node } if node.kind.is_directory() => {
                 let _of = id;
@@ -121,13 +123,14 @@ impl Engine {
                 let (put, bytes) = self
                     .put(*id, &node.kind, place_key(&node.place, false), None)
                     .map_err(|error| (here(*id), error))?;
-                return Ok(Some((NameChange { change: Some(Change::Put(put)) }, bytes)));
+                let within = within(&node.place);
+                return Ok(Some((NameChange { change: Some(Change::Put(put)), within }, bytes)));
             }
             Step::Edit { id, kind } => {
                 let Some(on) = self.on(*id, becoming) else { return Ok(None) };
                 let put = self.put(*id, kind, key(tree, *id), Some(on));
                 let (put, bytes) = put.map_err(|error| (here(*id), error))?;
-                return Ok(Some((NameChange { change: Some(Change::Put(put)) }, bytes)));
+                return Ok(Some((NameChange { change: Some(Change::Put(put)), within: None }, bytes)));
             }
             Step::Mark { id, .. } => {
                 let Some(on) = self.on(*id, becoming) else { return Ok(None) };
@@ -152,7 +155,12 @@ impl Engine {
                 Change::RemoveFile(RemoveFile { path: removed_key(tree, *id, &place_key), on: Some(on) })
             }
         };
-        Ok(Some((NameChange { change: Some(change) }, 0)))
+        let within = match step {
+            Step::Create { node, .. } => within(&node.place),
+            Step::Move { to, .. } => within(to),
+            Step::Edit { .. } | Step::Mark { .. } | Step::Remove { .. } => None,
+        };
+        Ok(Some((NameChange { change: Some(change), within }, 0)))
     }
 
     fn on(&self, id: Id, becoming: &Becoming) -> Option<VersionOf> {

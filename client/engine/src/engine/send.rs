@@ -107,7 +107,10 @@ impl Engine {
             .map(|run| Run { first: run.first.map(|first| first as u32), count: run.count as u32 });
         let short = Put { chunks: fresh, runs: runs.collect(), ..put.clone() };
         let base = Base { path: put.path.clone(), of, like };
-        Ok(Some(Told { change: NameChange { change: Some(Change::Put(short)) }, base: Some(base) }))
+        Ok(Some(Told {
+            change: NameChange { change: Some(Change::Put(short)), within: None },
+            base: Some(base),
+        }))
     }
 
     /// Where the chunks are that a file's list has and its version before has not.

@@ -14,12 +14,12 @@ use holdfast_core::{
     manifest::content_of,
 };
 use holdfast_meta_raft_machine::{
-    command::{Command, NewContent, NewObject, Outcome, Rejection, Request, TreeChange},
+    command::{Command, Guarded, NewContent, NewObject, Outcome, Rejection, Request, TreeChange, Within},
     names::described,
     records::{Attributes, ChunkRef, Etag, Extra, SegmentRef},
 };
 use holdfast_proto::sync::{
-    Commit, CommitChunks, Committed, Move, NameChange, Outcome as Told, VersionOf, failure::Code,
+    self, Commit, CommitChunks, Committed, Move, NameChange, Outcome as Told, VersionOf, failure::Code,
     name_change, reply::Reply,
 };
 use hyper::HeaderMap;
@@ -59,6 +59,15 @@ fn count_chunks(changes: &[NameChange]) -> usize {
         _ => 0,
     };
     changes.iter().map(count).sum()
+}
+
+/// Which directory a name must come to. A directory that the caller calls its space is the root to it, by its path.
+fn guard(at: &At, within: sync::Within) -> Within {
+    match within.node {
+        Some(0) if !at.base.is_empty() => Within::There,
+        Some(node) => Within::Node(NodeId(node)),
+        None => Within::There,
+    }
 }
 
 /// The paths that a change is about.
@@ -107,7 +116,9 @@ impl Session {
         let mut segments = Vec::new();
         let mut changes = Vec::with_capacity(asked.changes.len());
         for (number, change) in asked.changes.into_iter().enumerate() {
-            changes.push(self.change(&at, change, number as u32, &mut segments).await?);
+            let within = change.within.map(|within| guard(&at, within));
+            let change = self.change(&at, change, number as u32, &mut segments).await?;
+            changes.push(Guarded { change, within });
         }
         let engine = &self.door.s3.engine;
         let owner = at.scene.writer();

@@ -6,7 +6,7 @@ use holdfast_client_link::Stream;
 use holdfast_core::ids::VersionId;
 use holdfast_meta_raft_machine::{
     ask::{DocumentsOf, LookedUp, Object, VersionListing, VersionsOf},
-    command::{Command, NewContent, NewObject, Outcome, TreeChange, VersionChange},
+    command::{Command, Guarded, NewContent, NewObject, Outcome, TreeChange, VersionChange},
     list::{ListRequest, VersionItem, VersionShown},
     records::{Content, Extra, VersionName},
 };
@@ -127,6 +127,7 @@ impl Session {
 
     async fn change_all(&self, at: &At, changes: Vec<TreeChange>) -> Result<Vec<sync::Outcome>, Refused> {
         let (bucket, owner) = (at.bucket.bucket.id, at.scene.writer());
+        let changes = changes.into_iter().map(Guarded::from).collect();
         let command = Command::ChangeTree { bucket, owner, changes };
         let Outcome::Changed(done) = self.door.s3.engine.run(command).await? else {
             return refuse(Code::Internal, "the metadata answered something else");

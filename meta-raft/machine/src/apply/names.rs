@@ -6,7 +6,7 @@ use super::{
     tree::{Walk, split},
 };
 use crate::{
-    command::{Changed, Condition, Outcome, Precondition, Rejection, TreeChange},
+    command::{Changed, Condition, Guarded, Outcome, Precondition, Rejection, TreeChange, Within},
     keys::{self, Tree},
     records::{Change, DirEntry, Extra, Record, Versioning},
 };
@@ -28,7 +28,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         &mut self,
         bucket: BucketId,
         owner: &str,
-        changes: Vec<TreeChange>,
+        changes: Vec<Guarded>,
     ) -> Step<Outcome> {
         let slashes = |path: &[u8]| path.iter().filter(|byte| **byte == b'/').count() + 1;
         let components = |change: &TreeChange| match change {
@@ -39,15 +39,37 @@ impl<V: View + ?Sized> Tx<'_, V> {
             | other @ TreeChange::RemoveFile { .. }
             | other @ TreeChange::RemoveDirectory { .. } => slashes(other.path()),
         };
-        if changes.iter().map(components).sum::<usize>() > COMPONENTS_MAX {
+        if changes.iter().map(|guarded| components(&guarded.change)).sum::<usize>() > COMPONENTS_MAX {
             return Err(Rejection::TooLarge.into());
         }
         let mut done = Vec::with_capacity(changes.len());
         let mut looks = BELOW_MAX;
-        for (at, change) in changes.into_iter().enumerate() {
+        for (at, Guarded { change, within }) in changes.into_iter().enumerate() {
+            if let Some(within) = within {
+                self.check_within(bucket, change.path(), within, at as u32)?;
+            }
             done.push(self.change_name(bucket, owner, change, at as u32, &mut looks)?);
         }
         Ok(Outcome::Changed(done))
+    }
+
+    /// Refuses to make a name where its directory is not there, or is another by now.
+    fn check_within(&self, bucket: BucketId, path: &[u8], within: Within, at: u32) -> Step<()> {
+        let (parent, _) = split(path);
+        let found = self.walk(Tree::Live, bucket, parent)?.directory(parent);
+        let is_so = match (found, within) {
+            (Some(_), Within::There) => true,
+            (Some((node, _)), Within::Node(wanted)) => node == wanted,
+            (None, _) => false,
+        };
+        if is_so { Ok(()) } else { Err(Rejection::Overtaken { at }.into()) }
+    }
+
+    /// Has the directory stay that a name is taken from: on devices it is there until somebody removes it.
+    fn keep_above(&mut self, bucket: BucketId, path: &[u8]) -> Step<()> {
+        let (parent, _) = split(path);
+        let walk = self.walk(Tree::Live, bucket, parent)?;
+        if walk.is_implicit(parent) { self.keep_directory(bucket, parent) } else { Ok(()) }
     }
 
     fn change_name(
@@ -109,6 +131,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
             TreeChange::RemoveFile { path, on } => {
                 let walk = self.walk(Tree::Live, bucket, &path)?;
                 self.check_on(&walk, on, overtaken)?;
+                self.keep_above(bucket, &path)?;
                 self.delete_object(bucket, &path, Precondition::default(), owner.to_owned())?;
                 Ok(Changed { node: on.0, version: None })
             }
@@ -192,6 +215,7 @@ impl<V: View + ?Sized> Tx<'_, V> {
         if is_directory && to.len() > from.len() {
             self.check_below(bucket, node, to.len(), looks)?;
         }
+        self.keep_above(bucket, from)?;
         self.detach(bucket, Tree::Live, from, &name)?;
         let parent = self.attach(bucket, Tree::Live, to, &entry)?;
         let version = match &entry {

@@ -76,6 +76,11 @@ impl Walk {
         self.directories.len() == key.iter().filter(|byte| **byte == b'/').count()
     }
 
+    /// Whether `path` is a directory that goes when nothing is in it any more.
+    pub(super) fn is_implicit(&self, path: &[u8]) -> bool {
+        self.is_whole(path) && self.directories.last().is_some_and(|last| !last.kept)
+    }
+
     /// The directory that `path` names, which ends in `/` or is empty, and how many names are in it.
     pub(super) fn directory(&self, path: &[u8]) -> Option<(NodeId, u64)> {
         let last = self.directories.last().map_or((NodeId::ROOT, 0), |above| (above.node, above.children));

@@ -29,6 +29,29 @@ pub enum TreeChange {
     RemoveDirectory { node: NodeId, path: Vec<u8> },
 }
 
+/// A change, and which directory the name that it makes must come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guarded {
+    pub change: TreeChange,
+    /// Where nothing is said, directories are made that lead there.
+    pub within: Option<Within>,
+}
+
+/// What a directory must be, as the changes before have left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Within {
+    /// One that is there, whichever it is.
+    There,
+    /// This one.
+    Node(NodeId),
+}
+
+impl From<TreeChange> for Guarded {
+    fn from(change: TreeChange) -> Self {
+        Self { change, within: None }
+    }
+}
+
 impl TreeChange {
     /// The path that it is about; of a move, the one that it leads to.
     pub fn path(&self) -> &[u8] {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     CLUSTER_VERSION,
-    command::{ConfigChange, Demand, Precondition, TreeChange},
+    command::{ConfigChange, Demand, Guarded, Precondition, TreeChange, Within},
     list::{ListRequest, VersionItem, list_versions},
     names::{NameChange, Named, changes, names},
     records::{Account, Extra, Shares, Versioning},
@@ -154,6 +154,11 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
+fn all_of(bucket: BucketId, changes: Vec<TreeChange>) -> Command {
+    let changes = changes.into_iter().map(Guarded::from).collect();
+    Command::ChangeTree { bucket, owner: String::new(), changes }
+}
+
 fn object(text: &[u8]) -> NewObject {
     let content = NewContent::Inline(text.to_vec());
     NewObject { bytes: text.len() as u64, content, ..Machine::object(Vec::new()) }
@@ -161,7 +166,10 @@ fn object(text: &[u8]) -> NewObject {
 
 impl Machine {
     fn change(&mut self, change: TreeChange) -> Outcome {
-        self.run(1, Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![change] })
+        self.run(
+            1,
+            Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![change.into()] },
+        )
     }
 
     fn deed(&mut self, client: &mut Believed, deed: &Deed, text: &[u8]) {
@@ -321,7 +329,8 @@ fn a_directorys_rename_is_one_record_and_keeps_what_is_in_it() {
     let to_itself = TreeChange::Move { node: directory, from: b"d/".into(), to: b"d/x/".into() };
     assert_eq!(machine.change(to_itself), Outcome::Rejected(Rejection::Overtaken { at: 0 }));
     let rename = TreeChange::Move { node: directory, from: b"d/".into(), to: b"e/f/".into() };
-    let command = Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![rename.clone()] };
+    let command =
+        Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: vec![rename.clone().into()] };
     let requests = vec![Request::idempotent(command)];
     let entry = LogEntry { stamp_ms: 6_000_000, elapsed_ms: 1, requests };
     let applied = apply(&machine.store, machine.index + 1, Some(entry)).expect("memory reads");
@@ -339,7 +348,7 @@ fn all_changes_of_a_command_are_made_or_none() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
     let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
-    let all = |changes| Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes };
+    let all = |changes: Vec<TreeChange>| all_of(BUCKET, changes);
     let outcome = machine.run(1, all(vec![make(b"a/"), make(b"a/b/"), make(b"a/")]));
     assert_eq!(outcome, Outcome::Rejected(Rejection::Overtaken { at: 2 }));
     assert!(Believed::whole(&machine.store, 10).names.is_empty());
@@ -391,7 +400,7 @@ fn trees_are_no_deeper_than_keys_are_long_and_are_walked_through_however_deep() 
     assert!(files.is_empty(), "there are directories alone");
     // What is in many directories is one of a few changes.
     let many = (0..100).map(|at| make(format!("{at}/{}", "c/".repeat(400)).as_bytes())).collect();
-    let many = Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: many };
+    let many = all_of(BUCKET, many);
     assert_eq!(machine.run(1, many), Outcome::Rejected(Rejection::TooLarge));
 }
 
@@ -472,7 +481,7 @@ fn nobody_stores_more_than_a_quota_by_more_than_nothing() {
 fn what_is_shared_goes_with_its_directory() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
-    let all = |changes| Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes };
+    let all = |changes: Vec<TreeChange>| all_of(BUCKET, changes);
     let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
     machine.run(1, all(vec![make(b"a/"), make(b"a/b/"), make(b"c/")]));
     let share = |path: &[u8], user: &str, writes| Command::Share {
@@ -523,11 +532,7 @@ fn what_was_deleted_from_a_directory_goes_with_it() {
         panic!("it is made")
     };
     let all = |machine: &mut Machine, changes| {
-        let Outcome::Changed(done) =
-            machine.run(1, Command::ChangeTree { bucket, owner: String::new(), changes })
-        else {
-            panic!("it is made")
-        };
+        let Outcome::Changed(done) = machine.run(1, all_of(bucket, changes)) else { panic!("it is made") };
         done
     };
     let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
@@ -591,4 +596,75 @@ fn a_file_is_no_directory() {
     };
     assert!(matches!(machine.run(1, by_s3), Outcome::Committed(_)));
     assert!(matches!(machine.change(put(b"a/b")), Outcome::Changed(_)));
+}
+
+#[test]
+fn a_name_comes_to_the_directory_that_was_meant_or_nowhere() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    let put = |path: &[u8]| TreeChange::Put {
+        path: path.into(),
+        on: None,
+        object: Box::new(object(b"x")),
+        extra: Extra::default(),
+    };
+    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
+    let mut all = |changes: Vec<(TreeChange, Option<Within>)>| {
+        let changes = changes.into_iter().map(|(change, within)| Guarded { change, within }).collect();
+        machine.run(1, Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes })
+    };
+    let node = |outcome: Outcome| match outcome {
+        Outcome::Changed(changed) => changed[0].node,
+        other => panic!("{other:?}"),
+    };
+    let overtaken = |at| Outcome::Rejected(Rejection::Overtaken { at });
+    let root = Some(Within::Node(NodeId::ROOT));
+    let old = node(all(vec![(make(b"d/"), root)]));
+    let file = node(all(vec![(put(b"d/file"), Some(Within::Node(old)))]));
+    // It is renamed, and another has its name: nothing that was meant for the one comes to the other.
+    let away = TreeChange::Move { node: old, from: b"d/".into(), to: b"e/".into() };
+    let new = match all(vec![(away, root), (make(b"d/"), Some(Within::There))]) {
+        Outcome::Changed(changed) => changed[1].node,
+        other => panic!("{other:?}"),
+    };
+    assert_ne!(old, new);
+    assert_eq!(all(vec![(put(b"d/lost"), Some(Within::Node(old)))]), overtaken(0));
+    assert_eq!(all(vec![(make(b"d/sub/"), Some(Within::Node(old)))]), overtaken(0));
+    let moved = |to: &[u8]| TreeChange::Move { node: file, from: b"e/file".into(), to: to.into() };
+    assert_eq!(all(vec![(moved(b"d/file"), Some(Within::Node(old)))]), overtaken(0));
+    // Nor is it made again where it was.
+    assert_eq!(all(vec![(put(b"gone/x"), Some(Within::There))]), overtaken(0));
+    let within_new = vec![(make(b"gone/"), root), (put(b"gone/x"), Some(Within::There))];
+    assert!(matches!(all(within_new), Outcome::Changed(_)));
+    assert_eq!(node(all(vec![(moved(b"d/file"), Some(Within::Node(new)))])), file);
+}
+
+#[test]
+fn a_directory_that_a_device_empties_stays_until_it_is_removed() {
+    let mut machine = Machine::new();
+    machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
+    for key in [&b"s3/one"[..], b"s3/sub/two"] {
+        let (key, condition) = (key.to_vec(), Condition::Always);
+        machine.run(1, Command::PutObject { bucket: BUCKET, key, condition, object: object(b"x") });
+    }
+    let now = Believed::whole(&machine.store, 10);
+    let on = |name: &[u8]| {
+        let named = now.names.values().find(|named| named.name == name).expect("it is there");
+        (named.node, named.file.as_ref().map(|file| file.version))
+    };
+    let (two, version) = on(b"two");
+    let remove = TreeChange::RemoveFile { path: b"s3/sub/two".into(), on: (two, version.expect("a file")) };
+    let moved = TreeChange::Move { node: on(b"one").0, from: b"s3/one".into(), to: b"one".into() };
+    for change in [remove, moved] {
+        assert!(matches!(machine.change(change), Outcome::Changed(_)));
+    }
+    let left = Believed::whole(&machine.store, 10);
+    let mut names: Vec<&[u8]> = left.names.values().map(|named| named.name.as_slice()).collect();
+    names.sort();
+    assert_eq!(names, [&b"one"[..], b"s3", b"sub"]);
+    // All of it at once, as a device does that deletes the directory.
+    for (name, path) in [(&b"sub"[..], &b"s3/sub/"[..]), (b"s3", b"s3/")] {
+        let gone = TreeChange::RemoveDirectory { node: on(name).0, path: path.into() };
+        assert!(matches!(machine.change(gone), Outcome::Changed(_)), "{name:?}");
+    }
 }
