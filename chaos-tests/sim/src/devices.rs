@@ -15,12 +15,12 @@ use files::{Body, Files, Killed};
 use futures::{FutureExt, future::LocalBoxFuture, task::noop_waker};
 use holdfast_client_engine::{
     Dirty, Engine, Passed, Root,
-    disk::Disk,
+    disk::{Disk, INTERNAL},
     error::{Error, Result},
     strategy,
     system::Names,
 };
-use people::People;
+use people::{People, Story};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, PoisonError},
@@ -154,7 +154,7 @@ impl Device {
         let mut lines = Vec::new();
         for (names, body) in state.below(&[]) {
             let path = String::from_utf8_lossy(&names.join(&b'/')).into_owned();
-            if names[0] == holdfast_client_engine::disk::INTERNAL {
+            if names[0] == INTERNAL {
                 continue;
             }
             lines.push(match body {
@@ -176,23 +176,25 @@ struct World {
     people: Arc<Mutex<People>>,
     cluster: Arc<Mutex<Cluster>>,
     devices: Vec<Device>,
+    story: Story,
     report: Report,
     _databases: tempfile::TempDir,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        let people = Arc::new(Mutex::new(People::new(rng.fork())));
-        let cluster = Arc::new(Mutex::new(Cluster::new(rng.fork())));
+        let (mut rng, story) = (Rng::new(seed), Story::default());
+        let people = Arc::new(Mutex::new(People::new(rng.fork(), story.clone())));
+        let cluster = Arc::new(Mutex::new(Cluster::new(rng.fork(), story.clone())));
         let databases = tempfile::tempdir().expect("a directory for databases");
         // Times as on ext4, on network file systems, on memory cards.
         let tick_ns = [4_000_000, 1, 1_000_000_000, 2_000_000_000][rng.below(4) as usize];
         let conflicts = if rng.chance(75) { "copy" } else { "last-writer" };
         let mut devices = Vec::new();
-        for (number, name) in DEVICES.iter().enumerate() {
+        for name in DEVICES {
             let skew_ns = (rng.below(7_200_000_000_000) as i64) - 3_600_000_000_000;
-            let files = Files::new(number as u64, rng.fork(), tick_ns, skew_ns, people.clone());
+            let files = Files::new(name, rng.fork(), tick_ns, people.clone(), story.clone());
+            files.state().sleep(skew_ns);
             Disk::new(Arc::new(files.clone())).prepare(MARK).expect("a disk");
             let root = Root {
                 space: "docs".to_owned(),
@@ -200,7 +202,7 @@ impl World {
                 conflicts: strategy(conflicts).expect("a strategy"),
                 trees: databases.path().join(format!("{name}.db")),
             };
-            let door = Door { cluster: cluster.clone(), device: (*name).to_owned(), files: files.clone() };
+            let door = Door { cluster: cluster.clone(), device: name.to_owned(), files: files.clone() };
             devices.push(Device {
                 files,
                 door,
@@ -211,7 +213,7 @@ impl World {
                 confirmed: false,
             });
         }
-        Self { rng, people, cluster, devices, report: Report::default(), _databases: databases }
+        Self { rng, people, cluster, devices, story, report: Report::default(), _databases: databases }
     }
 
     fn pick(&mut self) -> usize {
@@ -242,7 +244,10 @@ impl World {
     fn turn(&mut self, at: usize) {
         match self.devices[at].turn() {
             Turn::Goes => {}
-            Turn::Killed => self.report.kills += 1,
+            Turn::Killed => {
+                self.story.tell(DEVICES[at], "is killed");
+                self.report.kills += 1;
+            }
             Turn::Passed(passed) => {
                 if let Err(error) = passed
                     && !error.is_passing()
@@ -360,10 +365,13 @@ impl World {
                 problems => self.violate(format!("{name} has problems: {problems:?}")),
             }
             let state = self.devices[at].files.state();
-            let left =
-                [&b"aside"[..], b"tmp"].map(|dir| state.below(&[b".holdfast".to_vec(), dir.to_vec()]).len());
+            let left: Vec<String> = [&b"aside"[..], b"tmp"]
+                .iter()
+                .flat_map(|dir| state.below(&[INTERNAL.to_vec(), dir.to_vec()]))
+                .map(|(names, body)| format!("{}: {body:?}", String::from_utf8_lossy(&names.join(&b'/'))))
+                .collect();
             drop(state);
-            if left != [0, 0] {
+            if !left.is_empty() {
                 self.violate(format!("{name} has left something aside or half-written: {left:?}"));
             }
         }
@@ -387,12 +395,8 @@ impl World {
         self.report.commits = cluster.commits;
         self.report.lost_answers = cluster.lost_answers;
         self.report.deeds = people.deeds;
-        self.report.trace = format!("{}\n{}\n", people.story, cluster.trace);
-        for (device, name) in self.devices.iter().zip(DEVICES) {
-            let state = device.files.state();
-            self.report.steps += state.changes;
-            self.report.trace += &format!("{name}:\n{}", state.trace);
-        }
+        self.report.trace = self.story.text();
+        self.report.steps = self.devices.iter().map(|device| device.files.state().changes).sum();
         drop((cluster, people));
         self.report
     }

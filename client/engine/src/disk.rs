@@ -29,6 +29,13 @@ pub struct Temporary {
     pub stat: Stat,
 }
 
+/// What a file must be that is taken away: as long as it has its place, and when it was moved, which changes when it was
+/// changed.
+pub struct Expected<'a> {
+    pub before: &'a dyn Fn(&Stat) -> bool,
+    pub moved: &'a dyn Fn(&Stat) -> bool,
+}
+
 /// A file in the local trash.
 struct Held {
     trash: Arc<dyn Directory>,
@@ -241,8 +248,9 @@ impl Disk {
         parent.stat(name)
     }
 
-    /// Takes what was written aside to the place of what is there, if that is still what `expected` says: looked at after
-    /// it was taken away, so that nothing comes in between. What is there then; `None` where it was something else.
+    /// Takes what was written aside to the place of what is there, if that is still what `expected` says: looked at right
+    /// before it is taken away, and again after that, so that nothing comes in between. What is there then; `None` where it
+    /// was something else.
     ///
     /// # Errors
     /// Where the file system fails.
@@ -250,7 +258,7 @@ impl Disk {
         &self,
         temporary: &Temporary,
         names: &[Vec<u8>],
-        expected: impl Fn(&Stat) -> bool,
+        expected: &Expected<'_>,
     ) -> io::Result<Option<Stat>> {
         let (tmp, (parent, name)) = (self.internal(TMP)?, self.parent(names)?);
         // What was there comes to where nobody clears it: who is stopped in between loses nothing.
@@ -258,11 +266,18 @@ impl Disk {
         tmp.rename(&temporary.name, &*today, &held, Rename::Alone)?;
         let exchange = || today.rename(&held, &*parent, name, Rename::Exchange);
         let back = || today.rename(&held, &*tmp, &temporary.name, Rename::Alone);
-        if let Err(error) = exchange() {
-            back()?;
-            return Err(error);
+        match parent
+            .stat(name)
+            .and_then(|now| if (expected.before)(&now) { exchange().map(Some) } else { Ok(None) })
+        {
+            Ok(Some(())) => {}
+            Ok(None) => return back().map(|()| None),
+            Err(error) => {
+                back()?;
+                return Err(error);
+            }
         }
-        if !expected(&today.stat(&held)?) {
+        if !(expected.moved)(&today.stat(&held)?) {
             exchange()?;
             back()?;
             return Ok(None);
@@ -301,7 +316,7 @@ impl Disk {
     ///
     /// # Errors
     /// Where the file system fails.
-    pub fn trash(&self, names: &[Vec<u8>], expected: impl Fn(&Stat) -> bool) -> io::Result<bool> {
+    pub fn trash(&self, names: &[Vec<u8>], expected: &Expected<'_>) -> io::Result<bool> {
         Ok(self.take_to_trash(names, expected)?.is_some())
     }
 
@@ -309,18 +324,21 @@ impl Disk {
     ///
     /// # Errors
     /// Where the file system fails.
-    pub fn remove_file(&self, names: &[Vec<u8>], expected: impl Fn(&Stat) -> bool) -> io::Result<bool> {
+    pub fn remove_file(&self, names: &[Vec<u8>], expected: &Expected<'_>) -> io::Result<bool> {
         let Some(held) = self.take_to_trash(names, expected)? else { return Ok(false) };
         held.trash.remove_file(&held.name)?;
         Ok(true)
     }
 
     /// Takes a file to the local trash, and back where it was not what `expected` says; `None` then.
-    fn take_to_trash(&self, names: &[Vec<u8>], expected: impl Fn(&Stat) -> bool) -> io::Result<Option<Held>> {
+    fn take_to_trash(&self, names: &[Vec<u8>], expected: &Expected<'_>) -> io::Result<Option<Held>> {
         let (today, (parent, name)) = (self.trash_of_today()?, self.parent(names)?);
         let kept = self.unique(name);
+        if !(expected.before)(&parent.stat(name)?) {
+            return Ok(None);
+        }
         parent.rename(name, &*today, &kept, Rename::Alone)?;
-        if !expected(&today.stat(&kept)?) {
+        if !(expected.moved)(&today.stat(&kept)?) {
             today.rename(&kept, &*parent, name, Rename::Alone)?;
             return Ok(None);
         }

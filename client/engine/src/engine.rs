@@ -39,6 +39,9 @@ const BRAKE_SHARE: i64 = 2;
 /// How long the local trash keeps what was deleted elsewhere.
 const TRASH_DAYS: i64 = 30;
 
+/// Names that are tried for what was left aside.
+const RECOVERED_MAX: u32 = 1000;
+
 /// Open nodes that are merged together.
 const PART: usize = 2000;
 
@@ -507,11 +510,25 @@ fn bring_back(disk: &Disk, store: &Store) -> Result<()> {
             Some(_) | None => None,
         };
         let back = home.is_some_and(|home| disk.relocate(&from, &home).is_ok());
-        if !back && let Err(error) = disk.relocate(&from, &[[b"recovered", name.as_slice()].concat()]) {
+        if !back && let Err(error) = recover(disk, &from, &name) {
             tracing::error!(%error, "a file is left in .holdfast/aside");
         }
     }
     Ok(())
+}
+
+/// Takes what was left aside to where it is seen.
+fn recover(disk: &Disk, from: &[Vec<u8>], name: &[u8]) -> std::io::Result<()> {
+    let mut number = 1;
+    loop {
+        let again = if number > 1 { format!(" {number}") } else { String::new() };
+        match disk.relocate(from, &[[b"recovered", name, again.as_bytes()].concat()]) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < RECOVERED_MAX => {
+                number += 1;
+            }
+            done => return done.map(drop),
+        }
+    }
 }
 
 /// A strategy by its name.

@@ -1,7 +1,7 @@
 //! A simulated cluster: the production metadata machine behind a gateway in memory, and a network that loses questions and
 //! answers.
 
-use super::files::Files;
+use super::{files::Files, people::Story};
 use crate::Rng;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use holdfast_core::{
 use holdfast_meta_raft_machine::{
     CLUSTER_VERSION, apply,
     command::{
-        Command, Guarded, LogEntry, NewContent, NewObject, Outcome, Rejection, Request, TreeChange, Within,
+        Changed, Command, Guarded, LogEntry, NewContent, NewObject, Outcome, Rejection, Request, TreeChange,
+        Within,
     },
     names::{self, FileShown, Named},
     query,
@@ -55,11 +56,11 @@ pub struct Cluster {
     /// How many in a hundred questions or answers are lost.
     pub loss: u64,
     rng: Rng,
-    pub trace: String,
+    story: Story,
 }
 
 impl Cluster {
-    pub fn new(rng: Rng) -> Self {
+    pub fn new(rng: Rng, story: Story) -> Self {
         let mut cluster = Self {
             store: MemStore::default(),
             index: 0,
@@ -70,7 +71,7 @@ impl Cluster {
             lost_answers: 0,
             loss: 0,
             rng,
-            trace: String::new(),
+            story,
         };
         cluster.run(Command::RaiseClusterVersion { version: CLUSTER_VERSION });
         let config = BucketConfig { versioning: Versioning::Enabled, ..BucketConfig::default() };
@@ -158,45 +159,33 @@ impl Cluster {
 
     fn commit(&mut self, device: &str, changes: Vec<NameChange>) -> Result<Vec<Told>> {
         let (mut planned, mut contents) = (Vec::new(), Vec::new());
-        for (at, change) in changes.into_iter().enumerate() {
-            let within = change
-                .within
-                .map(|within| within.node.map_or(Within::There, |node| Within::Node(NodeId(node))));
-            let change = self.plan(device, change, &mut contents).map_err(|error| match error {
-                Error::Link(LinkError::Refused(failure)) => {
-                    LinkError::Refused(sync::Failure { at: at as u32, ..failure }).into()
-                }
-                other => other,
-            })?;
-            planned.push(Guarded { change, within });
+        for change in changes {
+            let guard =
+                |within: sync::Within| within.node.map_or(Within::There, |node| Within::Node(NodeId(node)));
+            let within = change.within.map(guard);
+            planned.push(Guarded { change: self.plan(device, change, &mut contents)?, within });
         }
         let what: Vec<String> = planned.iter().map(|guarded| told(&guarded.change)).collect();
         let what = what.join(", ");
         let outcome =
             self.run(Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: planned });
-        self.trace += &format!("{device} commits {what}: {outcome:?}\n");
-        match outcome {
-            Outcome::Changed(changed) => {
-                self.commits += 1;
-                self.contents.extend(contents);
-                let answer = |changed: &holdfast_meta_raft_machine::command::Changed| Told {
-                    node: changed.node.0,
-                    version: changed.version.map(|version| version.0),
-                };
-                Ok(changed.iter().map(answer).collect())
+        self.story.tell(device, &format!("commits {what}: {outcome:?}"));
+        let changed = match outcome.accepted() {
+            Ok(Outcome::Changed(changed)) => changed,
+            Ok(_) => return plain("the machine answers something else"),
+            Err(rejection) => {
+                let overtaken = matches!(rejection, Rejection::Overtaken { .. });
+                let code = if overtaken { Code::Overtaken } else { Code::Invalid };
+                return Err(refused(code, &rejection.to_string()));
             }
-            Outcome::Rejected(rejection) => Err(LinkError::Refused(match &rejection {
-                Rejection::Overtaken { at } => {
-                    sync::Failure { at: *at, ..failure(Code::Overtaken, rejection.to_string()) }
-                }
-                Rejection::NoSuchKey | Rejection::NoSuchVersion => {
-                    failure(Code::NotFound, rejection.to_string())
-                }
-                other => failure(Code::Invalid, other.to_string()),
-            })
-            .into()),
-            other => plain(format!("the machine answers {other:?}")),
-        }
+        };
+        self.commits += 1;
+        self.contents.extend(contents);
+        let answer = |changed: &Changed| {
+            let version = changed.version.map(|version| version.0);
+            Told { node: changed.node.0, version }
+        };
+        Ok(changed.iter().map(answer).collect())
     }
 
     fn plan(&self, device: &str, change: NameChange, contents: &mut Vec<Vec<u8>>) -> Result<TreeChange> {

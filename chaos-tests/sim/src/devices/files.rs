@@ -3,7 +3,7 @@
 //! Numbers of inodes are given out again as soon as they are free, times have a granularity, and there may be no room. At
 //! every step an engine may be stopped for good, and people may do something before it goes on.
 
-use super::people::People;
+use super::people::{People, Story};
 use crate::Rng;
 use holdfast_client_engine::system::{Class, Directory, File, Names, Rename, Stat, System};
 use std::{
@@ -61,6 +61,8 @@ pub struct State {
     now_ns: i64,
     tick_ns: i64,
     device: u64,
+    /// What the device is called.
+    pub name: &'static str,
     rng: Rng,
     people: Arc<Mutex<People>>,
     pub weather: Weather,
@@ -68,7 +70,8 @@ pub struct State {
     pub touched: BTreeSet<Names>,
     /// Steps that changed something, by the engine.
     pub changes: u64,
-    pub trace: String,
+    set_back: Vec<(Names, u64, i64)>,
+    story: Story,
 }
 
 fn not_found() -> io::Error {
@@ -249,20 +252,33 @@ impl State {
         Ok(())
     }
 
-    /// The same file has other bytes; `keeping` its time, as some programs do after a while.
+    /// The same file has other bytes; `keeping` its time, which some programs set back after a while.
     pub fn write_into(&mut self, names: &[Vec<u8>], bytes: &[u8], keeping: bool) -> io::Result<()> {
-        if keeping {
-            self.now_ns += KEEPING_NS;
-        }
         let (number, now) = (self.resolve(names)?, self.stamp());
         let inode = self.inode(number)?;
         inode.body = Body::File(bytes.to_vec());
-        inode.ctime_ns = now;
-        if !keeping {
-            inode.mtime_ns = now;
+        if keeping {
+            let before = inode.mtime_ns;
+            self.set_back.push((names.to_vec(), number, before));
         }
+        let inode = self.inode(number)?;
+        (inode.mtime_ns, inode.ctime_ns) = (now, now);
         self.touch(names);
         Ok(())
+    }
+
+    /// Programs set times back of what they have written to.
+    pub fn set_times_back(&mut self) {
+        for (names, number, mtime_ns) in std::mem::take(&mut self.set_back) {
+            if self.resolve(&names).is_ok_and(|there| there == number) {
+                self.now_ns += KEEPING_NS;
+                let now = self.stamp();
+                if let Ok(inode) = self.inode(number) {
+                    (inode.mtime_ns, inode.ctime_ns) = (mtime_ns, now);
+                }
+                self.touch(&names);
+            }
+        }
     }
 
     pub fn run_or_not(&mut self, names: &[Vec<u8>]) -> io::Result<()> {
@@ -354,7 +370,7 @@ impl State {
 pub struct Files(Arc<Mutex<State>>);
 
 impl Files {
-    pub fn new(device: u64, rng: Rng, tick_ns: i64, skew_ns: i64, people: Arc<Mutex<People>>) -> Self {
+    pub fn new(name: &'static str, rng: Rng, tick_ns: i64, people: Arc<Mutex<People>>, story: Story) -> Self {
         let root = Inode {
             body: Body::Directory(BTreeMap::new()),
             mtime_ns: 0,
@@ -368,15 +384,17 @@ impl Files {
             unused: BTreeSet::new(),
             next: ROOT + 1,
             // In the year 2026.
-            now_ns: 1_780_000_000_000_000_000 + skew_ns,
+            now_ns: 1_780_000_000_000_000_000,
             tick_ns,
-            device,
+            device: 1,
+            name,
             rng,
             people,
             weather: Weather::default(),
             touched: BTreeSet::new(),
             changes: 0,
-            trace: String::new(),
+            set_back: Vec::new(),
+            story,
         })))
     }
 
@@ -409,7 +427,7 @@ impl Files {
         let mut state = self.state();
         let done = change(&mut state);
         let told = done.as_ref().map(drop).map_err(io::Error::kind);
-        state.trace += &format!("{what}: {told:?}\n");
+        state.story.tell(state.name, &format!("{what}: {told:?}"));
         state.changes += u64::from(done.is_ok());
         done
     }

@@ -3,7 +3,10 @@
 use super::files::{Body, State};
 use crate::Rng;
 use holdfast_client_engine::{disk::INTERNAL, system::Names};
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e.txt", "f.txt"];
 
@@ -13,8 +16,22 @@ pub struct People {
     /// Contents that somebody left somewhere and nobody took away.
     pub owed: BTreeSet<Vec<u8>>,
     pub deeds: usize,
-    /// What was done, for whoever has to find out why something is lost.
-    pub story: String,
+    story: Story,
+}
+
+/// What was done, in order, for whoever has to find out why something is lost.
+#[derive(Clone, Default)]
+pub struct Story(Arc<Mutex<String>>);
+
+impl Story {
+    pub fn tell(&self, who: &str, what: &str) {
+        let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *text += &format!("{who}: {what}\n");
+    }
+
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// All that a person sees.
@@ -25,8 +42,8 @@ fn seen(state: &State) -> Vec<(Names, Body)> {
 }
 
 impl People {
-    pub fn new(rng: Rng) -> Self {
-        Self { rng, written: 0, owed: BTreeSet::new(), deeds: 0, story: String::new() }
+    pub fn new(rng: Rng, story: Story) -> Self {
+        Self { rng, written: 0, owed: BTreeSet::new(), deeds: 0, story }
     }
 
     fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
@@ -51,10 +68,11 @@ impl People {
         }
     }
 
-    fn tell(&mut self, what: &str, names: &[Vec<u8>], done: &std::io::Result<()>) {
+    fn tell(&mut self, state: &State, what: &str, names: &[Vec<u8>], done: &std::io::Result<()>) {
         let path = String::from_utf8_lossy(&names.join(&b'/')).into_owned();
         self.deeds += usize::from(done.is_ok());
-        self.story += &format!("{what} {path}: {:?}\n", done.as_ref().map_err(std::io::Error::kind));
+        let done = done.as_ref().map_err(std::io::Error::kind);
+        self.story.tell(state.name, &format!("  {what} {path}: {done:?}"));
     }
 
     fn write(&mut self, state: &mut State, names: &[Vec<u8>]) {
@@ -73,11 +91,12 @@ impl People {
         if done.is_ok() {
             self.owed.insert(bytes);
         }
-        self.tell(&format!("{text} is written ({how}) to"), names, &done);
+        self.tell(state, &format!("{text} is written ({how}) to"), names, &done);
     }
 
     /// Somebody does something.
     pub fn act(&mut self, state: &mut State) {
+        state.set_times_back();
         let all = seen(state);
         let files: Vec<Names> = all
             .iter()
@@ -100,13 +119,13 @@ impl People {
             }
             5 => {
                 let done = state.add_directory(&goal);
-                self.tell("a directory is made", &goal, &done);
+                self.tell(state, "a directory is made", &goal, &done);
             }
             6 => {
                 if let Some(names) = self.pick(&files).cloned() {
                     self.take(state, &names);
                     let done = state.remove(&names);
-                    self.tell("somebody removes", &names, &done);
+                    self.tell(state, "somebody removes", &names, &done);
                 }
             }
             7 | 8 => {
@@ -130,21 +149,21 @@ impl People {
             11 => {
                 if let Some(names) = self.pick(&files).cloned() {
                     let done = state.run_or_not(&names);
-                    self.tell("whether it may be run is changed of", &names, &done);
+                    self.tell(state, "whether it may be run is changed of", &names, &done);
                 }
             }
             12 => {
                 if state.look(&goal).is_none() {
                     let target = self.content();
                     let done = state.add_link(&goal, &target);
-                    self.tell("a link is made", &goal, &done);
+                    self.tell(state, "a link is made", &goal, &done);
                 }
             }
             _ => {
                 if !directory.is_empty() {
                     self.take(state, &directory);
                     let done = state.remove(&directory);
-                    self.tell("somebody removes all of", &directory, &done);
+                    self.tell(state, "somebody removes all of", &directory, &done);
                 }
             }
         }
@@ -160,6 +179,6 @@ impl People {
             self.owed.remove(&bytes);
         }
         let what = String::from_utf8_lossy(&from.join(&b'/')).into_owned();
-        self.tell(&format!("{what} is moved to"), to, &done);
+        self.tell(state, &format!("{what} is moved to"), to, &done);
     }
 }

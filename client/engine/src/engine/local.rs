@@ -3,7 +3,7 @@
 use super::{Engine, Means};
 use crate::{
     chunks,
-    disk::{Disk, Temporary},
+    disk::{Disk, Expected, Temporary},
     error::{Error, Result, at},
     state::{Info, RemoteFile, aside_names, disk_names, key_of, names_of, shown},
     system::{Class, File, Names, Reading, Stat, blocking},
@@ -222,12 +222,14 @@ impl Engine {
         let changed = || Error::Changed(shown(&about));
         let not_fetched = || Error::Changed(shown(&about));
         let info = self.state.infos.get(&id).copied();
-        let is_known = |stat: &Stat| info.is_some_and(|info| info.is_but_moved(stat));
-        // Taking it away changes when it was changed: that is held against what is known before.
-        let unchanged = |names: &Names| {
-            let now = self.means.disk.stat(names).map_err(failed)?;
-            let same = now.zip(info).is_some_and(|(now, info)| info.is(&now));
-            if same { Ok(()) } else { Err(changed()) }
+        let expected = Expected {
+            before: &|stat| info.is_some_and(|info| info.is(stat)),
+            moved: &|stat| info.is_some_and(|info| info.is_but_moved(stat)),
+        };
+        // What is moved or marked is another by that: it is looked at just before.
+        let known = |names: &Names| match self.means.disk.stat(names) {
+            Ok(Some(now)) => info.filter(|info| info.is(&now)),
+            Ok(None) | Err(_) => None,
         };
         match (step, here, goal) {
             (Step::Create { node, .. }, None, Some(goal)) if node.kind.is_directory() => {
@@ -241,7 +243,7 @@ impl Engine {
                 Ok(Some(as_written(&written, &placed, self.means.disk.now_ns())))
             }
             (Step::Move { .. }, Some(here), Some(goal)) => {
-                let known = info.filter(|_| unchanged(&here).is_ok());
+                let known = known(&here);
                 let moved = self.means.disk.relocate(&here, &goal).map_err(failed)?;
                 Ok(Some(
                     moved.map_or(Info::gone(info), |moved| as_known(known, &moved, self.means.disk.now_ns())),
@@ -249,15 +251,14 @@ impl Engine {
             }
             (Step::Edit { .. }, Some(here), _) => {
                 let temporary = ready.as_ref().ok_or_else(not_fetched)?;
-                unchanged(&here)?;
-                let placed = self.means.disk.replace(temporary, &here, is_known).map_err(failed)?;
+                let placed = self.means.disk.replace(temporary, &here, &expected).map_err(failed)?;
                 let placed = placed.ok_or_else(changed)?;
                 let written = temporary.stat;
                 *ready = None;
                 Ok(Some(as_written(&written, &placed, self.means.disk.now_ns())))
             }
             (Step::Mark { executable, .. }, Some(here), _) => {
-                let known = info.filter(|_| unchanged(&here).is_ok());
+                let known = known(&here);
                 let marked = self.means.disk.mark(&here, *executable).map_err(failed)?;
                 Ok(Some(as_known(known, &marked, self.means.disk.now_ns())))
             }
@@ -266,8 +267,7 @@ impl Engine {
                     self.means.disk.remove_directory(&here).map_err(failed)?;
                     return Ok(None);
                 }
-                unchanged(&here)?;
-                match self.means.disk.trash(&here, is_known).map_err(failed)? {
+                match self.means.disk.trash(&here, &expected).map_err(failed)? {
                     true => Ok(None),
                     false => Err(changed()),
                 }

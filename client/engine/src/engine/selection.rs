@@ -2,9 +2,10 @@
 
 use super::Engine;
 use crate::{
+    disk::Expected,
     error::{Error, Result},
     state::{Local, shown},
-    system::{Class, Names},
+    system::{Class, Names, Stat},
 };
 use holdfast_client_sync::Id;
 use std::io;
@@ -86,12 +87,12 @@ impl Engine {
     /// Removes a file if it is what it was. Whether it was.
     fn take_off(&self, names: &Names, local: &Local) -> io::Result<bool> {
         let disk = &self.means.disk;
-        match disk.stat(names)? {
-            None => return Ok(true),
-            Some(stat) if !local.info.is(&stat) => return Ok(false),
-            Some(_) => {}
+        if disk.stat(names)?.is_none() {
+            return Ok(true);
         }
-        disk.remove_file(names, |stat| local.info.is_but_moved(stat))
+        let (before, moved) =
+            (|stat: &Stat| local.info.is(stat), |stat: &Stat| local.info.is_but_moved(stat));
+        disk.remove_file(names, &Expected { before: &before, moved: &moved })
     }
 
     /// Takes note that something is off the disk, and of the directory above it, where that was all.
