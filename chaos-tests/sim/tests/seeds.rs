@@ -108,6 +108,19 @@ fn devices_come_to_agree_and_nothing_is_lost() {
     assert!(sums.iter().all(|sum| *sum > 100));
 }
 
+#[test]
+fn what_is_seen_of_a_file_can_be_explained() {
+    let mut kills = 0;
+    for seed in seeds(400) {
+        let report = devices::mysteries::run(seed);
+        assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
+        assert_eq!(report, devices::mysteries::run(seed), "seed {seed} is not deterministic");
+        kills += report.kills;
+    }
+    println!("{kills} engines killed");
+    assert!(kills > 10);
+}
+
 fn caught(name: &str, first: u64, mut violated: impl FnMut(u64) -> bool) {
     // The seed that is known to find it; where the simulator has changed, another may.
     let seed = std::iter::once(first).chain(0..200).find(|&seed| violated(seed));

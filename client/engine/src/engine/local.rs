@@ -9,7 +9,7 @@ use crate::{
     system::{Class, File, Names, Reading, Stat, blocking},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
-use holdfast_client_sync::{Content, Id, Kind, Place, Step, Tree};
+use holdfast_client_sync::{Content, Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::{
     ids::{ChunkId, NodeId},
     manifest::content_of,
@@ -65,6 +65,10 @@ impl Engine {
             };
             let (Kind::File { content } | Kind::Link { content }) = kind else { continue };
             let (Id::Known(NodeId(node)), Some(file)) = (id, self.state.file(id)) else { continue };
+            // As long as nobody knows whether the old one is what it was, nothing is put in its place.
+            if self.state.infos.get(&id).is_some_and(|info| info.racy) {
+                continue;
+            }
             // It may be called otherwise by now than when the pass began.
             let tree = if self.state.trees.remote.contains(id) { &self.state.trees.remote } else { server };
             let key = key_of(&names_of(tree, id), false);
@@ -180,7 +184,15 @@ impl Engine {
             Step::Edit { .. } | Step::Mark { .. } | Step::Remove { .. } => None,
         };
         let about = goal.clone().or(here.clone()).unwrap_or_default();
-        let done = self.on_disk(step, id, here, goal, &mut ready);
+        // What has the place was to leave it, and did not, or went elsewhere by itself: that is found out first.
+        let taken = match step {
+            Step::Create { node: Node { place, .. }, .. } | Step::Move { to: place, .. } => local.at(place),
+            Step::Edit { .. } | Step::Mark { .. } | Step::Remove { .. } => None,
+        };
+        let done = match taken.is_some_and(|other| other != id) {
+            true => Err(Error::Changed(shown(&about))),
+            false => self.on_disk(step, id, here, goal, &mut ready),
+        };
         tracing::debug!(at = shown(&about), ?step, done = ?done.as_ref().map(drop), "a step on the disk");
         if let Some(left) = ready {
             self.means.disk.discard(&left);
