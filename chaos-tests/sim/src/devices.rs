@@ -24,6 +24,7 @@ use holdfast_client_engine::{
 use people::{People, Story};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
@@ -41,8 +42,12 @@ const MARK: &str = "mark";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {
     Nothing,
-    /// A server forgets a file that it said it has.
-    ForgottenVersion,
+    /// The server says of some commits that they were made, and makes them not.
+    AcknowledgedUnmade,
+    /// Some changes are left out of what is heard of the journal.
+    UnheardChanges,
+    /// Disks never say that a file was changed.
+    TimesThatStand,
 }
 
 /// What a run saw: equal for equal seeds.
@@ -55,6 +60,9 @@ pub struct Report {
     pub kills: usize,
     pub restarts: usize,
     pub lost_answers: usize,
+    pub cuts: usize,
+    /// How often a disk had no room.
+    pub full: usize,
     /// The first oracle that was violated.
     pub violation: Option<String>,
 }
@@ -70,6 +78,8 @@ struct Device {
     is_up: bool,
     /// Somebody has said that so much may be deleted.
     confirmed: bool,
+    /// The database as it was some time ago, in files: it is not synced each time that something is written down.
+    older: Vec<(PathBuf, Vec<u8>)>,
 }
 
 /// How a turn of a device ended.
@@ -149,6 +159,32 @@ impl Device {
         (self.pass, self.engine, self.is_up) = (None, None, false);
     }
 
+    /// The files of the database.
+    fn database(&self) -> [PathBuf; 2] {
+        [self.root.trees.clone(), self.root.trees.with_extension("db-wal")]
+    }
+
+    /// Remembers the database as it is now, between two passes.
+    fn remember(&mut self) {
+        let read = |path: PathBuf| std::fs::read(&path).ok().map(|bytes| (path, bytes));
+        self.older = self.database().into_iter().filter_map(read).collect();
+    }
+
+    /// The machine loses power, and comes back perhaps with an older database.
+    fn cut_power(&mut self, older: bool) {
+        self.kill();
+        self.files.state().cut_power();
+        if older && !self.older.is_empty() {
+            for path in self.database() {
+                let _absent = std::fs::remove_file(path);
+            }
+            let _absent = std::fs::remove_file(self.root.trees.with_extension("db-shm"));
+            for (path, bytes) in &self.older {
+                std::fs::write(path, bytes).expect("it is written");
+            }
+        }
+    }
+
     /// What people see: directories, files, links.
     fn tree(&self) -> Vec<String> {
         let mut state = self.files.state();
@@ -177,6 +213,8 @@ struct World {
     people: Arc<Mutex<People>>,
     cluster: Arc<Mutex<Cluster>>,
     devices: Vec<Device>,
+    /// Power is cut now and then.
+    powerless: bool,
     story: Story,
     report: Report,
     _databases: tempfile::TempDir,
@@ -187,7 +225,9 @@ impl World {
         let (mut rng, story) = (Rng::new(seed), Story::default());
         let people = Arc::new(Mutex::new(People::new(rng.fork(), story.clone())));
         let cluster = Arc::new(Mutex::new(Cluster::new(rng.fork(), story.clone())));
-        let databases = tempfile::tempdir().expect("a directory for databases");
+        // In memory, where there is such a directory: a disk would take most of the time.
+        let databases = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let databases = databases.expect("a directory for databases");
         // Times as on ext4, on network file systems, on memory cards.
         let tick_ns = [4_000_000, 1, 1_000_000_000, 2_000_000_000][rng.below(4) as usize];
         let mut devices = Vec::new();
@@ -211,9 +251,19 @@ impl World {
                 pass: None,
                 is_up: true,
                 confirmed: false,
+                older: Vec::new(),
             });
         }
-        Self { rng, people, cluster, devices, story, report: Report::default(), _databases: databases }
+        Self {
+            rng,
+            people,
+            cluster,
+            devices,
+            powerless: false,
+            story,
+            report: Report::default(),
+            _databases: databases,
+        }
     }
 
     fn pick(&mut self) -> usize {
@@ -281,8 +331,19 @@ impl World {
                 self.devices[at].kill();
                 self.report.kills += 1;
             }
-            19..=24 => self.devices[at].is_up = true,
-            25..=30 => self.deliver(at),
+            19 if self.powerless => {
+                let older = self.rng.chance(50);
+                self.devices[at].cut_power(older);
+                self.report.cuts += 1;
+            }
+            20 if self.devices[at].engine.is_some() => self.devices[at].remember(),
+            21 => {
+                let room = self.rng.chance(30).then(|| self.rng.below(200));
+                self.devices[at].files.state().weather.room = room;
+                self.report.full += usize::from(room.is_some());
+            }
+            22..=25 => self.devices[at].is_up = true,
+            26..=30 => self.deliver(at),
             _ if self.devices[at].is_up => self.turn(at),
             _ => {}
         }
@@ -406,7 +467,15 @@ impl World {
 pub fn run(seed: u64, planted: Planted) -> Report {
     let conflicts = if seed.is_multiple_of(4) { "last-writer" } else { "copy" };
     let mut world = World::new(seed, conflicts);
-    for phase in 0..3 {
+    world.cluster.lock().unwrap_or_else(PoisonError::into_inner).planted = planted;
+    for device in &world.devices {
+        device.files.state().times_stand = planted == Planted::TimesThatStand;
+    }
+    if seed % 3 == 1 {
+        world.powerless = true;
+        world.devices.iter().for_each(|device| device.files.state().power_may_be_cut());
+    }
+    for _ in 0..3 {
         let stormy = world.rng.chance(80);
         world.cluster.lock().unwrap_or_else(PoisonError::into_inner).loss = if stormy { 2 } else { 0 };
         let visits = if stormy { 2 + world.rng.below(20) } else { 0 };
@@ -418,9 +487,6 @@ pub fn run(seed: u64, planted: Planted) -> Report {
             }
         }
         world.settle();
-        if phase == 2 && planted == Planted::ForgottenVersion {
-            world.cluster.lock().unwrap_or_else(PoisonError::into_inner).contents.pop_first();
-        }
         if world.report.violation.is_none() {
             world.check();
         }

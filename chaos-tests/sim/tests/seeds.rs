@@ -83,7 +83,7 @@ fn devices_come_to_agree_and_nothing_is_lost() {
     if let Ok(level) = std::env::var("HOLDFAST_SIM_LOG") {
         tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
     }
-    let mut sums = [0; 6];
+    let mut sums = [0; 8];
     for seed in seeds(200) {
         let report = devices::run(seed, devices::Planted::Nothing);
         assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
@@ -96,13 +96,15 @@ fn devices_come_to_agree_and_nothing_is_lost() {
             report.kills,
             report.restarts,
             report.lost_answers,
+            report.cuts,
+            report.full,
         ];
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    let [deeds, commits, steps, kills, restarts, lost] = sums;
+    let [deeds, commits, steps, kills, restarts, lost, cuts, full] = sums;
     println!(
         "{deeds} deeds, {commits} commits, {steps} steps on disks, {kills} engines killed, {restarts} gateways restarted, {lost} \
-         questions or answers lost"
+         questions or answers lost, {cuts} power cuts, {full} times no room"
     );
     // What never happened was not tested.
     assert!(sums.iter().all(|sum| *sum > 100));
@@ -135,6 +137,7 @@ fn ends_badly(run: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
 
 #[test]
 fn planted_bugs_are_caught() {
+    use devices::Planted as InDevices;
     use metadata::Planted as InMetadata;
     use objects::Planted as InObjects;
     use placement::Planted as InPlacement;
@@ -158,6 +161,11 @@ fn planted_bugs_are_caught() {
     ] {
         caught(&format!("{planted:?}"), seed, |seed| {
             ends_badly(|| placement::run(seed, planted).violation.is_some())
+        });
+    }
+    for planted in [InDevices::AcknowledgedUnmade, InDevices::UnheardChanges, InDevices::TimesThatStand] {
+        caught(&format!("{planted:?}"), 0, |seed| {
+            ends_badly(|| devices::run(seed, planted).violation.is_some())
         });
     }
     for (planted, seed) in [(InObjects::LyingDisks, 0), (InObjects::NoQuorum, 2)] {

@@ -100,6 +100,14 @@ impl Disk {
             .date()
     }
 
+    /// When this returns, all that is in the directory is durable.
+    ///
+    /// # Errors
+    /// Where the file system fails.
+    pub fn sync(&self) -> io::Result<()> {
+        self.system.sync()
+    }
+
     pub fn now_ns(&self) -> i64 {
         self.system.now_ns()
     }
@@ -158,6 +166,14 @@ impl Disk {
         let file = parent.open(name)?;
         let stat = file.stat()?;
         if stat.class == Class::File { Ok((file, stat)) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// Makes the names of a directory durable that something is in.
+    ///
+    /// # Errors
+    /// Where the file system fails.
+    pub fn sync_names(&self, names: &[Vec<u8>]) -> io::Result<()> {
+        self.parent(names)?.0.sync()
     }
 
     /// Where a link leads.

@@ -259,8 +259,10 @@ impl Engine {
         let label = format!("{}, {}", self.means.api.device_name(), self.means.disk.today());
         let looked = Looked::new(&self.store, &self.means.disk);
         let life = self.store.life()?;
-        let mut part =
-            blocking(|| merge_part(&looked, due, self.root.conflicts, Label(&label), life.next_fresh))?;
+        let mut part = blocking(|| {
+            let part = merge_part(&looked, due, self.root.conflicts, Label(&label), life.next_fresh)?;
+            looked.settle().map(|()| part)
+        })?;
         let Looked { cut, unread, .. } = looked;
         let trees = std::mem::take(&mut part.merged.trees);
         let mut state = State { cut: cut.into_inner(), trees, ..State::default() };

@@ -4,7 +4,7 @@ use crate::system::{self, Class, Directory, Rename, Stat, System};
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat as RawStat, Timespec, Timestamps, fchmod,
-        fsync, futimens, mkdirat, openat, readlinkat, renameat_with, statat, symlinkat, unlinkat,
+        fsync, futimens, mkdirat, openat, readlinkat, renameat_with, statat, symlinkat, syncfs, unlinkat,
     },
     io::Errno,
 };
@@ -74,6 +74,10 @@ impl System for Linux {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(syncfs(&self.root.0)?)
     }
 
     fn now_ns(&self) -> i64 {

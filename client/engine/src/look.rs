@@ -3,7 +3,7 @@
 use crate::{
     chunks::cut,
     disk::Disk,
-    error::{Error, Result},
+    error::{Error, Result, at},
     state::{Chunks, Info, Local, shown},
     store::Store,
     system::{Class, Names, Reading, Stat},
@@ -11,10 +11,14 @@ use crate::{
 use holdfast_client_sync::{Base, Content, Forest, Id, Node, Place, Side};
 use holdfast_core::{ids::ChunkId, manifest::content_of};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     io,
 };
+
+/// So many files that were read are made durable one by one; more of them all at once, with all else that is on their file
+/// system.
+const ALONE: usize = 16;
 
 /// The trees of a directory, whose files are read as soon as somebody asks what they hold.
 pub struct Looked<'a> {
@@ -22,13 +26,27 @@ pub struct Looked<'a> {
     pub disk: &'a Disk,
     /// The chunks of what was read.
     pub cut: RefCell<HashMap<Id, Chunks>>,
+    /// How many files were read.
+    read: Cell<usize>,
     /// What could not be read, and why.
     pub unread: RefCell<BTreeMap<Id, String>>,
 }
 
 impl<'a> Looked<'a> {
     pub fn new(store: &'a Store, disk: &'a Disk) -> Self {
-        Self { store, disk, cut: RefCell::default(), unread: RefCell::default() }
+        Self { store, disk, cut: RefCell::default(), read: Cell::default(), unread: RefCell::default() }
+    }
+
+    /// Has all that was read be durable here before anybody is told of it: after a power cut, what is gone would count as
+    /// deleted, and what is old as the newest.
+    ///
+    /// # Errors
+    /// Where the file system fails.
+    pub fn settle(&self) -> Result<()> {
+        match self.read.get() > ALONE {
+            true => self.disk.sync().map_err(at(self.disk.path())),
+            false => Ok(()),
+        }
     }
 
     fn read(&self, id: Id, local: &mut Local) -> Result<()> {
@@ -36,7 +54,8 @@ impl<'a> Looked<'a> {
             return Ok(());
         }
         let names = self.store.disk_names(id)?;
-        match read(self.disk, &names, local.class) {
+        self.read.set(self.read.get() + 1);
+        match read(self.disk, &names, local.class, self.read.get() <= ALONE) {
             Ok(Found { content, info, executable, chunks }) => {
                 (local.content, local.info, local.unread) = (Some(content), info, false);
                 local.executable = executable;
@@ -109,12 +128,15 @@ struct Found {
     chunks: Chunks,
 }
 
-/// What is at a place: it must be the same before and after it was read.
-fn read(disk: &Disk, names: &Names, class: Class) -> io::Result<Found> {
+/// What is at a place: it must be the same before and after it was read, and is durable then where it `syncs`.
+fn read(disk: &Disk, names: &Names, class: Class, syncs: bool) -> io::Result<Found> {
     let now = disk.now_ns();
     if class == Class::Link {
         let before = disk.stat(names)?.ok_or(io::ErrorKind::NotFound)?;
         let target = disk.read_link(names)?;
+        if syncs {
+            disk.sync_names(names)?;
+        }
         unchanged(&before, disk.stat(names)?)?;
         let chunks = vec![(ChunkId::of(&target), target.len() as u32)];
         let content = content_of(chunks.iter().copied());
@@ -122,6 +144,9 @@ fn read(disk: &Disk, names: &Names, class: Class) -> io::Result<Found> {
     }
     let (file, before) = disk.read(names)?;
     let cut = cut(Reading::new(&*file), before.size)?;
+    if syncs {
+        file.sync()?;
+    }
     let after = unchanged(&before, disk.stat(names)?)?;
     if cut.bytes != after.size {
         return Err(io::Error::other("it is being written"));

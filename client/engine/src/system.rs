@@ -42,6 +42,12 @@ pub trait System: Send + Sync {
     /// What it is called.
     fn path(&self) -> &Path;
 
+    /// When this returns, all that is on the file system is durable.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync(&self) -> io::Result<()>;
+
     /// Nanoseconds since 1970, as far as the clock is right.
     fn now_ns(&self) -> i64;
 }

@@ -1,7 +1,7 @@
 //! A simulated cluster: the production metadata machine behind a gateway in memory, and a network that loses questions and
 //! answers.
 
-use super::{files::Files, people::Story};
+use super::{Planted, files::Files, people::Story};
 use crate::Rng;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,6 +55,7 @@ pub struct Cluster {
     pub lost_answers: usize,
     /// How many in a hundred questions or answers are lost.
     pub loss: u64,
+    pub planted: Planted,
     rng: Rng,
     story: Story,
 }
@@ -70,6 +71,7 @@ impl Cluster {
             commits: 0,
             lost_answers: 0,
             loss: 0,
+            planted: Planted::Nothing,
             rng,
             story,
         };
@@ -167,6 +169,10 @@ impl Cluster {
         }
         let what: Vec<String> = planned.iter().map(|guarded| told(&guarded.change)).collect();
         let what = what.join(", ");
+        if self.planted == Planted::AcknowledgedUnmade && self.rng.chance(5) {
+            let none = Told { node: self.rng.below(1 << 32), version: Some(self.rng.below(1 << 32)) };
+            return Ok(vec![none; planned.len()]);
+        }
         let outcome =
             self.run(Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes: planned });
         self.story.tell(device, &format!("commits {what}: {outcome:?}"));
@@ -369,7 +375,10 @@ impl Server for Door {
                 names::NameChange::Left(node) => change::Change::Left(node.0),
             };
             let shown = |change| Change { change: Some(shown(change)) };
-            let changes = page.changes.into_iter().map(shown).collect();
+            let mut changes: Vec<Change> = page.changes.into_iter().map(shown).collect();
+            if cluster.planted == Planted::UnheardChanges && cluster.rng.chance(5) {
+                changes.pop();
+            }
             Ok(Changes { changes, cursor: page.next, head: page.head, lost: page.lost, space: 1 })
         })
         .await

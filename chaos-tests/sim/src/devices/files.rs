@@ -1,7 +1,9 @@
 //! A simulated file system: what an engine does there and what people do meanwhile, one step after another.
 //!
 //! Numbers of inodes are given out again as soon as they are free, times have a granularity, and there may be no room. At
-//! every step an engine may be stopped for good, and people may do something before it goes on.
+//! every step an engine may be stopped for good, and people may do something before it goes on. When power is cut, names are
+//! as they were at the last sync of anything or a moment before the cut, as on file systems with a journal, and of bytes those
+//! stay that were synced; others may be gone.
 
 use super::people::{People, Story};
 use crate::Rng;
@@ -56,6 +58,8 @@ pub struct Weather {
 /// What is on a disk.
 pub struct State {
     inodes: BTreeMap<u64, Inode>,
+    /// What is there when power is cut; nothing is kept of that where it never is.
+    durable: Option<BTreeMap<u64, Inode>>,
     unused: BTreeSet<u64>,
     next: u64,
     now_ns: i64,
@@ -70,6 +74,8 @@ pub struct State {
     pub touched: BTreeSet<Names>,
     /// Steps that changed something, by the engine.
     pub changes: u64,
+    /// Times of files stay what they were.
+    pub times_stand: bool,
     set_back: Vec<(Names, u64, i64)>,
     story: Story,
 }
@@ -83,8 +89,19 @@ fn is_link() -> io::Error {
     io::Error::from_raw_os_error(40)
 }
 
+fn contents(inodes: &BTreeMap<u64, Inode>) -> BTreeSet<Vec<u8>> {
+    let file = |inode: &Inode| match &inode.body {
+        Body::File(bytes) => Some(bytes.clone()),
+        Body::Directory(_) | Body::Link(_) => None,
+    };
+    inodes.values().filter_map(file).collect()
+}
+
 impl State {
     fn stamp(&self) -> i64 {
+        if self.times_stand {
+            return 0;
+        }
         self.now_ns - self.now_ns.rem_euclid(self.tick_ns)
     }
 
@@ -337,6 +354,67 @@ impl State {
         Ok(())
     }
 
+    /// From now on power may be cut: all that is there is durable.
+    pub fn power_may_be_cut(&mut self) {
+        self.durable = Some(self.inodes.clone());
+    }
+
+    /// Names and all that is said of files become durable, and bytes of `file`.
+    fn sync(&mut self, file: Option<u64>) {
+        let Some(before) = self.durable.take() else { return };
+        let mut now = self.inodes.clone();
+        for (number, inode) in &mut now {
+            if let Body::File(bytes) = &mut inode.body
+                && file != Some(*number)
+            {
+                match before.get(number).map(|inode| &inode.body) {
+                    Some(Body::File(synced)) => bytes.clone_from(synced),
+                    _ => bytes.clear(),
+                }
+            }
+        }
+        self.durable = Some(now);
+    }
+
+    fn sync_all(&mut self) {
+        if let Some(durable) = &mut self.durable {
+            durable.clone_from(&self.inodes);
+        }
+    }
+
+    /// Power is cut. What of that which was durable there was, it is there again.
+    pub fn cut_power(&mut self) {
+        let Some(durable) = self.durable.take() else { return };
+        let mut now = durable.clone();
+        if self.rng.chance(50) {
+            // The journal was written a moment ago.
+            now = self.inodes.clone();
+            for (number, inode) in &mut now {
+                let Body::File(bytes) = &mut inode.body else { continue };
+                if self.rng.chance(50) {
+                    match durable.get(number).map(|inode| &inode.body) {
+                        Some(Body::File(synced)) => bytes.clone_from(synced),
+                        _ => bytes.clear(),
+                    }
+                }
+            }
+        }
+        now.retain(|number, inode| inode.has_name || *number == ROOT);
+        now.values_mut().for_each(|inode| inode.opened = 0);
+        let before = std::mem::replace(&mut self.inodes, now);
+        let kept = contents(&self.inodes);
+        // What nobody synced nobody can ask for.
+        let synced = contents(&durable);
+        let lost =
+            contents(&before).into_iter().filter(|bytes| !kept.contains(bytes) && !synced.contains(bytes));
+        self.people.lock().unwrap_or_else(PoisonError::into_inner).forget(lost);
+        self.unused = (ROOT + 1..self.next).filter(|number| !self.inodes.contains_key(number)).collect();
+        self.touched.clear();
+        self.set_back.clear();
+        self.story.tell(self.name, "power is cut");
+        self.durable = Some(self.inodes.clone());
+    }
+
     /// All that is in a directory, deep, each before what is in it.
     pub fn below(&self, names: &[Vec<u8>]) -> Vec<(Names, Body)> {
         let mut found = Vec::new();
@@ -381,6 +459,7 @@ impl Files {
         };
         Self(Arc::new(Mutex::new(State {
             inodes: BTreeMap::from([(ROOT, root)]),
+            durable: None,
             unused: BTreeSet::new(),
             next: ROOT + 1,
             // In the year 2026.
@@ -393,6 +472,7 @@ impl Files {
             weather: Weather::default(),
             touched: BTreeSet::new(),
             changes: 0,
+            times_stand: false,
             set_back: Vec::new(),
             story,
         })))
@@ -444,6 +524,12 @@ impl System for Files {
 
     fn path(&self) -> &Path {
         Path::new("/simulated")
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.step();
+        self.state().sync_all();
+        Ok(())
     }
 
     fn now_ns(&self) -> i64 {
@@ -573,6 +659,7 @@ impl Directory for Opened {
 
     fn sync(&self) -> io::Result<()> {
         self.files.step();
+        self.files.state().sync(None);
         Ok(())
     }
 }
@@ -632,6 +719,7 @@ impl File for Opened {
 
     fn sync(&self) -> io::Result<()> {
         self.files.step();
+        self.files.state().sync(Some(self.number));
         Ok(())
     }
 }

@@ -94,6 +94,13 @@ impl People {
         self.tell(state, &format!("{text} is written ({how}) to"), names, &done);
     }
 
+    /// What a disk lost by itself is nobody's fault.
+    pub fn forget(&mut self, lost: impl Iterator<Item = Vec<u8>>) {
+        for bytes in lost {
+            self.owed.remove(&bytes);
+        }
+    }
+
     /// Somebody does something.
     pub fn act(&mut self, state: &mut State) {
         state.set_times_back();
