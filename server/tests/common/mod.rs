@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod devices;
 pub mod forger;
+pub mod random;
 pub mod suites;
 
 pub use holdfast_chaos_tests_cluster::client::{self, Client};
