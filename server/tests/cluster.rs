@@ -110,14 +110,6 @@ fn check(client: &common::Client, key: &str, seed: u64) -> Result<(), String> {
     }
 }
 
-fn leader(cluster: &Cluster) -> String {
-    let members: serde_json::Value =
-        serde_json::from_str(&cluster.order(&["meta", "members", "--json"])).expect("members are JSON");
-    let all = members.as_array().expect("a list");
-    let leader = all.iter().find(|member| member["leads"] == true).expect("a leader");
-    leader["name"].as_str().expect("a name").to_owned()
-}
-
 fn devices(status: &serde_json::Value) -> &[serde_json::Value] {
     status["devices"].as_array().map_or(&[], Vec::as_slice)
 }
@@ -141,7 +133,7 @@ fn nothing_acknowledged_is_lost_while_hosts_die_and_devices_come_and_go() {
     load.more(50);
 
     // Any metadata member, and the leader above all.
-    let leads = leader(&cluster);
+    let leads = cluster.leader();
     cluster.script("kill", &[&leads]);
     load.more(50);
     cluster.until("another leader", |status| status["members_down"] == 1);
@@ -381,7 +373,7 @@ fn a_leader_that_was_paused_serves_no_stale_read() {
     cluster.client(0).create_bucket("box");
     for round in 0..3 {
         cluster.client(0).put("/box/x", format!("old {round}").as_bytes());
-        let paused = leader(&cluster);
+        let paused = cluster.leader();
         let signal = |signal: &str| {
             let pid = cluster.pid(&paused);
             assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());

@@ -84,7 +84,7 @@ fn devices_come_to_agree_and_nothing_is_lost() {
         tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
     }
     let mut sums = [0; 8];
-    for seed in seeds(200) {
+    for seed in seeds(60) {
         let report = devices::run(seed, devices::Planted::Nothing);
         assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
         let again = devices::run(seed, devices::Planted::Nothing);
@@ -113,7 +113,7 @@ fn devices_come_to_agree_and_nothing_is_lost() {
 #[test]
 fn what_is_seen_of_a_file_can_be_explained() {
     let mut kills = 0;
-    for seed in seeds(400) {
+    for seed in seeds(150) {
         let report = devices::mysteries::run(seed);
         assert_eq!(report.violation, None, "seed {seed}:\n{}", report.trace);
         assert_eq!(report, devices::mysteries::run(seed), "seed {seed} is not deterministic");

@@ -76,6 +76,22 @@ impl Cluster {
         serde_json::from_str(&self.order(&["status", "--json"])).expect("status is JSON")
     }
 
+    /// The metadata member that leads.
+    pub fn leader(&self) -> String {
+        let members: serde_json::Value =
+            serde_json::from_str(&self.order(&["meta", "members", "--json"])).expect("members are JSON");
+        let all = members.as_array().expect("a list");
+        let leader = all.iter().find(|member| member["leads"] == true).expect("a leader");
+        leader["name"].as_str().expect("a name").to_owned()
+    }
+
+    /// Where devices sync with a gateway.
+    pub fn sync(&self, gateway: &str) -> String {
+        let config = std::fs::read_to_string(self.dir(gateway).join("config.toml")).expect("it has one");
+        let line = config.lines().find_map(|line| line.strip_prefix("sync = "));
+        line.expect("devices sync there").trim_matches('"').to_owned()
+    }
+
     /// Waits until the status is as `wanted`.
     pub fn until(&self, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) {
         let start = Instant::now();
