@@ -613,20 +613,18 @@ fn a_name_comes_to_the_directory_that_was_meant_or_nowhere() {
         let changes = changes.into_iter().map(|(change, within)| Guarded { change, within }).collect();
         machine.run(1, Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes })
     };
-    let node = |outcome: Outcome| match outcome {
-        Outcome::Changed(changed) => changed[0].node,
-        other => panic!("{other:?}"),
+    let nodes = |outcome: Outcome| -> Vec<NodeId> {
+        let Outcome::Changed(changed) = outcome else { panic!("{outcome:?}") };
+        changed.iter().map(|changed| changed.node).collect()
     };
+    let node = |outcome| nodes(outcome)[0];
     let overtaken = |at| Outcome::Rejected(Rejection::Overtaken { at });
     let root = Some(Within::Node(NodeId::ROOT));
     let old = node(all(vec![(make(b"d/"), root)]));
     let file = node(all(vec![(put(b"d/file"), Some(Within::Node(old)))]));
     // It is renamed, and another has its name: nothing that was meant for the one comes to the other.
     let away = TreeChange::Move { node: old, from: b"d/".into(), to: b"e/".into() };
-    let new = match all(vec![(away, root), (make(b"d/"), Some(Within::There))]) {
-        Outcome::Changed(changed) => changed[1].node,
-        other => panic!("{other:?}"),
-    };
+    let new = nodes(all(vec![(away, root), (make(b"d/"), Some(Within::There))]))[1];
     assert_ne!(old, new);
     assert_eq!(all(vec![(put(b"d/lost"), Some(Within::Node(old)))]), overtaken(0));
     assert_eq!(all(vec![(make(b"d/sub/"), Some(Within::Node(old)))]), overtaken(0));
