@@ -436,6 +436,11 @@ impl World {
                 self.violate(format!("{name} has left something aside or half-written: {left:?}"));
             }
         }
+        // Power cuts bring old bytes back by themselves.
+        let reverted = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).reverted.take();
+        if let Some(what) = reverted.filter(|_| !self.powerless) {
+            self.violate(what);
+        }
         let mut found = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).contents.clone();
         for device in &self.devices {
             for (_, body) in device.files.state().below(&[]) {

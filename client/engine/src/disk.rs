@@ -295,7 +295,12 @@ impl Disk {
         }
         if !(expected.moved)(&today.stat(&held)?) {
             exchange()?;
-            back()?;
+            if today.stat(&held)?.inode == temporary.stat.inode {
+                back()?;
+            } else {
+                // Somebody was there once more: that is what has the name now, and what it replaced stays in the trash.
+                exchange()?;
+            }
             return Ok(None);
         }
         parent.sync()?;

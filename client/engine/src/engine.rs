@@ -329,10 +329,12 @@ impl Engine {
             let base = trees.synced.get(&id);
             self.store.set_base(id, base)?;
             let (here, there) = (trees.local.get(id), trees.remote.get(id));
-            let hidden = self.store.seen(id)?.err();
-            let why = problems.get(&id).map(String::as_str).or(hidden);
+            let seen = self.store.seen(id)?;
+            let why = problems.get(&id).map(String::as_str).or(seen.as_ref().err().copied());
+            // What was to be seen of the server may be another by what was just heard.
+            let is_new = !self.store.is_hidden(id)? && seen.is_ok_and(|seen| seen.as_ref() != there);
             match why {
-                None if here == there => self.store.close(id)?,
+                None if here == there && !is_new => self.store.close(id)?,
                 why => self.store.leave(id, pass, tried.contains(&id), why)?,
             }
         }

@@ -184,7 +184,8 @@ impl<'a> Scan<'a> {
         }
         let path = self.store.path(&place)?;
         match self.disk.stat(&path) {
-            Ok(Some(stat)) => self.found(place, &path, stat, false),
+            // Of a directory that came, nobody was told what happened in it until it was watched.
+            Ok(Some(stat)) => self.found(place, &path, stat, true),
             Ok(None) => {
                 self.store.unskip(&place)?;
                 self.missing.extend(self.store.local_at(&place)?.map(|(id, _)| id));

@@ -38,11 +38,10 @@ const SCHEMA: &str = "
         id INTEGER PRIMARY KEY, parent INTEGER, name BLOB, class INTEGER, content BLOB, executable INTEGER
     ) STRICT;
     CREATE INDEX IF NOT EXISTS synced_parent ON synced (parent);
-    CREATE TABLE IF NOT EXISTS sent (
-        id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, class INTEGER NOT NULL, content BLOB,
-        executable INTEGER NOT NULL
+    CREATE TABLE IF NOT EXISTS asked (
+        id INTEGER PRIMARY KEY, parent INTEGER, name BLOB, class INTEGER, content BLOB, executable INTEGER
     ) STRICT;
-    CREATE INDEX IF NOT EXISTS sent_place ON sent (parent, name);
+    CREATE INDEX IF NOT EXISTS asked_place ON asked (parent, name);
     CREATE TABLE IF NOT EXISTS open (
         id INTEGER PRIMARY KEY, pass INTEGER NOT NULL, tries INTEGER NOT NULL, why TEXT
     ) STRICT;
@@ -361,8 +360,8 @@ impl Store {
         self.execute("UPDATE local SET parent = ? WHERE parent = ?", values)?;
         self.execute("UPDATE skipped SET parent = ? WHERE parent = ?", values)?;
         self.execute("UPDATE synced SET parent = ? WHERE parent = ?", values)?;
-        self.execute("UPDATE OR REPLACE sent SET id = ? WHERE id = ?", values)?;
-        self.execute("UPDATE sent SET parent = ? WHERE parent = ?", values)?;
+        self.execute("UPDATE OR REPLACE asked SET id = ? WHERE id = ?", values)?;
+        self.execute("UPDATE asked SET parent = ? WHERE parent = ?", values)?;
         self.mark(from)?;
         self.mark(to)
     }
@@ -435,7 +434,7 @@ impl Store {
         self.unselect_by_path()?;
         self.connection.execute_batch(
             "DELETE FROM synced; DELETE FROM local; DELETE FROM remote; DELETE FROM open; DELETE FROM skipped;
-            DELETE FROM sent;",
+            DELETE FROM asked;",
         )?;
         self.files.set(0);
         let life = self.life()?;

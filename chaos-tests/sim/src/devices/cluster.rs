@@ -51,6 +51,9 @@ pub struct Cluster {
     sent: HashMap<String, HashMap<ChunkId, Bytes>>,
     /// All contents that a commit brought, for ever.
     pub contents: BTreeSet<Vec<u8>>,
+    /// Contents that each file had, and one that a file had again, which nobody wrote again: nobody writes one twice.
+    had: BTreeMap<u64, BTreeSet<Vec<u8>>>,
+    pub reverted: Option<String>,
     pub commits: usize,
     pub lost_answers: usize,
     /// How many in a hundred questions or answers are lost.
@@ -68,6 +71,8 @@ impl Cluster {
             starts: 1,
             sent: HashMap::new(),
             contents: BTreeSet::new(),
+            had: BTreeMap::new(),
+            reverted: None,
             commits: 0,
             lost_answers: 0,
             loss: 0,
@@ -167,6 +172,8 @@ impl Cluster {
             let within = change.within.map(guard);
             planned.push(Guarded { change: self.plan(device, change, &mut contents)?, within });
         }
+        let puts: Vec<Option<(Vec<u8>, bool)>> =
+            planned.iter().map(|guarded| bytes_of(&guarded.change)).collect();
         let what: Vec<String> = planned.iter().map(|guarded| told(&guarded.change)).collect();
         let what = what.join(", ");
         if self.planted == Planted::AcknowledgedUnmade && self.rng.chance(5) {
@@ -185,6 +192,15 @@ impl Cluster {
                 return Err(refused(code, &rejection.to_string()));
             }
         };
+        for (put, changed) in puts.into_iter().zip(&changed) {
+            let Some((bytes, was_there)) = put else { continue };
+            let is_new = self.had.entry(changed.node.0).or_default().insert(bytes.clone());
+            // What is made anew where it was deleted may be what somebody has kept.
+            if was_there && !is_new {
+                self.reverted =
+                    Some(format!("{:?} has {} again", changed.node, String::from_utf8_lossy(&bytes)));
+            }
+        }
         self.commits += 1;
         self.contents.extend(contents);
         let answer = |changed: &Changed| {
@@ -243,6 +259,13 @@ impl Cluster {
         let bytes = self.bytes(node, version).unwrap_or_default();
         if bytes.is_empty() { Vec::new() } else { vec![(ChunkId::of(&bytes), bytes.into())] }
     }
+}
+
+/// The bytes that a change gives a file, and whether it was there before.
+fn bytes_of(change: &TreeChange) -> Option<(Vec<u8>, bool)> {
+    let TreeChange::Put { object, on, .. } = change else { return None };
+    let NewContent::Inline(bytes) = &object.content else { return None };
+    Some((bytes.clone(), on.is_some()))
 }
 
 /// A change in few words.

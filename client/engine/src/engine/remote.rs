@@ -8,13 +8,13 @@ use crate::{
     state::{Remote, RemoteFile, disk_names},
     system::{Names, Reading, blocking},
 };
-use holdfast_client_sync::{Id, Kind, Node, Place, Step, Tree};
+use holdfast_client_sync::{Base, Id, Kind, Node, Place, Step, Tree};
 use holdfast_core::ids::{ChunkId, NodeId};
 use holdfast_proto::sync::{
     Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
     VersionOf, Within, failure::Code, name_change::Change,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Changes in one commit, and bytes of files in it.
 const BATCH: usize = 400;
@@ -63,10 +63,18 @@ impl Engine {
         // Also where not all went well.
         let made: BTreeMap<Id, Id> =
             becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
+        let mut standing = BTreeSet::new();
+        for known in made.values() {
+            // Of nodes that are not worked on, too.
+            if self.store.local(*known)?.is_some() {
+                standing.insert(*known);
+            }
+        }
         // What was deleted there and is made anew there is the same node to the server. Here the old one may still stand: then
         // the new one has no name yet, and is known again when it is heard of.
-        let (made, reused): (BTreeMap<Id, Id>, BTreeMap<Id, Id>) =
-            made.into_iter().partition(|(_, known)| !self.state.trees.local.contains(*known));
+        let (made, reused): (BTreeMap<Id, Id>, BTreeMap<Id, Id>) = made
+            .into_iter()
+            .partition(|(_, known)| !standing.contains(known) && !self.state.trees.local.contains(*known));
         for (fresh, known) in reused {
             let _not_there = Step::Remove { id: fresh }.carry_out(&mut self.state.trees.remote);
             self.state.reused.extend([fresh, known]);
@@ -249,10 +257,8 @@ impl Engine {
             }
         };
         // Whoever is stopped before the answer knows by this what to make of what it hears.
-        for id in steps.iter().map(id_of) {
-            if let Some(node) = becoming.tree.get(id) {
-                self.store.send(id, node)?;
-            }
+        for (id, asked) in asked_for(&steps) {
+            self.store.send(id, &asked)?;
         }
         self.store.keep()?;
         let outcomes = match self.means.api.commit(&self.means.space, told).await {
@@ -339,6 +345,22 @@ impl Engine {
             self.state.cut.remove(&id);
         }
     }
+}
+
+/// What of each node steps have the server take over from the disk. What else it has of them may be nowhere here yet.
+fn asked_for(steps: &[Step]) -> BTreeMap<Id, Base> {
+    let mut asked: BTreeMap<Id, Base> = BTreeMap::new();
+    for step in steps {
+        let of = asked.entry(id_of(step)).or_default();
+        match step {
+            Step::Create { node, .. } => *of = Base::from(node.clone()),
+            Step::Move { to, .. } => of.place = Some(to.clone()),
+            Step::Edit { kind, .. } => of.kind = Some(kind.clone()),
+            Step::Mark { executable, .. } => of.executable = Some(*executable),
+            Step::Remove { .. } => *of = Base::default(),
+        }
+    }
+    asked
 }
 
 /// Changes that can be made one without the other: those that take something aside go with those that take it on.

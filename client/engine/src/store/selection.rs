@@ -176,7 +176,8 @@ impl Store {
             self.mark(id)?;
             self.mark_inside(id)?;
         }
-        self.keep_durably()
+        // It is kept with the list, when that is known to be of one moment.
+        Ok(())
     }
 
     /// Open nodes about which nothing is to be done but to take them off the disk.

@@ -6,17 +6,23 @@ use holdfast_client_sync::{Base, Id, Node, Place};
 use rusqlite::{OptionalExtension, params};
 
 impl Store {
-    /// The server is about to be asked to have a node so.
-    pub fn send(&self, id: Id, node: &Node) -> Result<()> {
-        let (class, content) = kind_number(&node.kind);
-        let place = &node.place;
-        let values = params![number(id), number(place.parent), place.name, class, content, node.executable];
-        self.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?)", values).map(drop)
+    /// The server is about to be asked to have this of a node, which is what the disk has.
+    pub fn send(&self, id: Id, asked: &Base) -> Result<()> {
+        let (place, kind) = (asked.place.as_ref(), asked.kind.as_ref().map(kind_number));
+        let values = params![
+            number(id),
+            place.map(|place| number(place.parent)),
+            place.map(|place| &place.name),
+            kind.map(|(class, _)| class),
+            kind.and_then(|(_, content)| content),
+            asked.executable
+        ];
+        self.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?, ?)", values).map(drop)
     }
 
     /// It has answered.
     pub fn answered(&self, id: Id) -> Result<()> {
-        self.execute("DELETE FROM sent WHERE id = ?", params![number(id)]).map(drop)
+        self.execute("DELETE FROM asked WHERE id = ?", params![number(id)]).map(drop)
     }
 
     /// What of a node the server was asked for and has: both sides had it alike then, whatever happened on the disk since.
@@ -24,21 +30,22 @@ impl Store {
         if self.local(id)?.is_none() && self.base(id)?.is_none() {
             self.recognise_fresh(id, node)?;
         }
-        let sql = "SELECT parent, name, class, content, executable FROM sent WHERE id = ?";
+        let sql = "SELECT parent, name, class, content, executable FROM asked WHERE id = ?";
         let sent = self.connection.prepare_cached(sql)?.query_row(params![number(id)], |row| {
-            let place = Place { parent: id_of(row.get(0)?), name: row.get(1)? };
-            Ok((place, kind_of(row.get(2)?, row.get(3)?), row.get::<_, bool>(4)?))
+            let parent: Option<i64> = row.get(0)?;
+            let place = parent.zip(row.get(1)?).map(|(parent, name)| Place { parent: id_of(parent), name });
+            Ok((place, kind_of(row.get(2)?, row.get(3)?), row.get::<_, Option<bool>>(4)?))
         });
         let Some((place, kind, executable)) = sent.optional()? else { return Ok(()) };
         let mut base = self.base(id)?.unwrap_or_default();
-        if place == node.place {
-            base.place = Some(place);
+        if place.as_ref() == Some(&node.place) {
+            base.place = place;
         }
         if kind.as_ref() == Some(&node.kind) {
             base.kind = kind;
         }
-        if executable == node.executable {
-            base.executable = Some(executable);
+        if executable == Some(node.executable) {
+            base.executable = executable;
         }
         self.set_base(id, Some(&base))?;
         self.answered(id)
@@ -47,8 +54,8 @@ impl Store {
     /// A node that the client made has a name of the server's by now.
     fn recognise_fresh(&self, id: Id, node: &Node) -> Result<()> {
         let (class, content) = kind_number(&node.kind);
-        let sql = "SELECT id FROM sent JOIN local USING (id) WHERE sent.parent = ? AND sent.name = ?
-            AND sent.class = ? AND sent.content IS ? AND id & 1 = 1 LIMIT 1";
+        let sql = "SELECT id FROM asked JOIN local USING (id) WHERE asked.parent = ? AND asked.name = ?
+            AND asked.class = ? AND asked.content IS ? AND id & 1 = 1 LIMIT 1";
         let values = params![number(node.place.parent), node.place.name, class, content];
         let found: Option<i64> =
             self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()?;
