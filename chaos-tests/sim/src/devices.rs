@@ -25,7 +25,7 @@ use people::{People, Story};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -266,6 +266,14 @@ impl World {
         }
     }
 
+    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn people(&self) -> MutexGuard<'_, People> {
+        self.people.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pick(&mut self) -> usize {
         self.rng.below(self.devices.len() as u64) as usize
     }
@@ -314,10 +322,10 @@ impl World {
         match self.rng.below(100) {
             0..=14 => {
                 let mut state = self.devices[at].files.state();
-                self.people.lock().unwrap_or_else(PoisonError::into_inner).act(&mut state);
+                self.people().act(&mut state);
             }
             15 => {
-                self.cluster.lock().unwrap_or_else(PoisonError::into_inner).restart();
+                self.cluster().restart();
                 self.report.restarts += 1;
             }
             16 => {
@@ -351,7 +359,7 @@ impl World {
 
     /// No more faults, nobody works: all engines look until nothing changes any more.
     fn settle(&mut self) {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner).loss = 0;
+        self.cluster().loss = 0;
         for device in &mut self.devices {
             device.files.state().weather = files::Weather::default();
             device.is_up = true;
@@ -373,7 +381,7 @@ impl World {
     /// How much was changed anywhere.
     fn moved(&self) -> (u64, u64) {
         let steps = self.devices.iter().map(|device| device.files.state().changes).sum();
-        (steps, self.cluster.lock().unwrap_or_else(PoisonError::into_inner).head())
+        (steps, self.cluster().head())
     }
 
     /// Has a device look at everything, until it has done what it can.
@@ -411,7 +419,7 @@ impl World {
 
     /// Everything that must be so in the end.
     fn check(&mut self) {
-        let server = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).tree();
+        let server = self.cluster().tree();
         for (at, name) in DEVICES.iter().enumerate() {
             let tree = self.devices[at].tree();
             if tree != server {
@@ -437,11 +445,11 @@ impl World {
             }
         }
         // Power cuts bring old bytes back by themselves.
-        let reverted = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).reverted.take();
+        let reverted = self.cluster().reverted.take();
         if let Some(what) = reverted.filter(|_| !self.powerless) {
             self.violate(what);
         }
-        let mut found = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).contents.clone();
+        let mut found = self.cluster().contents.clone();
         for device in &self.devices {
             for (_, body) in device.files.state().below(&[]) {
                 if let Body::File(bytes) = body {
@@ -449,21 +457,21 @@ impl World {
                 }
             }
         }
-        let owed = self.people.lock().unwrap_or_else(PoisonError::into_inner).owed.clone();
+        let owed = self.people().owed.clone();
         if let Some(lost) = owed.difference(&found).next() {
             self.violate(format!("lost: {}", String::from_utf8_lossy(lost)));
         }
     }
 
     fn report(mut self) -> Report {
-        let cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
-        let people = self.people.lock().unwrap_or_else(PoisonError::into_inner);
-        self.report.commits = cluster.commits;
-        self.report.lost_answers = cluster.lost_answers;
-        self.report.deeds = people.deeds;
+        let (commits, lost_answers) = {
+            let cluster = self.cluster();
+            (cluster.commits, cluster.lost_answers)
+        };
+        let deeds = self.people().deeds;
+        self.report = Report { commits, lost_answers, deeds, ..self.report };
         self.report.trace = self.story.text();
         self.report.steps = self.devices.iter().map(|device| device.files.state().changes).sum();
-        drop((cluster, people));
         self.report
     }
 }
@@ -472,7 +480,7 @@ impl World {
 pub fn run(seed: u64, planted: Planted) -> Report {
     let conflicts = if seed.is_multiple_of(4) { "last-writer" } else { "copy" };
     let mut world = World::new(seed, conflicts);
-    world.cluster.lock().unwrap_or_else(PoisonError::into_inner).planted = planted;
+    world.cluster().planted = planted;
     for device in &world.devices {
         device.files.state().times_stand = planted == Planted::TimesThatStand;
     }
@@ -482,7 +490,7 @@ pub fn run(seed: u64, planted: Planted) -> Report {
     }
     for _ in 0..3 {
         let stormy = world.rng.chance(80);
-        world.cluster.lock().unwrap_or_else(PoisonError::into_inner).loss = if stormy { 2 } else { 0 };
+        world.cluster().loss = if stormy { 2 } else { 0 };
         let visits = if stormy { 2 + world.rng.below(20) } else { 0 };
         world.devices.iter().for_each(|device| device.files.state().weather.visits = visits);
         for _ in 0..EVENTS / 3 {

@@ -306,7 +306,7 @@ impl Engine {
         for id in local {
             let Some(node) = trees.local.get(id) else { continue };
             let info = infos.get(&id).copied();
-            // Nobody looks at what is aside: if it is not what it was, it is read again.
+            // What is aside and was tried in vain is not what it was, perhaps: it is read again.
             let strange =
                 node.place.is_aside() && tried.contains(&id) || info.is_none_or(|info| info.is_unknown());
             let unread = strange && !node.kind.is_directory();

@@ -64,6 +64,10 @@ const TRIES_MAX: i64 = 30;
 /// Problems that are listed one by one.
 const LISTED_MAX: i64 = 1000;
 
+/// The tables that have some of the attributes of nodes: what both sides had alike, and what the server was asked for.
+const SYNCED: &str = "synced";
+const ASKED: &str = "asked";
+
 /// Where nothing is: what is on its way from one place to another.
 const NOWHERE: i64 = -1;
 
@@ -402,8 +406,20 @@ impl Store {
     }
 
     pub fn base(&self, id: Id) -> Result<Option<Base>> {
-        let sql = "SELECT parent, name, class, content, executable FROM synced WHERE id = ?";
-        let base = self.connection.prepare_cached(sql)?.query_row(params![number(id)], |row| {
+        self.part(SYNCED, id)
+    }
+
+    pub fn set_base(&self, id: Id, base: Option<&Base>) -> Result<()> {
+        match base {
+            Some(base) => self.put_part(SYNCED, id, base),
+            None => self.execute("DELETE FROM synced WHERE id = ?", params![number(id)]).map(drop),
+        }
+    }
+
+    /// What a table has of some of a node's attributes.
+    fn part(&self, table: &str, id: Id) -> Result<Option<Base>> {
+        let sql = format!("SELECT parent, name, class, content, executable FROM {table} WHERE id = ?");
+        let base = self.connection.prepare_cached(&sql)?.query_row(params![number(id)], |row| {
             let parent: Option<i64> = row.get(0)?;
             let place = parent.zip(row.get(1)?).map(|(parent, name)| Place { parent: id_of(parent), name });
             Ok(Base { place, kind: kind_of(row.get(2)?, row.get(3)?), executable: row.get(4)? })
@@ -411,12 +427,8 @@ impl Store {
         Ok(base.optional()?)
     }
 
-    pub fn set_base(&self, id: Id, base: Option<&Base>) -> Result<()> {
-        let Some(base) = base else {
-            return self.execute("DELETE FROM synced WHERE id = ?", params![number(id)]).map(drop);
-        };
-        let place = base.place.as_ref();
-        let kind = base.kind.as_ref().map(kind_number);
+    fn put_part(&self, table: &str, id: Id, base: &Base) -> Result<()> {
+        let (place, kind) = (base.place.as_ref(), base.kind.as_ref().map(kind_number));
         let values = params![
             number(id),
             place.map(|place| number(place.parent)),
@@ -425,7 +437,7 @@ impl Store {
             kind.and_then(|(_, content)| content),
             base.executable
         ];
-        self.execute("INSERT OR REPLACE INTO synced VALUES (?, ?, ?, ?, ?, ?)", values).map(drop)
+        self.execute(&format!("INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)"), values).map(drop)
     }
 
     /// Forgets what was agreed and what was on the disk, which is looked at anew: what is there is joined to what is on the

@@ -161,13 +161,9 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 
 /// Bytes that no compressor shrinks and that differ for every seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
+    let (mut rng, mut bytes) = (random::Rng::new(seed), Vec::with_capacity(len + 8));
     while bytes.len() < len {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+        bytes.extend_from_slice(&rng.bits().to_le_bytes());
     }
     bytes.truncate(len);
     bytes

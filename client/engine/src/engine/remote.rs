@@ -14,7 +14,7 @@ use holdfast_proto::sync::{
     Describe, MakeDirectory, Move, NameChange, Outcome, Properties, Put, RemoveDirectory, RemoveFile,
     VersionOf, Within, failure::Code, name_change::Change,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// Changes in one commit, and bytes of files in it.
 const BATCH: usize = 400;
@@ -61,23 +61,17 @@ impl Engine {
         let mut becoming = Becoming { tree: self.state.trees.remote.clone(), made: BTreeMap::new() };
         let done = self.commit_all(steps, &mut becoming).await;
         // Also where not all went well.
-        let made: BTreeMap<Id, Id> =
-            becoming.made.into_iter().map(|(fresh, node)| (fresh, Id::Known(NodeId(node)))).collect();
-        let mut standing = BTreeSet::new();
-        for known in made.values() {
-            // Of nodes that are not worked on, too.
-            if self.store.local(*known)?.is_some() {
-                standing.insert(*known);
+        let mut made = BTreeMap::new();
+        for (fresh, node) in becoming.made {
+            let known = Id::Known(NodeId(node));
+            // What was deleted there and is made anew there is the same node to the server. Here the old one may still stand,
+            // among what is worked on or not: then the new one has no name yet, and is known again when it is heard of.
+            if self.state.trees.local.contains(known) || self.store.local(known)?.is_some() {
+                let _not_there = Step::Remove { id: fresh }.carry_out(&mut self.state.trees.remote);
+                self.state.reused.extend([fresh, known]);
+            } else {
+                made.insert(fresh, known);
             }
-        }
-        // What was deleted there and is made anew there is the same node to the server. Here the old one may still stand: then
-        // the new one has no name yet, and is known again when it is heard of.
-        let (made, reused): (BTreeMap<Id, Id>, BTreeMap<Id, Id>) = made
-            .into_iter()
-            .partition(|(_, known)| !standing.contains(known) && !self.state.trees.local.contains(*known));
-        for (fresh, known) in reused {
-            let _not_there = Step::Remove { id: fresh }.carry_out(&mut self.state.trees.remote);
-            self.state.reused.extend([fresh, known]);
         }
         for (fresh, known) in &made {
             let _not_here = self.state.trees.renumber(*fresh, *known);

@@ -1,23 +1,14 @@
 //! What the server was asked to have, until it is known whether it does: an answer may be lost, or whoever waits for it.
 
-use super::{Store, id_of, kind_number, kind_of, number};
+use super::{ASKED, Store, id_of, kind_number, number};
 use crate::error::Result;
-use holdfast_client_sync::{Base, Id, Node, Place};
+use holdfast_client_sync::{Base, Id, Node};
 use rusqlite::{OptionalExtension, params};
 
 impl Store {
     /// The server is about to be asked to have this of a node, which is what the disk has.
     pub fn send(&self, id: Id, asked: &Base) -> Result<()> {
-        let (place, kind) = (asked.place.as_ref(), asked.kind.as_ref().map(kind_number));
-        let values = params![
-            number(id),
-            place.map(|place| number(place.parent)),
-            place.map(|place| &place.name),
-            kind.map(|(class, _)| class),
-            kind.and_then(|(_, content)| content),
-            asked.executable
-        ];
-        self.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?, ?)", values).map(drop)
+        self.put_part(ASKED, id, asked)
     }
 
     /// It has answered.
@@ -30,22 +21,16 @@ impl Store {
         if self.local(id)?.is_none() && self.base(id)?.is_none() {
             self.recognise_fresh(id, node)?;
         }
-        let sql = "SELECT parent, name, class, content, executable FROM asked WHERE id = ?";
-        let sent = self.connection.prepare_cached(sql)?.query_row(params![number(id)], |row| {
-            let parent: Option<i64> = row.get(0)?;
-            let place = parent.zip(row.get(1)?).map(|(parent, name)| Place { parent: id_of(parent), name });
-            Ok((place, kind_of(row.get(2)?, row.get(3)?), row.get::<_, Option<bool>>(4)?))
-        });
-        let Some((place, kind, executable)) = sent.optional()? else { return Ok(()) };
+        let Some(asked) = self.part(ASKED, id)? else { return Ok(()) };
         let mut base = self.base(id)?.unwrap_or_default();
-        if place.as_ref() == Some(&node.place) {
-            base.place = place;
+        if asked.place.as_ref() == Some(&node.place) {
+            base.place = asked.place;
         }
-        if kind.as_ref() == Some(&node.kind) {
-            base.kind = kind;
+        if asked.kind.as_ref() == Some(&node.kind) {
+            base.kind = asked.kind;
         }
-        if executable == Some(node.executable) {
-            base.executable = executable;
+        if asked.executable == Some(node.executable) {
+            base.executable = asked.executable;
         }
         self.set_base(id, Some(&base))?;
         self.answered(id)

@@ -38,6 +38,17 @@ pub(super) struct Inode {
     pub(super) opened: u32,
 }
 
+impl Inode {
+    /// A file's bytes are again what was synced of them, if anything was.
+    fn set_back(&mut self, synced: Option<&Self>) {
+        let Body::File(bytes) = &mut self.body else { return };
+        match synced.map(|inode| &inode.body) {
+            Some(Body::File(synced)) => bytes.clone_from(synced),
+            _ => bytes.clear(),
+        }
+    }
+}
+
 /// What strikes an engine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
@@ -389,13 +400,8 @@ impl State {
         let Some(before) = self.durable.take() else { return };
         let mut now = self.inodes.clone();
         for (number, inode) in &mut now {
-            if let Body::File(bytes) = &mut inode.body
-                && file != Some(*number)
-            {
-                match before.get(number).map(|inode| &inode.body) {
-                    Some(Body::File(synced)) => bytes.clone_from(synced),
-                    _ => bytes.clear(),
-                }
+            if file != Some(*number) {
+                inode.set_back(before.get(number));
             }
         }
         self.durable = Some(now);
@@ -415,12 +421,8 @@ impl State {
             // The journal was written a moment ago.
             now = self.inodes.clone();
             for (number, inode) in &mut now {
-                let Body::File(bytes) = &mut inode.body else { continue };
-                if self.rng.chance(50) {
-                    match durable.get(number).map(|inode| &inode.body) {
-                        Some(Body::File(synced)) => bytes.clone_from(synced),
-                        _ => bytes.clear(),
-                    }
+                if matches!(inode.body, Body::File(_)) && self.rng.chance(50) {
+                    inode.set_back(durable.get(number));
                 }
             }
         }

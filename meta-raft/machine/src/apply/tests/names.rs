@@ -164,6 +164,20 @@ fn object(text: &[u8]) -> NewObject {
     NewObject { bytes: text.len() as u64, content, ..Machine::object(Vec::new()) }
 }
 
+fn make(path: &[u8]) -> TreeChange {
+    TreeChange::MakeDirectory { path: path.into() }
+}
+
+/// A new file.
+fn put(path: &[u8]) -> TreeChange {
+    TreeChange::Put {
+        path: path.into(),
+        on: None,
+        object: Box::new(object(b"secret")),
+        extra: Extra::default(),
+    }
+}
+
 impl Machine {
     fn change(&mut self, change: TreeChange) -> Outcome {
         self.run(
@@ -347,7 +361,6 @@ fn a_directorys_rename_is_one_record_and_keeps_what_is_in_it() {
 fn all_changes_of_a_command_are_made_or_none() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
-    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
     let all = |changes: Vec<TreeChange>| all_of(BUCKET, changes);
     let outcome = machine.run(1, all(vec![make(b"a/"), make(b"a/b/"), make(b"a/")]));
     assert_eq!(outcome, Outcome::Rejected(Rejection::Overtaken { at: 2 }));
@@ -379,7 +392,6 @@ fn all_changes_of_a_command_are_made_or_none() {
 fn trees_are_no_deeper_than_keys_are_long_and_are_walked_through_however_deep() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
-    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
     let deep = |name: &str, depth: usize| format!("{name}/").repeat(depth).into_bytes();
     assert!(matches!(machine.change(make(&deep("a", 300))), Outcome::Changed(_)));
     assert!(matches!(machine.change(make(&deep("b", 300))), Outcome::Changed(_)));
@@ -482,7 +494,6 @@ fn what_is_shared_goes_with_its_directory() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
     let all = |changes: Vec<TreeChange>| all_of(BUCKET, changes);
-    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
     machine.run(1, all(vec![make(b"a/"), make(b"a/b/"), make(b"c/")]));
     let share = |path: &[u8], user: &str, writes| Command::Share {
         bucket: BUCKET,
@@ -535,13 +546,6 @@ fn what_was_deleted_from_a_directory_goes_with_it() {
         let Outcome::Changed(done) = machine.run(1, all_of(bucket, changes)) else { panic!("it is made") };
         done
     };
-    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
-    let put = |path: &[u8]| TreeChange::Put {
-        path: path.into(),
-        on: None,
-        object: Box::new(object(b"secret")),
-        extra: Extra::default(),
-    };
     let done = all(&mut machine, vec![make(b"p/"), put(b"p/secret"), put(b"p/other")]);
     let on = |at: usize| (done[at].node, done[at].version.expect("a file"));
     all(&mut machine, vec![TreeChange::RemoveFile { path: b"p/secret".into(), on: on(1) }]);
@@ -571,12 +575,6 @@ fn what_was_deleted_from_a_directory_goes_with_it() {
 fn a_file_is_no_directory() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
-    let put = |path: &[u8]| TreeChange::Put {
-        path: path.into(),
-        on: None,
-        object: Box::new(object(b"x")),
-        extra: Extra::default(),
-    };
     assert!(matches!(machine.change(put(b"a")), Outcome::Changed(_)));
     assert!(matches!(machine.change(put(b"other")), Outcome::Changed(_)));
     let node = Believed::whole(&machine.store, 10);
@@ -602,13 +600,6 @@ fn a_file_is_no_directory() {
 fn a_name_comes_to_the_directory_that_was_meant_or_nowhere() {
     let mut machine = Machine::new();
     machine.run(0, Command::RaiseClusterVersion { version: CLUSTER_VERSION });
-    let put = |path: &[u8]| TreeChange::Put {
-        path: path.into(),
-        on: None,
-        object: Box::new(object(b"x")),
-        extra: Extra::default(),
-    };
-    let make = |path: &[u8]| TreeChange::MakeDirectory { path: path.into() };
     let mut all = |changes: Vec<(TreeChange, Option<Within>)>| {
         let changes = changes.into_iter().map(|(change, within)| Guarded { change, within }).collect();
         machine.run(1, Command::ChangeTree { bucket: BUCKET, owner: String::new(), changes })
