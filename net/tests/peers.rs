@@ -214,9 +214,11 @@ async fn a_call_ends_at_its_deadline_and_with_its_caller() {
 #[tokio::test]
 async fn what_cannot_be_reached_fails_at_once_and_is_tried_again_later() {
     let authority = authority::make("c").expect("an authority");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
+    // Below the ports that the system gives to anybody: nobody else's connection comes from there meanwhile.
+    let address = (20_000..32_768)
+        .map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .expect("a port");
     let peer = remote(tls(&authority, 3, Role::Gateway), Target::Host(HostId(7)), &address.to_string());
     let call = || peer.call(Method::ReadShard(ReadShard::default()), Bytes::new(), PATIENCE);
     assert!(matches!(call().await, Err(NetError::Unreachable { .. })));

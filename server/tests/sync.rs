@@ -400,9 +400,9 @@ fn what_goes_beyond_a_quota_waits_on_its_device() {
 
 /// Has TCP go through to an address, and UDP nowhere, as some networks do.
 fn without_udp(to: &str) -> (String, std::net::UdpSocket) {
-    let through = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = through.local_addr().expect("an address");
-    let nowhere = std::net::UdpSocket::bind(address).expect("it is free");
+    let address = common::free_address();
+    let through = std::net::TcpListener::bind(&address).expect("it is free");
+    let nowhere = std::net::UdpSocket::bind(&address).expect("it is free");
     let to = to.to_owned();
     std::thread::spawn(move || {
         for near in through.incoming().flatten() {
@@ -417,7 +417,7 @@ fn without_udp(to: &str) -> (String, std::net::UdpSocket) {
             }
         }
     });
-    (address.to_string(), nowhere)
+    (address, nowhere)
 }
 
 #[test]
