@@ -97,6 +97,53 @@ fn what_was_not_changed_is_not_sent() {
     assert!(begun.0 < 4 << 10 && begun.1 < 4 << 10, "{begun:?}");
 }
 
+/// What a device has received of a file that is on its way: the pieces on its disk, and how long they are.
+fn on_the_way(device: &Device) -> (Vec<std::path::PathBuf>, u64) {
+    let files = fs::read_dir(device.root.join(".holdfast/tmp")).expect("it is there").flatten();
+    let partial = files.filter(|file| file.file_name().to_string_lossy().starts_with("partial-"));
+    let mut paths: Vec<_> = partial.map(|file| file.path()).collect();
+    paths.sort();
+    let bytes = paths.iter().filter_map(|path| path.metadata().ok()).map(|file| file.len()).sum();
+    (paths, bytes)
+}
+
+#[test]
+fn a_download_that_broke_goes_on_from_there() {
+    // What comes waits in the stream's window, of 8 MiB, as long as a limit has it wait: that is lost at each break.
+    const WINDOW: u64 = 9 << 20;
+    let mut world = World::new();
+    let [a, mut b] = world.devices(["laptop", "desk"]);
+    agree(&[&a, &b]);
+    b.run(&["sync", "limit", "--down", "16M"]);
+    let data = common::noise(7, 96 * MIB);
+    fs::write(large(&a), &data).expect("it is written");
+    a.wait();
+    let comes = |bytes: u64| common::eventually("it comes", || on_the_way(&b).1 >= bytes);
+    // The server is killed while it comes.
+    comes(24 << 20);
+    world.server = None;
+    world.start();
+    comes(48 << 20);
+    let (_, there) = on_the_way(&b);
+    let received = traffic(&b).1;
+    assert!(received < there + 2 * WINDOW, "{received} were received for {there}");
+    // The device is killed, and its disk flips a bit.
+    b.run(&["sync", "limit", "--down", "none"]);
+    b.kill();
+    let (paths, there) = on_the_way(&b);
+    assert!(paths.len() > 1, "what came before the server died is used");
+    let mut file = fs::OpenOptions::new().write(true).open(&paths[0]).expect("it is there");
+    let damaged = paths[0].metadata().expect("it is there").len() - (5 << 20);
+    file.seek(SeekFrom::Start(damaged)).expect("it is a file");
+    file.write_all(&common::noise(9, 64)).expect("it is written");
+    b.start();
+    agree(&[&a, &b]);
+    assert!(fs::read(large(&b)).expect("it is read") == data);
+    let received = traffic(&b).1;
+    assert!(received < data.len() as u64 - there + WINDOW, "{received} were received, {there} were there");
+    assert_eq!(on_the_way(&b).0, Vec::<std::path::PathBuf>::new(), "nothing is left");
+}
+
 #[test]
 fn a_delta_of_something_else_is_refused_and_all_is_sent() {
     let world = World::new();

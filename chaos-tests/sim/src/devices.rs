@@ -444,10 +444,12 @@ impl World {
                 self.violate(format!("{name} has left something aside or half-written: {left:?}"));
             }
         }
-        // Power cuts bring old bytes back by themselves.
-        let reverted = self.cluster().reverted.take();
-        if let Some(what) = reverted.filter(|_| !self.powerless) {
-            self.violate(what);
+        // Power cuts bring old bytes back by themselves, and people who have two files change places.
+        let again = std::mem::take(&mut self.cluster().again);
+        let shifted = self.people().shifted.clone();
+        let again = again.into_iter().find(|(bytes, _)| !self.powerless && !shifted.contains(bytes));
+        if let Some((bytes, node)) = again {
+            self.violate(format!("{node:?} has {} again", String::from_utf8_lossy(&bytes)));
         }
         let mut found = self.cluster().contents.clone();
         for device in &self.devices {

@@ -19,6 +19,10 @@ const TMP: &[u8] = b"tmp";
 const ASIDE: &[u8] = b"aside";
 const TRASH: &[u8] = b"trash";
 
+/// How temporary files are called that others may go on from, and how long they may.
+pub const PARTIAL: &[u8] = b"partial-";
+const PARTIAL_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
+
 /// Bytes that are copied at once.
 const COPIED: usize = 1 << 20;
 
@@ -195,15 +199,39 @@ impl Disk {
         [format!("{}-{number}-", std::process::id()).as_bytes(), tail].concat()
     }
 
-    /// A file without a name, which goes when nobody has it any more.
+    /// Makes a temporary file whose name begins so. It is not durable.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn scratch(&self) -> io::Result<Box<dyn File>> {
-        let (tmp, name) = (self.internal(TMP)?, self.unique(b"scratch"));
-        let file = tmp.create(&name)?;
-        tmp.remove_file(&name)?;
-        Ok(file)
+    pub fn create_temporary(&self, prefix: &[u8]) -> io::Result<Box<dyn File>> {
+        let tmp = self.internal(TMP)?;
+        loop {
+            // Those of whoever was stopped may have the same number.
+            match tmp.create(&[prefix, &self.unique(b"")].concat()) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => return created,
+            }
+        }
+    }
+
+    /// The temporary files whose names begin so, to be read.
+    ///
+    /// # Errors
+    /// Where they cannot be looked for.
+    pub fn temporaries(&self, prefix: &[u8]) -> io::Result<Vec<Box<dyn File>>> {
+        let tmp = self.internal(TMP)?;
+        let names = tmp.list()?.into_iter().filter(|name| name.starts_with(prefix));
+        names.map(|name| tmp.open(&name)).collect()
+    }
+
+    /// Removes the temporary files whose names begin so.
+    ///
+    /// # Errors
+    /// Where the file system fails.
+    pub fn remove_temporaries(&self, prefix: &[u8]) -> io::Result<()> {
+        let tmp = self.internal(TMP)?;
+        let mut names = tmp.list()?.into_iter().filter(|name| name.starts_with(prefix));
+        names.try_for_each(|name| tmp.remove_file(&name))
     }
 
     /// Writes a file aside, durably, before it is anywhere to be seen.
@@ -456,11 +484,15 @@ impl Disk {
         }
     }
 
-    /// Clears what somebody who was stopped left in the internal directory for temporary files.
+    /// Clears what somebody who was stopped left in the internal directory for temporary files, but for what others may go
+    /// on from.
     pub fn tidy(&self) {
         let Ok(tmp) = self.internal(TMP) else { return };
+        let is_old = |stat: Stat| self.now_ns().abs_diff(stat.mtime_ns) > PARTIAL_NS;
         for name in tmp.list().unwrap_or_default() {
-            let _left = tmp.remove_file(&name);
+            if !name.starts_with(PARTIAL) || tmp.stat(&name).is_ok_and(is_old) {
+                let _left = tmp.remove_file(&name);
+            }
         }
     }
 

@@ -24,6 +24,7 @@ use std::{
 
 mod conflicts;
 mod dirty;
+mod fetch;
 mod local;
 mod remote;
 mod selection;

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod linux;
 mod look;
+mod partial;
 mod runs;
 mod scan;
 pub mod server;

@@ -51,9 +51,9 @@ pub struct Cluster {
     sent: HashMap<String, HashMap<ChunkId, Bytes>>,
     /// All contents that a commit brought, for ever.
     pub contents: BTreeSet<Vec<u8>>,
-    /// Contents that each file had, and one that a file had again, which nobody wrote again: nobody writes one twice.
+    /// Contents that each file had, and those that files had again, which nobody wrote again: nobody writes one twice.
     had: BTreeMap<u64, BTreeSet<Vec<u8>>>,
-    pub reverted: Option<String>,
+    pub again: BTreeMap<Vec<u8>, NodeId>,
     pub commits: usize,
     pub lost_answers: usize,
     /// How many in a hundred questions or answers are lost.
@@ -72,7 +72,7 @@ impl Cluster {
             sent: HashMap::new(),
             contents: BTreeSet::new(),
             had: BTreeMap::new(),
-            reverted: None,
+            again: BTreeMap::new(),
             commits: 0,
             lost_answers: 0,
             loss: 0,
@@ -197,8 +197,7 @@ impl Cluster {
             let is_new = self.had.entry(changed.node.0).or_default().insert(bytes.clone());
             // What is made anew where it was deleted may be what somebody has kept.
             if was_there && !is_new {
-                self.reverted =
-                    Some(format!("{:?} has {} again", changed.node, String::from_utf8_lossy(&bytes)));
+                self.again.insert(bytes, changed.node);
             }
         }
         self.commits += 1;

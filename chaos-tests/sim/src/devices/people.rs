@@ -15,6 +15,8 @@ pub struct People {
     written: u64,
     /// Contents that somebody left somewhere and nobody took away.
     pub owed: BTreeSet<Vec<u8>>,
+    /// Contents that somebody moved, perhaps to where they had been before.
+    pub shifted: BTreeSet<Vec<u8>>,
     pub deeds: usize,
     story: Story,
 }
@@ -43,7 +45,7 @@ fn seen(state: &State) -> Vec<(Names, Body)> {
 
 impl People {
     pub fn new(rng: Rng, story: Story) -> Self {
-        Self { rng, written: 0, owed: BTreeSet::new(), deeds: 0, story }
+        Self { rng, written: 0, owed: BTreeSet::new(), shifted: BTreeSet::new(), deeds: 0, story }
     }
 
     fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
@@ -181,6 +183,9 @@ impl People {
             Some(Body::File(bytes)) if from != to => Some(bytes),
             _ => None,
         };
+        if let Some(Body::File(bytes)) = state.look(from) {
+            self.shifted.insert(bytes);
+        }
         let done = state.move_over(from, to);
         if let (Ok(()), Some(bytes)) = (&done, taken) {
             self.owed.remove(&bytes);

@@ -1,45 +1,23 @@
 //! Changes of the directory: each is made only if what it changes is still what was seen.
 
-use super::{Engine, Means};
+use super::Engine;
 use crate::{
-    chunks,
-    disk::{Disk, Expected, Temporary},
-    error::{Error, Result, at},
-    state::{Info, RemoteFile, aside_names, disk_names, key_of, names_of, shown},
-    system::{Class, File, Names, Reading, Stat, blocking},
+    disk::{Expected, Temporary},
+    error::{Error, Result},
+    state::{Info, aside_names, disk_names, shown},
+    system::{Class, Names, Stat, blocking},
 };
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
-use holdfast_client_sync::{Content, Id, Kind, Node, Place, Step, Tree};
-use holdfast_core::{
-    ids::{ChunkId, NodeId},
-    manifest::content_of,
-};
-use holdfast_proto::sync::{Range, VersionOf};
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-};
+use holdfast_client_sync::{Id, Node, Place, Step, Tree};
+use std::io;
 
-/// Files that are fetched at once, and steps that are prepared together.
-const FETCHED_AT_ONCE: usize = 16;
+/// Steps that are prepared together.
 const WINDOW: usize = 512;
-
-/// A file to be fetched.
-struct Wanted {
-    id: Id,
-    key: Vec<u8>,
-    node: u64,
-    file: RemoteFile,
-    content: Content,
-    /// The local file that it replaces, some of whose chunks it may have.
-    old: Option<Names>,
-}
 
 impl Engine {
     /// `server` is the server's tree as its versions are fetched from.
     pub(super) async fn change_disk(&mut self, steps: Vec<Step>, server: &Tree) -> Result<()> {
         for window in steps.chunks(WINDOW) {
-            let mut ready = self.fetch_all(window, server).await?;
+            let (mut ready, broken) = self.fetch_all(window, server).await;
             for step in window {
                 let id = super::remote::id_of(step);
                 match blocking(|| self.carry_out(step, id, ready.remove(&id))) {
@@ -50,116 +28,12 @@ impl Engine {
             for (_, left) in ready {
                 self.means.disk.discard(&left);
             }
+            // What came before has its place.
+            broken.map_or(Ok(()), Err)?;
         }
         Ok(())
     }
 
-    /// Fetches the files that steps need.
-    async fn fetch_all(&mut self, steps: &[Step], server: &Tree) -> Result<BTreeMap<Id, Temporary>> {
-        let mut wanted = Vec::new();
-        for step in steps {
-            let (id, kind) = match step {
-                Step::Create { id, node } => (*id, &node.kind),
-                Step::Edit { id, kind } => (*id, kind),
-                Step::Move { .. } | Step::Mark { .. } | Step::Remove { .. } => continue,
-            };
-            let (Kind::File { content } | Kind::Link { content }) = kind else { continue };
-            let (Id::Known(NodeId(node)), Some(file)) = (id, self.state.file(id)) else { continue };
-            // As long as nobody knows whether the old one is what it was, nothing is put in its place.
-            if self.state.infos.get(&id).is_some_and(|info| info.racy) {
-                continue;
-            }
-            // It may be called otherwise by now than when the pass began.
-            let tree = if self.state.trees.remote.contains(id) { &self.state.trees.remote } else { server };
-            let key = key_of(&names_of(tree, id), false);
-            let local = &self.state.trees.local;
-            let old = local.contains(id).then(|| disk_names(local, id));
-            wanted.push(Wanted { id, key, node, file, content: *content, old });
-        }
-        let means = self.means.clone();
-        let fetch = |wanted: Wanted| {
-            let means = means.clone();
-            async move { (means.fetch(&wanted).await, wanted) }.boxed()
-        };
-        let fetches: Vec<BoxFuture<'_, _>> = wanted.into_iter().map(fetch).collect();
-        let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(FETCHED_AT_ONCE).collect().await;
-        let mut ready = BTreeMap::new();
-        for (result, wanted) in fetched {
-            match result {
-                Ok(temporary) => drop(ready.insert(wanted.id, temporary)),
-                Err(error) if error.is_passing() => return Err(error),
-                // It has another version by now, or is gone: the journal says so.
-                Err(error) if error.code() == Some(holdfast_proto::sync::failure::Code::NotFound) => {}
-                Err(error) => {
-                    let names: Names = wanted.key.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
-                    self.note(wanted.id, &names, &error);
-                }
-            }
-        }
-        Ok(ready)
-    }
-}
-
-impl Means {
-    /// Writes a version of a file aside: from what is on the disk already, and else from the server. Every chunk is held
-    /// against its name, and all of them against the file's.
-    async fn fetch(&self, wanted: &Wanted) -> Result<Temporary> {
-        let path = String::from_utf8_lossy(&wanted.key).into_owned();
-        let of = VersionOf { node: wanted.node, version: wanted.file.version };
-        let space = &self.space;
-        let listed = self.api.manifest(space, &wanted.key, Some(of)).await?;
-        if Content(content_of(listed.chunks.iter().copied())) != wanted.content {
-            return Err(Error::Damaged(format!("the server's list of the chunks of {path}")));
-        }
-        let have = wanted.old.as_ref().map(|names| self.chunks_at(names)).unwrap_or_default();
-        let (mut ranges, mut missing, mut start) = (Vec::new(), Vec::new(), 0u64);
-        for (id, bytes) in &listed.chunks {
-            let end = start + u64::from(*bytes);
-            if !have.1.contains_key(id) {
-                missing.push((*id, *bytes));
-                match ranges.last_mut() {
-                    Some(Range { end: last, .. }) if *last == start => *last = end,
-                    _ => ranges.push(Range { start, end }),
-                }
-            }
-            start = end;
-        }
-        let spool = self.disk.scratch().map_err(at(&path))?;
-        for some in ranges.chunks(1024) {
-            let mut receiving = self.api.fetch(space, &wanted.key, of, some.to_vec()).await?;
-            while let Some(data) = receiving.next().await? {
-                spool.append(&data).map_err(at(&path))?;
-            }
-        }
-        let disk = self.disk.clone();
-        let (file, link) = (wanted.file, wanted.file.link);
-        let written = blocking(|| assemble(&disk, &listed.chunks, &have, (&*spool, &missing), file, link));
-        let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
-        written.map_err(|error| match damaged.contains(&error.kind()) {
-            true => Error::Damaged(format!("what was received of {path}")),
-            false => Error::File(path, error),
-        })
-    }
-
-    /// The chunks of a local file, and where each is in it.
-    fn chunks_at(&self, names: &[Vec<u8>]) -> (Option<Box<dyn File>>, HashMap<ChunkId, u64>) {
-        let cut = || {
-            let (file, stat) = self.disk.read(names)?;
-            let cut = blocking(|| chunks::cut(Reading::new(&*file), stat.size))?;
-            Ok::<_, io::Error>((file, cut))
-        };
-        let Ok((file, cut)) = cut() else { return (None, HashMap::new()) };
-        let mut offset = 0;
-        let mut found = HashMap::new();
-        for (id, bytes) in cut.chunks {
-            found.insert(id, offset);
-            offset += u64::from(bytes);
-        }
-        (Some(file), found)
-    }
-}
-
-impl Engine {
     /// Where a place of the local tree is on the disk.
     fn names(&self, place: &Place) -> Names {
         if place.is_aside() {
@@ -304,39 +178,6 @@ fn as_known(info: Option<Info>, now: &Stat, now_ns: i64) -> Info {
         Some(info) if info.is_but_moved(now) => Info::of_placed(now, now_ns),
         Some(_) | None => Info::unknown(now),
     }
-}
-
-type Have = (Option<Box<dyn File>>, HashMap<ChunkId, u64>);
-
-/// Puts a file together of chunks that are on the disk and chunks that were received, each held against its name.
-fn assemble(
-    disk: &Disk,
-    chunks: &[(ChunkId, u32)],
-    have: &Have,
-    (spool, missing): (&dyn File, &[(ChunkId, u32)]),
-    file: RemoteFile,
-    link: bool,
-) -> io::Result<Temporary> {
-    let mut received = HashMap::new();
-    let mut offset = 0;
-    for (id, bytes) in missing {
-        received.insert(*id, offset);
-        offset += u64::from(*bytes);
-    }
-    let piece = |(id, bytes): (ChunkId, u32)| match (received.get(&id), have.1.get(&id), &have.0) {
-        (Some(at), _, _) => chunks::read(spool, *at, (id, bytes)),
-        (None, Some(at), Some(old)) => chunks::read(&**old, *at, (id, bytes)),
-        (None, _, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-    };
-    if link {
-        let mut target = Vec::new();
-        for chunk in chunks {
-            target.extend_from_slice(&piece(*chunk)?);
-        }
-        return disk.link_aside(&target);
-    }
-    let write = |out: &dyn File| chunks.iter().try_for_each(|chunk| out.append(&piece(*chunk)?));
-    disk.write_aside(write, file.mtime_ns, file.executable)
 }
 
 #[cfg(test)]
