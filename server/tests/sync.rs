@@ -491,3 +491,25 @@ fn what_is_made_anew_may_be_an_old_node_that_still_stands_elsewhere() {
     assert_eq!(a.tree(), ["name=new"]);
     assert!(!b.log().contains("database"), "{}", b.log());
 }
+
+#[test]
+fn what_is_made_in_a_directory_that_has_just_come_is_seen_without_asking() {
+    let world = World::new();
+    let [a, b] = world.devices(["laptop", "desk"]);
+    agree(&[&a, &b]);
+    // Directories that come with much in them, while people go on working in them.
+    let tree = world.dir.path().join("tree");
+    for n in 0..2000 {
+        fs::create_dir_all(tree.join(format!("{}/{n}", n % 40))).expect("it is made");
+    }
+    fs::rename(&tree, a.root.join("tree")).expect("it is moved");
+    let files: Vec<String> = (0..400).map(|n| format!("tree/{}/{}/late", n * 5 % 40, n * 5)).collect();
+    for (n, file) in files.iter().enumerate() {
+        fs::write(a.root.join(file), "late").expect("it is written");
+        a.write(&format!("new/{n}/deep/er/late"), "late");
+        std::thread::park_timeout(std::time::Duration::from_micros(500));
+    }
+    // Nobody waits here: who waits has all of it be looked at.
+    common::eventually("all of them come", || files.iter().all(|file| b.has(file)));
+    common::eventually("new ones do", || (0..files.len()).all(|n| b.has(&format!("new/{n}/deep/er/late"))));
+}

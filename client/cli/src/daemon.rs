@@ -4,20 +4,18 @@ use crate::{
     api::Api,
     database::{Database, Root},
     home::Home,
+    watching::{Heard, Watching},
 };
 use holdfast_client_engine::{
-    disk::INTERNAL,
     engine::{Dirty, Engine, Keep, Passed},
     error::{Result, at, plain},
     linux::Linux,
     system::Names,
 };
 use holdfast_client_link::traffic;
-use notify::{EventKind, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -304,18 +302,24 @@ async fn keep_in_sync(
 ) -> Result<()> {
     let linux = Linux::open(&root.directory).map_err(at(&root.directory))?;
     let mut engine = Engine::open(root.synced.clone(), Arc::new(linux), Arc::new(api.clone()))?;
-    // Where a file system cannot be watched, or so much of it, it is looked at again and again.
-    let watcher =
-        watcher(engine.path(), hub.clone()).inspect_err(|error| tracing::warn!(%error, "looking instead"));
-    let look_every = if watcher.is_ok() { WHOLE } else { PAUSE_MAX };
+    let heard = hub.clone();
+    let mut watching = Watching::new(engine.path(), move |what| match what {
+        Heard::Changed(names) => heard.touch(names),
+        Heard::Anything => heard.all(),
+    });
     let (cursor, listening) = watch::channel(None);
     let hears = Arc::new(Notify::new());
     let _listener =
         Aborted(tokio::spawn(listen(api.clone(), root.synced.space.clone(), listening, hears.clone())));
-    let mut whole = Instant::now() + look_every;
+    let mut looked = Instant::now();
     let (mut again, mut answered) = (0, 0);
     loop {
         let (dirty, asked) = hub.take();
+        if dirty != Dirty::Nothing {
+            watching.catch_up();
+        }
+        // Where a file system cannot be watched, or so much of it, it is looked at again and again.
+        let look_every = if watching.is_whole() { WHOLE } else { PAUSE_MAX };
         engine.dirty.join(dirty);
         if asked > answered {
             // Whoever asks wants to know how it is now.
@@ -367,11 +371,11 @@ async fn keep_in_sync(
         tokio::select! {
             () = hub.wake.notified() => settle(hub).await,
             () = hears.notified() => {}
-            () = tokio::time::sleep_until(whole.min(Instant::now() + retry)) => engine.retry()?,
+            () = tokio::time::sleep_until((looked + look_every).min(Instant::now() + retry)) => engine.retry()?,
         }
-        if Instant::now() >= whole {
+        if looked.elapsed() >= look_every {
             engine.dirty = Dirty::All;
-            whole = Instant::now() + look_every;
+            looked = Instant::now();
         }
     }
 }
@@ -422,38 +426,6 @@ async fn listen(api: Api, space: String, mut cursor: watch::Receiver<Option<u64>
             }
         }
     }
-}
-
-/// Watches a directory.
-fn watcher(directory: &Path, hub: Arc<Hub>) -> Result<notify::RecommendedWatcher> {
-    let root = directory.to_owned();
-    let failed = |error: notify::Error| {
-        holdfast_client_engine::error::Error::Plain(format!("the directory cannot be watched: {error}"))
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else {
-            hub.all();
-            return;
-        };
-        if event.need_rescan() {
-            hub.all();
-            return;
-        }
-        if matches!(event.kind, EventKind::Access(_)) {
-            return;
-        }
-        for path in event.paths {
-            let Ok(inside) = path.strip_prefix(&root) else { continue };
-            let names: Names = inside.iter().map(|name| name.as_bytes().to_vec()).collect();
-            if names.first().is_some_and(|first| first == INTERNAL) {
-                continue;
-            }
-            if names.is_empty() { hub.all() } else { hub.touch(names) }
-        }
-    })
-    .map_err(failed)?;
-    watcher.watch(directory, RecursiveMode::Recursive).map_err(failed)?;
-    Ok(watcher)
 }
 
 async fn answer(

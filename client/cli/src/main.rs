@@ -11,6 +11,7 @@ mod limits;
 mod links;
 mod progress;
 mod syncing;
+mod watching;
 
 use api::Api;
 use args::{Args, Command, DevicesCommand, SpacesCommand};
