@@ -56,8 +56,11 @@ impl<'a> Partial<'a> {
     }
 }
 
-/// What was left of the file of a node, each with the chunks that are in it, whole, from its beginning.
-pub fn left(disk: &Disk, node: u64) -> Vec<(Box<dyn File>, Vec<(ChunkId, u32)>)> {
+/// A file, and the chunks that are in it, whole, from its beginning.
+pub type Left = (Box<dyn File>, Vec<(ChunkId, u32)>);
+
+/// What was left of the file of a node.
+pub fn left(disk: &Disk, node: u64) -> Vec<Left> {
     let files = disk.temporaries(&prefix(node)).unwrap_or_default();
     let whole = |file: Box<dyn File>| {
         let chunks = whole_chunks(&*file);
