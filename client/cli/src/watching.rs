@@ -33,7 +33,7 @@ impl Watching {
     pub fn new(directory: &Path, tell: impl Fn(Heard) + Send + 'static) -> Self {
         let is_blind = Arc::new(AtomicBool::new(false));
         let (root, blind) = (directory.to_owned(), is_blind.clone());
-        let hear = move |event: notify::Result<Event>| match event {
+        let handler = move |event: notify::Result<Event>| match event {
             Ok(event) if event.need_rescan() => tell(Heard::Anything),
             Ok(event) => hear(&root, &event, &tell),
             // There are too many directories for the system, perhaps.
@@ -43,7 +43,7 @@ impl Watching {
                 tell(Heard::Anything);
             }
         };
-        let watcher = notify::recommended_watcher(hear).and_then(|mut watcher| {
+        let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
             watcher.watch(directory, RecursiveMode::Recursive)?;
             Ok(watcher)
         });

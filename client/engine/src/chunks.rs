@@ -50,7 +50,15 @@ pub fn cut(mut reader: impl Read, expected: u64) -> io::Result<Cut> {
 pub fn read(file: &dyn File, offset: u64, (id, length): (ChunkId, u32)) -> io::Result<Bytes> {
     let mut bytes = vec![0; length as usize];
     read_exact_at(file, &mut bytes, offset)?;
-    if ChunkId::of(&bytes) == id { Ok(bytes.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    checked(id, bytes.into())
+}
+
+/// Bytes that are a chunk.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] where they are another.
+pub fn checked(id: ChunkId, bytes: Bytes) -> io::Result<Bytes> {
+    if ChunkId::of(&bytes) == id { Ok(bytes) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 #[cfg(test)]

@@ -62,7 +62,9 @@ fn ensure(directory: &dyn Directory, name: &[u8]) -> io::Result<()> {
 
 impl Disk {
     pub fn new(system: Arc<dyn System>) -> Self {
-        Self { system, next: AtomicU64::new(0) }
+        // Whoever was there before, perhaps as the same process, has left names in the trash and of partial files.
+        let next = AtomicU64::new(system.now_ns() as u64);
+        Self { system, next }
     }
 
     /// Makes what `hf` keeps here for itself, with a mark by which the directory is known again.
@@ -204,14 +206,7 @@ impl Disk {
     /// # Errors
     /// Where it cannot be made.
     pub fn create_temporary(&self, prefix: &[u8]) -> io::Result<Box<dyn File>> {
-        let tmp = self.internal(TMP)?;
-        loop {
-            // Those of whoever was stopped may have the same number.
-            match tmp.create(&[prefix, &self.unique(b"")].concat()) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                created => return created,
-            }
-        }
+        self.internal(TMP)?.create(&[prefix, &self.unique(b"")].concat())
     }
 
     /// The temporary files whose names begin so, to be read.
@@ -219,9 +214,7 @@ impl Disk {
     /// # Errors
     /// Where they cannot be looked for.
     pub fn temporaries(&self, prefix: &[u8]) -> io::Result<Vec<Box<dyn File>>> {
-        let tmp = self.internal(TMP)?;
-        let names = tmp.list()?.into_iter().filter(|name| name.starts_with(prefix));
-        names.map(|name| tmp.open(&name)).collect()
+        self.each_temporary(prefix, |tmp, name| tmp.open(name))
     }
 
     /// Removes the temporary files whose names begin so.
@@ -229,9 +222,17 @@ impl Disk {
     /// # Errors
     /// Where the file system fails.
     pub fn remove_temporaries(&self, prefix: &[u8]) -> io::Result<()> {
+        self.each_temporary(prefix, |tmp, name| tmp.remove_file(name))
+    }
+
+    fn each_temporary<T, All: FromIterator<T>>(
+        &self,
+        prefix: &[u8],
+        each: impl Fn(&dyn Directory, &[u8]) -> io::Result<T>,
+    ) -> io::Result<All> {
         let tmp = self.internal(TMP)?;
-        let mut names = tmp.list()?.into_iter().filter(|name| name.starts_with(prefix));
-        names.try_for_each(|name| tmp.remove_file(&name))
+        let names = tmp.list()?.into_iter().filter(|name| name.starts_with(prefix));
+        names.map(|name| each(&*tmp, &name)).collect()
     }
 
     /// Writes a file aside, durably, before it is anywhere to be seen.
@@ -498,5 +499,27 @@ impl Disk {
 
     pub fn path(&self) -> &Path {
         self.system.path()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::Linux;
+
+    #[test]
+    fn who_begins_anew_meets_no_name_of_before() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let always = |_: &Stat| true;
+        let expected = Expected { before: &always, moved: &always };
+        for _ in 0..2 {
+            let disk = Disk::new(Arc::new(Linux::open(root.path()).expect("a directory")));
+            disk.prepare("mark").expect("it is ours");
+            std::fs::write(root.path().join("a"), "text").expect("it is written");
+            assert!(disk.trash(&[b"a".to_vec()], &expected).expect("it goes to the trash"));
+            disk.create_temporary(PARTIAL).expect("it is made");
+        }
+        let disk = Disk::new(Arc::new(Linux::open(root.path()).expect("a directory")));
+        assert_eq!(disk.temporaries(PARTIAL).expect("they are listed").len(), 2);
     }
 }

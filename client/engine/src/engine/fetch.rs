@@ -137,7 +137,7 @@ impl Means {
                 left = left.saturating_sub(data.len() as u64);
                 received.take(&self.disk, &data).map_err(at(&path))?;
             }
-            // A server that is stopped ends its streams as if that were all.
+            // Who drops a stream ends it as if that were all: what is too short broke off.
             if left > 0 {
                 return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into()).into());
             }
@@ -160,11 +160,11 @@ impl Means {
             Some((file, cut.chunks))
         };
         if let Some((file, chunks)) = old() {
-            found.add(file, 0, 0, &chunks);
+            found.add(file, 0, &chunks);
         }
         if wanted.is_large() {
             for (file, chunks) in partial::left(&self.disk, wanted.node) {
-                found.add(file, partial::HEAD, partial::HEAD, &chunks);
+                found.add(file, partial::HEAD, &chunks);
             }
         }
         found
@@ -175,7 +175,7 @@ impl Means {
 #[derive(Default)]
 struct Found {
     files: Vec<Box<dyn File>>,
-    held: Vec<u8>,
+    held: Bytes,
     at: HashMap<ChunkId, At>,
 }
 
@@ -187,12 +187,13 @@ enum At {
 }
 
 impl Found {
-    /// Adds a file of chunks, with `between` bytes from one to the next.
-    fn add(&mut self, file: Box<dyn File>, first: u64, between: u64, chunks: &[(ChunkId, u32)]) {
-        let mut offset = first;
+    /// Adds a file of chunks, with `head` bytes before each.
+    fn add(&mut self, file: Box<dyn File>, head: u64, chunks: &[(ChunkId, u32)]) {
+        let mut offset = 0;
         for (id, bytes) in chunks {
+            offset += head;
             self.at.entry(*id).or_insert(At::File(self.files.len(), offset));
-            offset += u64::from(*bytes) + between;
+            offset += u64::from(*bytes);
         }
         self.files.push(file);
     }
@@ -218,14 +219,10 @@ impl Found {
     fn read(&self, chunk @ (id, bytes): (ChunkId, u32)) -> io::Result<Bytes> {
         match self.at.get(&id) {
             Some(At::File(file, offset)) => chunks::read(&*self.files[*file], *offset, chunk),
-            Some(At::Held(start)) => {
-                let held = self.held.get(*start..*start + bytes as usize);
-                let held = held.ok_or(io::ErrorKind::UnexpectedEof)?;
-                match ChunkId::of(held) == id {
-                    true => Ok(Bytes::copy_from_slice(held)),
-                    false => Err(io::ErrorKind::InvalidData.into()),
-                }
-            }
+            Some(At::Held(start)) => match start + bytes as usize {
+                end if end <= self.held.len() => chunks::checked(id, self.held.slice(*start..end)),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            },
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
@@ -263,7 +260,7 @@ impl<'a> Received<'a> {
 
     fn end(self, found: &mut Found) {
         if let Some(partial) = self.partial {
-            found.add(partial.into_file(), partial::HEAD, partial::HEAD, self.missing);
+            found.add(partial.into_file(), partial::HEAD, self.missing);
         }
         if !self.is_large {
             let mut start = 0;
@@ -271,7 +268,7 @@ impl<'a> Received<'a> {
                 found.at.insert(*id, At::Held(start));
                 start += *bytes as usize;
             }
-            found.held = self.held;
+            found.held = self.held.into();
         }
     }
 }

@@ -29,7 +29,9 @@ impl Engine {
                 self.means.disk.discard(&left);
             }
             // What came before has its place.
-            broken.map_or(Ok(()), Err)?;
+            if let Some(error) = broken {
+                return Err(error);
+            }
         }
         Ok(())
     }
